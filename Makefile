@@ -1,0 +1,61 @@
+# make demo        set up if needed, then regenerate the ablation table at scale mini
+# make test        set up if needed, then the tests (about 10 minutes on 2 cores)
+# make test-all    the tests, and every table at scale smoke
+# make setup       only the environment: .venv from requirements.lock
+#
+# Inside an environment of your own (environment.yml makes one):  make demo ENV="$CONDA_PREFIX"
+
+PYTHON ?= python3
+ENV ?= .venv
+BIN := $(ENV)/bin
+CORES ?= all
+export PATH := $(abspath $(BIN)):$(PATH)
+
+.PHONY: demo test test-all lint lock setup clean
+
+ifeq ($(ENV),.venv)
+READY := $(ENV)/.ready
+else
+READY := own-environment
+.PHONY: own-environment
+own-environment:
+	@$(BIN)/python -c "import torch, snakemake, pydantic" || { echo "$(ENV) lacks the suite's packages: conda env create -f environment.yml makes an environment that has them" >&2; exit 2; }
+endif
+
+setup: $(READY)
+
+# uv is pip-installed into the environment it fills; an interrupted set-up starts again from here
+.venv/.ready: requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
+	@echo "setting up $(ENV) (once; about 3 GB)"
+	@$(PYTHON) -m venv $(ENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+UV_VERSION := 0.13.8
+
+demo: $(READY)
+	@snakemake --cores $(CORES) table_ablation figure_ablation --quiet host
+	@crate show ablation
+
+test: $(READY) lint
+	@pytest -n 2 --dist loadfile -m "not slow"
+
+test-all: $(READY) lint
+	@pytest -n 2 --dist loadfile
+
+lint: $(READY)
+	@ruff check --quiet .
+	@ruff format --check --quiet .
+	@snakefmt --check --quiet Snakefile workflow
+
+# after a change of pyproject.toml; environment.yml names the same versions
+lock: $(READY)
+	@$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
+	    --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet \
+	    -o requirements.lock
+
+clean:
+	@rm -rf .venv .snakemake .pytest_cache .ruff_cache *.egg-info
