@@ -1,0 +1,64 @@
+"""Weights carried from one step to the next: copied where they fit, adapted where they must."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from crate.errors import RunError, UsageError, nearest
+from crate.models.vision import resize_positions
+
+
+def carry(model: nn.Module, weights: dict[str, torch.Tensor], dont_load: list[str]) -> dict:
+    """Load a parent's weights into `model`, all or nothing.
+
+    Positions are interpolated to the new grid and patch kernels to the new patch size (bicubic).
+
+    Args:
+        dont_load: names of parameters, or prefixes ending at a dot, that keep their new values.
+
+    Returns:
+        what happened by name: `{"new": […], "resized": […]}`, for run.json.
+
+    Raises:
+        UsageError: a name in `dont_load` that no parameter has.
+        RunError: a parameter is missing in the parent, or its shape does not fit.
+    """
+    own = model.state_dict()
+
+    def listed(name: str) -> bool:
+        return any(name == entry or name.startswith(f"{entry}.") for entry in dont_load)
+
+    for entry in dont_load:
+        if not any(name == entry or name.startswith(f"{entry}.") for name in own):
+            raise UsageError(f"dont_load: the model has no '{entry}'{nearest(entry, own)}")
+    loaded, resized = {}, []
+    for name, tensor in own.items():
+        if listed(name):
+            continue
+        if name not in weights:
+            raise RunError(f"the parent's weights have no '{name}': another architecture?")
+        value = weights[name]
+        if value.shape != tensor.shape:
+            value = _adapt(name, value, tensor)
+            resized.append(name)
+        loaded[name] = value
+    foreign = [name for name in weights if name not in own and not listed(name)]
+    if foreign:
+        raise RunError(f"the parent's weights have '{foreign[0]}', which this model has not")
+    model.load_state_dict(loaded, strict=False)
+    return {"new": [name for name in own if name not in loaded], "resized": resized}
+
+
+def _adapt(name: str, value: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    if name == "positions" and value.shape[-1] == wanted.shape[-1]:
+        return resize_positions(value, round((wanted.shape[1] - 1) ** 0.5))
+    if (
+        name == "patch_embedding.projection.weight"
+        and value.dim() == wanted.dim() == 4
+        and value.shape[:2] == wanted.shape[:2]
+    ):
+        return F.interpolate(value, wanted.shape[2:], mode="bicubic", antialias=True)
+    raise RunError(
+        f"the parent's '{name}' has shape {tuple(value.shape)}, this model needs "
+        f"{tuple(wanted.shape)}"
+    )

@@ -1,0 +1,213 @@
+"""Model names and what they mean; no torch until a model is built.
+
+A `ModelSpec` holds every choice that tells the models of these papers apart. A name is a family
+(CRATE, its ablation rows, CRATE-alpha, ViT) x a size x a patch size: `crate_alpha_base_patch16`.
+"""
+
+import math
+from dataclasses import dataclass, fields, replace
+from fnmatch import fnmatchcase
+
+from crate.errors import UsageError, unknown
+
+CHOICES = {
+    "attention": ("MSSA", "MHSA"),  # classes of attention.py
+    "feedforward": ("ISTA", "ODL", "MLP"),  # classes of sparse_coding.py
+    "stem": ("conv", "linear"),
+    "init": ("alpha", "crate", "vit"),
+}
+
+
+def check_positive_int(name: str, value: object) -> None:
+    """Raise `UsageError` unless `value` is an int of at least 1 (a bool is not an int here)."""
+    if type(value) is not int:
+        raise UsageError(f"{name} must be an integer, got {_describe(value)}")
+    if value < 1:
+        raise UsageError(f"{name} must be at least 1, got {value}")
+
+
+def _describe(value: object) -> str:
+    return f"{value!r} ({type(value).__name__})"
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """The architecture of one model; the defaults are CRATE-alpha's choices.
+
+    dim                width d of the tokens; a multiple of `heads`
+    depth              number of blocks L
+    heads              number of attention heads (subspaces) K
+    patch_size         side of a square patch, in pixels
+    attention          "MSSA" (one tied projection) or "MHSA" (query, key and value)
+    feedforward        "ISTA" (complete dictionary), "ODL" (overcomplete) or "MLP"
+    residual           a residual connection around the feed-forward; attention always has one
+    dictionary_ratio   ODL: atoms over width, the dictionary is d x (ratio d)
+    decoupled          ODL: decode with a dictionary of its own
+    mlp_ratio          MLP: hidden width over d
+    step_size          η of ISTA and ODL
+    sparsity           λ of ISTA and ODL
+    stem               "conv", or "linear" = LayerNorm, Linear, LayerNorm on flattened patches
+    projection_bias    a bias in attention's output projection
+    qkv_bias           MHSA: a bias in the query, key and value projections
+    norm_eps           ε of every LayerNorm
+    init               "alpha", "crate" or "vit": how weights start (vision.py, `initialise`)
+    causal             no token sees later ones (language models)
+
+    A field that the chosen operators do not use has no effect.
+
+    Raises `UsageError` for a wrong type, a value out of range or an unknown choice.
+    """
+
+    dim: int
+    depth: int
+    heads: int
+    patch_size: int = 16
+    attention: str = "MSSA"
+    feedforward: str = "ODL"
+    residual: bool = True
+    dictionary_ratio: int = 4
+    decoupled: bool = True
+    mlp_ratio: int = 4
+    step_size: float = 0.1
+    sparsity: float = 0.1
+    stem: str = "conv"
+    projection_bias: bool = False
+    qkv_bias: bool = False
+    norm_eps: float = 1e-6
+    init: str = "alpha"
+    causal: bool = False
+
+    def __post_init__(self):
+        for field in fields(self):
+            name, value = field.name, getattr(self, field.name)
+            if field.type is int:
+                check_positive_int(name, value)
+            elif field.type is bool and type(value) is not bool:
+                raise UsageError(f"{name} must be true or false, got {_describe(value)}")
+            elif field.type is float:
+                if type(value) not in (int, float):
+                    # YAML reads 1e-6 as text: say how to write it.
+                    hint = "; in YAML write 1.0e-6, not 1e-6" if _is_number_text(value) else ""
+                    raise UsageError(f"{name} must be a number, got {_describe(value)}{hint}")
+                if not (math.isfinite(value) and value >= 0):
+                    raise UsageError(f"{name} must be finite and at least 0, got {value}")
+                object.__setattr__(self, name, float(value))
+            elif field.type is str:
+                if type(value) is not str:
+                    raise UsageError(f"{name} must be a string, got {_describe(value)}")
+                if value not in CHOICES[name]:
+                    raise unknown(name, value, CHOICES[name])
+        if self.norm_eps == 0:
+            raise UsageError("norm_eps must be positive, got 0")
+        if self.dim % self.heads:
+            raise UsageError(f"dim {self.dim} is not divisible by heads {self.heads}")
+
+    def grid(self, image_size: int) -> int:
+        """Patches along one side of a square image; `UsageError` unless the patches fill it."""
+        check_positive_int("image_size", image_size)
+        if image_size % self.patch_size:
+            raise UsageError(
+                f"image_size {image_size} is not divisible by patch_size {self.patch_size}"
+            )
+        return image_size // self.patch_size
+
+
+def _is_number_text(value: object) -> bool:
+    try:
+        return isinstance(value, str) and math.isfinite(float(value))
+    except ValueError:
+        return False
+
+
+# What each family chooses. The ablation rows of CRATE-alpha (Figure 1, left) each change one thing.
+ALPHA = {}
+OVERCOMPLETE_DECOUPLED = {"residual": False}
+OVERCOMPLETE = {**OVERCOMPLETE_DECOUPLED, "decoupled": False}
+PLAIN = {**OVERCOMPLETE, "feedforward": "ISTA"}
+CRATE = {**PLAIN, "stem": "linear", "projection_bias": True, "norm_eps": 1e-5, "init": "crate"}
+VIT = {
+    "attention": "MHSA",
+    "feedforward": "MLP",
+    "decoupled": False,
+    "projection_bias": True,
+    "qkv_bias": True,
+    "init": "vit",
+}
+
+# Sizes: (dim, heads, depth). The papers give the same size names different widths.
+BASE_AND_LARGE = {"base": (768, 12, 12), "large": (1024, 16, 24)}
+HUGE = {"huge": (1280, 16, 32)}
+CRATE_SIZES = {"tiny": (384, 6, 12), "small": (576, 12, 12), **BASE_AND_LARGE}
+CPAL_SIZES = {"tiny": (192, 3, 12)}
+ALPHA_SIZES = {"tiny": (192, 3, 12), "small": (576, 12, 12), **BASE_AND_LARGE, **HUGE}
+VIT_SIZES = {"tiny": (192, 3, 12), "small": (384, 6, 12), **BASE_AND_LARGE, **HUGE}
+
+PATCHES = (8, 14, 16, 32)
+
+FAMILIES = [
+    ("crate_{size}_patch{patch}", CRATE, CRATE_SIZES, PATCHES),
+    ("crate_cpal_{size}_patch{patch}", CRATE, CPAL_SIZES, (8,)),
+    ("crate_{size}_patch{patch}_plain", PLAIN, ALPHA_SIZES, PATCHES),
+    ("crate_{size}_patch{patch}_overcomplete", OVERCOMPLETE, ALPHA_SIZES, PATCHES),
+    (
+        "crate_{size}_patch{patch}_overcomplete_decoupled",
+        OVERCOMPLETE_DECOUPLED,
+        ALPHA_SIZES,
+        PATCHES,
+    ),
+    ("crate_alpha_{size}_patch{patch}", ALPHA, ALPHA_SIZES, PATCHES),
+    ("vit_{size}_patch{patch}", VIT, VIT_SIZES, PATCHES),
+]
+
+MODELS = {
+    template.format(size=size, patch=patch): ModelSpec(
+        dim=dim, depth=depth, heads=heads, patch_size=patch, **choices
+    )
+    for template, choices, sizes, patches in FAMILIES
+    for size, (dim, heads, depth) in sizes.items()
+    for patch in patches
+}
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """The model names that match a shell-style pattern, sorted: `list_models("*_base_*")`."""
+    return sorted(name for name in MODELS if fnmatchcase(name, pattern))
+
+
+def resolve(name: str, **overrides: object) -> ModelSpec:
+    """The `ModelSpec` of a model name, with some of its fields replaced.
+
+    Raises `UsageError` for an unknown name, an unknown field or a value that makes no sense.
+    """
+    if name not in MODELS:
+        raise unknown("model", name, list_models())
+    known = [field.name for field in fields(ModelSpec)]
+    for key in overrides:
+        if key not in known:
+            raise unknown("model setting", key, known, where=name)
+    return replace(MODELS[name], **overrides)
+
+
+def create_model(
+    name: str,
+    *,
+    num_classes: int = 1000,
+    image_size: int = 224,
+    drop_path: float = 0.0,
+    **overrides: object,
+):
+    """Build a vision model by name, freshly initialised: `resolve`, then `build`."""
+    spec = resolve(name, **overrides)
+    return build(spec, num_classes=num_classes, image_size=image_size, drop_path=drop_path)
+
+
+def build(spec: ModelSpec, *, num_classes: int, image_size: int, drop_path: float = 0.0):
+    """Build the `VisionTransformer` of a spec, for square images of `image_size` pixels a side.
+
+    drop_path: the last block's stochastic-depth rate, in [0, 1). Raises `UsageError`.
+    """
+    from crate.models.vision import VisionTransformer
+
+    return VisionTransformer(
+        spec, num_classes=num_classes, image_size=image_size, drop_path=drop_path
+    )

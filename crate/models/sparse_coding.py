@@ -1,0 +1,124 @@
+"""The feed-forward half of a block: sparse coding (ISTA, ODL), or the usual MLP.
+
+B batch, N tokens, d width, M dictionary atoms. Dictionaries are plain parameters and everything
+else is an `nn.Linear`: recipes choose by module type what is weight-decayed.
+
+The forward passes below regroup the equations to train faster; reference.py has them literally.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from crate.errors import UsageError
+
+
+def init_dictionary(dictionary: Tensor) -> None:
+    """Kaiming-uniform with fan-in d, the first axis: variance 2/d, inside ±√(6/d).
+
+    As in the JAX code that trained CRATE-alpha. `nn.init.kaiming_uniform_` would take the second
+    axis as fan-in, which on a d x 4d dictionary is a quarter of the variance and trains worse.
+    For the d x d dictionary both agree, and it is what the 2023 CRATE code does; the initialisation
+    of that dictionary in CRATE-alpha's vanilla row was never published, so it starts like this too.
+    """
+    bound = math.sqrt(6 / dictionary.shape[0])
+    nn.init.uniform_(dictionary, -bound, bound)
+
+
+def _check_width(dim: int, ratio: int = 1) -> None:
+    if dim < 1 or ratio < 1:
+        raise UsageError(f"dim and ratio must be at least 1, got dim {dim}, ratio {ratio}")
+
+
+class ISTA(nn.Module):
+    """One proximal gradient step of sparse coding from x itself, complete dictionary D (d x d).
+
+        relu(x − η Dᵀ(D x − x) − ηλ)
+
+    CRATE (arXiv 2306.01129), the ISTA operator. η = λ = 0.1 as in its code.
+
+    x: (B, N, d) -> (B, N, d). With a `record` dict, record["codes"] is the output.
+    """
+
+    def __init__(self, dim: int, *, step_size: float = 0.1, sparsity: float = 0.1):
+        super().__init__()
+        _check_width(dim)
+        self.step_size = step_size
+        self.sparsity = sparsity
+        self.dictionary = nn.Parameter(torch.empty(dim, dim))
+        init_dictionary(self.dictionary)
+
+    def forward(self, x: Tensor, record: dict | None = None) -> Tensor:
+        d = self.dictionary
+        # One product per token instead of three: x − η Dᵀ(D x − x) = x + η(Dᵀ − DᵀD) x.
+        step = self.step_size * (d.t() - d.t() @ d)
+        threshold = d.new_full((d.shape[1],), -self.step_size * self.sparsity)
+        codes = (x + F.linear(x, step, threshold)).relu_()
+        if record is not None:
+            record["codes"] = codes
+        return codes
+
+
+class ODL(nn.Module):
+    """Overcomplete dictionary learning: two ISTA steps from 0, then decoding; D is d x (ratio d).
+
+        z₁ = relu(η Dᵀx − ηλ)
+        z₂ = relu(z₁ − η Dᵀ(D z₁ − x) − ηλ)
+        output = D z₂, or D̂ z₂ when decoupled
+
+    CRATE-alpha (arXiv 2405.20299), the ODL block; η = λ = 0.1 as in its code. The residual
+    connection around it belongs to the transformer block.
+
+    x: (B, N, d) -> (B, N, d). With a `record` dict, record["codes"] is z₂ (B, N, M).
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        ratio: int = 4,
+        decoupled: bool = True,
+        step_size: float = 0.1,
+        sparsity: float = 0.1,
+    ):
+        super().__init__()
+        _check_width(dim, ratio)
+        self.step_size = step_size
+        self.sparsity = sparsity
+        self.dictionary = nn.Parameter(torch.empty(dim, ratio * dim))  # D
+        init_dictionary(self.dictionary)
+        if decoupled:
+            self.decoder = nn.Parameter(torch.empty(dim, ratio * dim))  # D̂
+            init_dictionary(self.decoder)
+        else:
+            self.decoder = None
+
+    def forward(self, x: Tensor, record: dict | None = None) -> Tensor:
+        d = self.dictionary
+        # η and −ηλ go into the products: passes over the (B, N, M) codes cost more than they look.
+        encode = self.step_size * d.t()
+        threshold = d.new_full((d.shape[1],), -self.step_size * self.sparsity)
+        codes = F.linear(x, encode, threshold).relu_()
+        residual = x - F.linear(codes, d)
+        codes = F.linear(residual, encode, threshold).add_(codes).relu_()
+        if record is not None:
+            record["codes"] = codes
+        return F.linear(codes, d if self.decoder is None else self.decoder)
+
+
+class MLP(nn.Module):
+    """Linear, exact GELU, Linear, with hidden width ratio x d (arXiv 2010.11929, section 3.1).
+
+    x: (B, N, d) -> (B, N, d). There are no codes to record.
+    """
+
+    def __init__(self, dim: int, *, ratio: int = 4):
+        super().__init__()
+        _check_width(dim, ratio)
+        self.hidden = nn.Linear(dim, ratio * dim)
+        self.output = nn.Linear(ratio * dim, dim)
+
+    def forward(self, x: Tensor, record: dict | None = None) -> Tensor:
+        return self.output(F.gelu(self.hidden(x)))

@@ -1,0 +1,161 @@
+"""The vision transformer around the blocks: patches in, class token out (arXiv 2010.11929).
+
+B batch, H = W image size, N patches, d width, p patch size.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from crate.errors import UsageError
+from crate.models.registry import ModelSpec, check_positive_int
+from crate.models.transformer import make_blocks
+
+
+class ConvStem(nn.Module):
+    """Patches by a convolution of stride p: (B, 3, H, W) -> (B, N, d), patches row by row."""
+
+    def __init__(self, dim: int, patch_size: int):
+        super().__init__()
+        self.projection = nn.Conv2d(3, dim, kernel_size=patch_size, stride=patch_size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.projection(images).flatten(2).transpose(1, 2)  # (B, N, d)
+
+
+class LinearStem(nn.Module):
+    """LayerNorm, Linear, LayerNorm on flattened patches, as in the 2023 CRATE code.
+
+    (B, 3, H, W) -> (B, N, d), patches row by row; a patch is flattened as (p, p, 3).
+    """
+
+    def __init__(self, dim: int, patch_size: int, norm_eps: float):
+        super().__init__()
+        self.patch_size = patch_size
+        self.norm1 = nn.LayerNorm(3 * patch_size**2, eps=norm_eps)
+        self.projection = nn.Linear(3 * patch_size**2, dim)
+        self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
+
+    def forward(self, images: Tensor) -> Tensor:
+        b, c, h, w = images.shape
+        p = self.patch_size
+        x = images.reshape(b, c, h // p, p, w // p, p)  # (B, 3, h, p, w, p)
+        x = x.permute(0, 2, 4, 3, 5, 1).reshape(b, -1, p * p * c)  # (B, N, p p 3)
+        return self.norm2(self.projection(self.norm1(x)))
+
+
+class VisionTransformer(nn.Module):
+    """CRATE, CRATE-alpha, their ablation rows or ViT, as the spec says; images to class logits.
+
+    Stem, class token, learned positions, blocks, LayerNorm, Linear head on the class token.
+    Deterministic given `torch.manual_seed`.
+
+    images: (B, 3, image_size, image_size) -> logits (B, num_classes).
+    drop_path: stochastic-depth rate of the last block, in [0, 1).
+    Raises `UsageError` for sizes that make no sense, and for images of another size.
+    """
+
+    def __init__(
+        self, spec: ModelSpec, *, num_classes: int, image_size: int, drop_path: float = 0.0
+    ):
+        super().__init__()
+        check_positive_int("num_classes", num_classes)
+        patches = spec.grid(image_size) ** 2
+        if type(drop_path) not in (int, float) or not 0 <= drop_path < 1:
+            raise UsageError(f"drop_path must be a number in [0, 1), got {drop_path!r}")
+        if spec.causal:
+            raise UsageError("causal is for language models: a class token comes first here")
+        self.spec = spec
+        self.image_size = image_size
+        self.patch_embedding = (
+            ConvStem(spec.dim, spec.patch_size)
+            if spec.stem == "conv"
+            else LinearStem(spec.dim, spec.patch_size, spec.norm_eps)
+        )
+        self.class_token = nn.Parameter(torch.empty(1, 1, spec.dim))
+        self.positions = nn.Parameter(torch.empty(1, 1 + patches, spec.dim))
+        self.blocks = make_blocks(spec, drop_path)
+        self.norm = nn.LayerNorm(spec.dim, eps=spec.norm_eps)
+        self.head = nn.Linear(spec.dim, num_classes)
+        initialise(self, spec.init)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.norm(self.forward_features(images)[:, 0]))
+
+    def forward_features(self, images: Tensor, records: list[dict] | None = None) -> Tensor:
+        """Tokens after the last block, before the final norm: (B, 1 + N, d), class token first.
+
+        records: a list that receives one dict per layer (see `Block`).
+        """
+        size = self.image_size
+        if images.dim() != 4 or tuple(images.shape[1:]) != (3, size, size):
+            raise UsageError(
+                f"this model takes images (B, 3, {size}, {size}), got {tuple(images.shape)}"
+            )
+        x = self.patch_embedding(images)
+        class_token = self.class_token.expand(x.shape[0], -1, -1)
+        x = torch.cat([class_token, x], dim=1) + self.positions  # (B, 1 + N, d)
+        for block in self.blocks:
+            record = None if records is None else {}
+            x = block(x, record)
+            if records is not None:
+                records.append(record)
+        return x
+
+    def layer_records(self, images: Tensor) -> list[dict]:
+        """One dict per layer: "attention" (B, K, 1 + N, 1 + N), "attention_output" and "output"
+        (B, 1 + N, d), and "codes" (B, 1 + N, atoms) where the feed-forward is a sparse coder.
+
+        Keeps the graph unless called under `torch.no_grad()`.
+        """
+        records: list[dict] = []
+        self.forward_features(images, records)
+        return records
+
+
+@torch.no_grad()
+def initialise(model: VisionTransformer, scheme: str) -> None:
+    """Set every weight but the dictionaries, which start alike everywhere (`init_dictionary`).
+
+    "alpha"  CRATE-alpha's JAX code: Linear normal(0.02), patch embedding kaiming-uniform (variance
+             2 / fan-in), positions normal(0.02), class token normal(1e-6), biases 0
+    "crate"  the 2023 CRATE code: torch's defaults, positions and class token normal(1)
+    "vit"    every kernel truncated normal(0.02), positions too, class token normal(1e-6), biases 0
+    """
+    if scheme == "crate":
+        nn.init.normal_(model.positions)
+        nn.init.normal_(model.class_token)
+        return
+    normal = nn.init.normal_ if scheme == "alpha" else nn.init.trunc_normal_
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            normal(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    if scheme == "alpha":
+        nn.init.kaiming_uniform_(model.patch_embedding.projection.weight, nonlinearity="relu")
+    normal(model.positions, std=0.02)
+    nn.init.normal_(model.class_token, std=1e-6)
+
+
+def resize_positions(positions: Tensor, grid: int) -> Tensor:
+    """Positions for another image size, by bicubic interpolation; the class token's stays.
+
+    positions: (1, 1 + n², d) -> (1, 1 + grid², d), unchanged when grid = n.
+    Raises `UsageError` when they do not come from a class token and a square grid.
+    """
+    check_positive_int("grid", grid)
+    old = math.isqrt(max(positions.shape[1] - 1, 0))
+    if positions.dim() != 3 or old < 1 or 1 + old**2 != positions.shape[1]:
+        raise UsageError(
+            f"positions must be (1, 1 + n², d) for a square grid, got {tuple(positions.shape)}"
+        )
+    if grid == old:
+        return positions
+    class_position, patches = positions[:, :1], positions[:, 1:]
+    patches = patches.unflatten(1, (old, old)).permute(0, 3, 1, 2)  # (1, d, n, n)
+    patches = F.interpolate(patches, size=(grid, grid), mode="bicubic", align_corners=False)
+    patches = patches.flatten(2).transpose(1, 2)  # (1, grid², d)
+    return torch.cat([class_position, patches], dim=1)

@@ -1,0 +1,119 @@
+import itertools
+import subprocess
+import sys
+from dataclasses import asdict
+
+import pytest
+
+from crate.errors import UsageError
+from crate.models import create_model, list_models
+from crate.models.registry import ModelSpec, resolve
+
+
+def changes(a, b):
+    a, b = asdict(a), asdict(b)
+    return {key: (a[key], b[key]) for key in a if a[key] != b[key]}
+
+
+@pytest.mark.parametrize("size", ["tiny", "small", "base", "large", "huge"])
+def test_each_ablation_row_changes_exactly_one_thing(size):
+    stem = f"crate_{size}_patch32"
+    rows = [f"{stem}_plain", f"{stem}_overcomplete", f"{stem}_overcomplete_decoupled"]
+    specs = [resolve(name) for name in [*rows, f"crate_alpha_{size}_patch32"]]
+    assert [changes(*pair) for pair in itertools.pairwise(specs)] == [
+        {"feedforward": ("ISTA", "ODL")},
+        {"decoupled": (False, True)},
+        {"residual": (False, True)},
+    ]
+
+
+def test_families_hold_the_published_choices():
+    assert resolve("crate_alpha_base_patch16") == ModelSpec(768, 12, 12, 16)
+    assert changes(resolve("crate_base_patch16_plain"), resolve("crate_base_patch16")) == {
+        "stem": ("conv", "linear"),
+        "projection_bias": (False, True),
+        "norm_eps": (1e-6, 1e-5),
+        "init": ("alpha", "crate"),
+    }
+    assert changes(resolve("crate_tiny_patch8"), resolve("crate_cpal_tiny_patch8")) == {
+        "dim": (384, 192),
+        "heads": (6, 3),
+    }
+    vit = resolve("vit_huge_patch14")
+    assert (vit.dim, vit.depth, vit.heads, vit.attention, vit.feedforward, vit.residual) == (
+        (1280, 32, 16, "MHSA", "MLP", True)
+    )
+
+
+def test_list_models_matches_patterns_and_every_name_resolves():
+    assert list_models("crate_alpha_*_patch14") == [
+        f"crate_alpha_{size}_patch14" for size in ("base", "huge", "large", "small", "tiny")
+    ]
+    assert len(list_models("*_overcomplete_decoupled")) == 20
+    assert list_models("nothing") == []
+    names = list_models()
+    assert names == sorted(set(names))
+    for name in names:
+        assert f"patch{resolve(name).patch_size}" in name
+
+
+def test_overrides_replace_fields():
+    spec = resolve("crate_alpha_base_patch16", dim=64, heads=4, depth=2, step_size=1)
+    assert (spec.dim, spec.heads, spec.depth, spec.patch_size) == (64, 4, 2, 16)
+    assert type(spec.step_size) is float  # 1 and 1.0 are one configuration
+
+
+NAME = "crate_alpha_base_patch16"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("crate_alhpa_base_patch16", {}, "unknown model 'crate_alhpa_base_patch16'; did you mean"),
+        (NAME, {"detph": 3}, f"{NAME}: unknown model setting 'detph'; did you mean 'depth'?"),
+        (NAME, {"heads": 7}, "dim 768 is not divisible by heads 7"),
+        (NAME, {"depth": 0}, "depth must be at least 1, got 0"),
+        (NAME, {"dim": -768}, "dim must be at least 1, got -768"),
+        (NAME, {"depth": True}, "depth must be an integer, got True (bool)"),
+        (NAME, {"depth": 3.0}, "depth must be an integer, got 3.0 (float)"),
+        (NAME, {"depth": "3"}, "depth must be an integer, got '3' (str)"),
+        (NAME, {"residual": 1}, "residual must be true or false, got 1 (int)"),
+        (NAME, {"norm_eps": "1e-6"}, "in YAML write 1.0e-6"),
+        (NAME, {"norm_eps": 0}, "norm_eps must be positive"),
+        (NAME, {"sparsity": float("nan")}, "sparsity must be finite"),
+        (NAME, {"step_size": False}, "step_size must be a number, got False (bool)"),
+        (NAME, {"feedforward": "ITSA"}, "unknown feedforward 'ITSA'; did you mean 'ISTA'?"),
+        (NAME, {"stem": None}, "stem must be a string, got None"),
+        (NAME, {"image_size": 100}, "image_size 100 is not divisible by patch_size 16"),
+        (NAME, {"image_size": 0}, "image_size must be at least 1, got 0"),
+        (NAME, {"num_classes": 0}, "num_classes must be at least 1, got 0"),
+        (NAME, {"num_classes": 10.0}, "num_classes must be an integer"),
+        (NAME, {"drop_path": 1}, "drop_path must be a number in [0, 1), got 1"),
+        (NAME, {"drop_path": "a"}, "drop_path must be a number in [0, 1), got 'a'"),
+        (NAME, {"causal": True}, "causal is for language models"),
+    ],
+)
+def test_bad_requests_are_one_line_that_says_what_is_wrong(name, options, message):
+    with pytest.raises(UsageError) as error:
+        create_model(name, **options)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_names_and_closed_forms_need_no_torch():
+    program = """
+import sys
+from crate.models import create_model, list_models
+from crate.models.registry import resolve
+from crate.models.complexity import macs, parameter_count
+for name in list_models():
+    spec = resolve(name)
+    macs(spec, image_size=224, num_classes=10)
+    parameter_count(spec, image_size=224, num_classes=10)
+try:
+    resolve("vit_bass_patch16")
+except Exception as error:
+    assert "vit_base_patch16" in str(error)
+assert "torch" not in sys.modules and "numpy" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
