@@ -1,0 +1,213 @@
+"""Make the embedded assets from two Debian packages. A user never runs this.
+
+    python -m crate.data.assets.build [--root FOLDER]
+
+fetches `dataset-fashion-mnist` and `openclipart-png` with apt (Debian, as root), or takes them
+already unpacked below FOLDER (FOLDER/usr/share/…), and writes the archives and `SHA256SUMS` beside
+this file. The same packages and the same Pillow give the same bytes. `ASSETS.md` describes them.
+"""
+
+import argparse
+import gzip
+import hashlib
+import io
+import subprocess
+import tempfile
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from crate.data.embedded import ASSETS, CHECKSUMS, CLIP_ART_FOLDERS, folder_of
+
+PACKAGES = ("dataset-fashion-mnist", "openclipart-png")
+
+# Lossless; more effort than this costs ten times the time for half a percent.
+WEBP = {"lossless": True, "quality": 100, "method": 5, "exact": True}
+
+MAX_PIXELS = 4_000_000
+MIN_SIDE = 16
+MIN_ALPHA = 64  # fainter than this everywhere: hairlines that vanish at 32 pixels
+NEAR = 3.0  # root mean square difference (of 255) under which two drawings count as one
+CAP_64 = 100  # drawings of a folder at 64 pixels
+
+# 1,378 star polygons drawn by a program, no pictures.
+GENERATED = "shapes/stars/"
+# "Linked Image Not Found" stands in the place of these drawings, or across them.
+PLACEHOLDERS = (
+    "animals/birds/duck_yellow_ii_kurt_cagl_.png",
+    "animals/birds/penguin/tux_didier_fabert_01.png",
+    "people/stylized_yoga_person_ger_",
+)
+
+
+def fetch(folder: Path) -> None:
+    """Unpack the Debian packages into `folder`."""
+    subprocess.run(["apt-get", "update"], check=True)
+    subprocess.run(["apt-get", "download", *PACKAGES], check=True, cwd=folder)
+    for package in sorted(folder.glob("*.deb")):
+        subprocess.run(["dpkg", "-x", package.name, "."], check=True, cwd=folder)
+        package.unlink()
+
+
+def webp_strips(images: np.ndarray, rows: int) -> list[bytes]:
+    """Encode (N, side, side[, 4]) as WebP files of `rows` pictures below each other."""
+    strips = []
+    for start in range(0, len(images), rows):
+        part = images[start : start + rows]
+        strip = part.reshape(-1, *part.shape[2:])
+        buffer = io.BytesIO()
+        Image.fromarray(strip).save(buffer, "WEBP", **WEBP)
+        strips.append(buffer.getvalue())
+    return strips
+
+
+def write_archive(name: str, index: tuple[str, bytes], strips: list[bytes]) -> None:
+    """Write `name`.zip: the labels or names first, then the strips, with no dates inside."""
+    with zipfile.ZipFile(ASSETS / f"{name}.zip", "w") as archive:
+
+        def add(member: str, content: bytes, method: int) -> None:
+            info = zipfile.ZipInfo(member, date_time=(1980, 1, 1, 0, 0, 0))
+            info.create_system = 3
+            info.external_attr = 0o644 << 16
+            archive.writestr(info, content, method, compresslevel=9)
+
+        add(*index, zipfile.ZIP_DEFLATED)
+        for number, strip in enumerate(strips):
+            add(f"{number:04d}.webp", strip, zipfile.ZIP_STORED)
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """Read one gzipped file of the MNIST format."""
+    content = gzip.decompress(path.read_bytes())
+    rank = content[3]
+    shape = np.frombuffer(content, ">u4", count=rank, offset=4)
+    return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape)
+
+
+def build_fashion_mnist(source: Path) -> None:
+    """Write both splits; `source` holds the four files of the MNIST format."""
+    for split, prefix in (("train", "train"), ("test", "t10k")):
+        images = read_idx(source / f"{prefix}-images-idx3-ubyte.gz")
+        labels = read_idx(source / f"{prefix}-labels-idx1-ubyte.gz")
+        assert len(images) == len(labels)
+        write_archive(
+            f"fashion-mnist-{split}", ("labels.bin", labels.tobytes()), webp_strips(images, 500)
+        )
+
+
+def render(drawing: Image.Image, size: int) -> np.ndarray:
+    """Scale a cut RGBA drawing to fit (size, size, 4) and centre it."""
+    scale = size / max(drawing.size)
+    width, height = (max(1, round(side * scale)) for side in drawing.size)
+    # Pillow resizes RGBA with premultiplied alpha, so no colour bleeds in from transparent pixels.
+    scaled = drawing.resize((width, height), Image.Resampling.LANCZOS)
+    canvas = Image.new("RGBA", (size, size))
+    canvas.paste(scaled, ((size - width) // 2, (size - height) // 2))
+    pixels = np.array(canvas)
+    pixels[pixels[..., 3] == 0] = 0
+    return pixels
+
+
+def usable_drawings(source: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Name → the drawing at 32 and at 64 pixels, sorted by name; prints what is left out."""
+    Image.MAX_IMAGE_PIXELS = None  # sizes are checked below, before anything is decoded
+    found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    skipped: Counter[str] = Counter()
+    for name in sorted(path.relative_to(source).as_posix() for path in source.rglob("*.png")):
+        if name.startswith(GENERATED):
+            skipped["generated shape"] += 1
+            continue
+        if name.startswith(PLACEHOLDERS):
+            skipped["placeholder"] += 1
+            continue
+        try:
+            with Image.open(source / name) as image:
+                width, height = image.size
+                if width * height > MAX_PIXELS or max(width, height) < MIN_SIDE:
+                    skipped["too large or too small"] += 1
+                    continue
+                drawing = image.convert("RGBA")
+        except (OSError, SyntaxError, ValueError):
+            skipped["does not open"] += 1
+            continue
+        box = drawing.getchannel("A").getbbox()
+        if box is None:
+            skipped["empty"] += 1
+            continue
+        drawing = drawing.crop(box)
+        small = render(drawing, 32)
+        if small[..., 3].max() < MIN_ALPHA:
+            skipped["too faint"] += 1
+            continue
+        found[name] = small, render(drawing, 64)
+    kept = first_of_each(found)
+    skipped["same picture again"] = len(found) - len(kept)
+    print(f"{len(kept)} drawings; left out: {dict(skipped)}")
+    return kept
+
+
+def first_of_each(
+    drawings: dict[str, tuple[np.ndarray, np.ndarray]],
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Drop a drawing that equals an earlier one, or all but equals it, at 32 pixels."""
+    names = list(drawings)
+    rgba = np.stack([small for small, _ in drawings.values()]).astype(np.int64)
+    rgba[..., :3] = rgba[..., :3] * rgba[..., 3:] // 255
+    # Sums of integers below 2^53 are exact in float64, in whatever order they are added.
+    flat = rgba.reshape(len(names), -1).astype(np.float64)
+    norms = (flat**2).sum(1)
+    keep = np.ones(len(names), bool)
+    for start in range(0, len(names), 512):
+        block = slice(start, start + 512)
+        squares = norms[block, None] + norms - 2 * flat[block] @ flat.T
+        near = squares < NEAR**2 * flat.shape[1]
+        for i, row in enumerate(near, start):
+            keep[i] = not (row[:i] & keep[:i]).any()
+    return {name: drawings[name] for i, name in enumerate(names) if keep[i]}
+
+
+def build_open_clip_art(source: Path) -> None:
+    """Write all usable drawings at 32 pixels and some folders of them at 64."""
+    drawings = usable_drawings(source)
+    count: Counter[str] = Counter()
+    larger = []
+    for name in drawings:
+        folder = folder_of(name)
+        count[folder] += 1
+        if folder in CLIP_ART_FOLDERS and count[folder] <= CAP_64:
+            larger.append(name)
+    for size, names, rows in ((32, list(drawings), 128), (64, larger, 32)):
+        images = np.stack([drawings[name][size == 64] for name in names])
+        index = "".join(f"{name}\n" for name in names).encode()
+        write_archive(f"open-clip-art-{size}", ("names.txt", index), webp_strips(images, rows))
+        print(f"{size} pixels: {len(names)} drawings")
+
+
+def write_checksums() -> None:
+    """Write `SHA256SUMS` for every archive that is there."""
+    lines = []
+    for path in sorted(ASSETS.glob("*.zip")):
+        content = path.read_bytes()
+        lines.append(f"{hashlib.sha256(content).hexdigest()}  {path.name}\n")
+        print(f"{path.name}: {len(content):,} bytes")
+    (ASSETS / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--root", type=Path, help="the packages are unpacked here already")
+    root = parser.parse_args().root
+    with tempfile.TemporaryDirectory() as temporary:
+        if root is None:
+            root = Path(temporary)
+            fetch(root)
+        build_fashion_mnist(root / "usr/share/datasets/fashion-mnist")
+        build_open_clip_art(root / "usr/share/openclipart/png")
+    write_checksums()
+
+
+if __name__ == "__main__":
+    main()
