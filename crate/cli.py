@@ -1,0 +1,272 @@
+"""`crate …`: what the workflow calls, and what a person asks.
+
+Exit status: 0 done, 1 a run failed, 2 the request made no sense (one line says what to do).
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+
+from crate.errors import RunError, UsageError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        options.command(options)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except RunError as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `crate models | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="crate", description="Regenerate the tables of the CRATE papers."
+    )
+    commands = parser.add_subparsers(metavar="command", required=True)
+
+    def command(name: str, function, text: str, *, target: bool = False, settings: bool = True):
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(command=function)
+        if target:
+            sub.add_argument("target", help="all, table_<name>, figure_<name> or a run's path")
+        if settings:
+            sub.add_argument(
+                "--config",
+                nargs="+",
+                default=[],
+                metavar="KEY=VALUE",
+                help="as Snakemake's: scale=mini seeds=0,1 data_root=… results=…",
+            )
+        return sub
+
+    sub = command("run", _run, "bring one run to its end (its parent must be finished)")
+    sub.add_argument("path", help="results/<scale>/runs/<model>/seed<k>/<step>/…")
+    sub.add_argument("--identity", help="refuse to run if this is not the run's identity")
+    sub.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="change the recipe (only under results/<scale>/trials/<name>/runs/…)",
+    )
+    sub.add_argument("--fresh", action="store_true", help="train again even if it is finished")
+
+    sub = command("plan", _plan, "what a target would run, and what each run costs", target=True)
+    sub.add_argument("--device", default="a100", help="device of the estimated hours")
+
+    sub = command("explain", _explain, "the runs, configurations and commits behind a cell")
+    sub.add_argument("table")
+    sub.add_argument("--row", required=True)
+    sub.add_argument("--column")
+
+    sub = command("collect", _collect, "read a table's runs into metrics/<table>.csv")
+    sub.add_argument("table", help="a table's name; all joins what is collected into metrics.csv")
+
+    sub = command("tables", _tables, "write tables (and figures) from their metrics", target=True)
+    sub.add_argument(
+        "--partial", action="store_true", help="collect first, with failed and missing runs marked"
+    )
+    sub = command("show", _show, "print a table, where its files are, and what to do next")
+    sub.add_argument("table")
+
+    sub = command("publish", _publish, "copy results with their provenance to results/published")
+
+    sub = command("tune", _tune, "try recipes on held-out images, all models alike")
+    sub.add_argument("table", help="the models tried are this table's")
+    sub.add_argument("step", help="the step whose recipe is changed")
+    sub.add_argument("--grid", nargs="+", required=True, metavar="KEY=V1,V2,…")
+    sub.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="trials at once")
+
+    sub = command("models", _models, "list model names", settings=False)
+    sub.add_argument("pattern", nargs="?", default="*")
+
+    data = commands.add_parser("data", help="look at data sets").add_subparsers(
+        metavar="command", required=True
+    )
+    check = data.add_parser("check", help="say what of a data set is there and what is missing")
+    check.add_argument("name")
+    check.add_argument("--data-root", default=None)
+    check.set_defaults(command=_data_check)
+    return parser
+
+
+# --- commands: each imports what it needs -----------------------------------------------------------
+
+
+def _pairs(words: Sequence[str], option: str) -> dict[str, str]:
+    pairs = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise UsageError(f"{option}: '{word}' is not KEY=VALUE")
+        pairs[key] = value
+    return pairs
+
+
+def _open(options):
+    """The plan and the settings of this command: its own over the workflow's over config.yaml."""
+    from crate.config import SETTINGS_VARIABLE, Experiments
+    from crate.plan import Plan
+
+    experiments = Experiments()
+    handed_down = json.loads(os.environ.get(SETTINGS_VARIABLE, "{}"))
+    settings = experiments.settings(handed_down | _pairs(options.config, "--config"))
+    return Plan(experiments), settings
+
+
+def _run(options) -> None:
+    from crate.environment import mismatch
+    from crate.run import perform
+    from crate.tune import nested
+
+    warning = mismatch()
+    if warning:
+        print(f"warning: {warning}", file=sys.stderr)
+    plan, settings = _open(options)
+    perform(
+        options.path,
+        plan,
+        settings,
+        expected=options.identity,
+        overrides=nested(_pairs(options.overrides, "--set")),
+        fresh=options.fresh or bool(os.environ.get("CRATE_FRESH")),
+    )
+
+
+def _plan(options) -> None:
+    from tabulate import tabulate
+
+    from crate.errors import unknown
+    from crate.plan import DEVICES, UTILISATION, cost
+
+    if options.device not in DEVICES:
+        raise unknown("device", options.device, DEVICES)
+    plan, settings = _open(options)
+    rows, hours, disk = [], 0.0, 0
+    for run in plan.runs(options.target, settings):
+        price = cost(plan.resolve(run))
+        hours += price.device_hours(options.device)
+        disk += price.disk_bytes
+        rows.append(
+            [
+                str(run),
+                f"{price.parameters / 1e6:,.2f}",
+                f"{price.images:,}",
+                f"{price.train_flops:.2e}",
+                f"{price.device_hours(options.device):,.2f}",
+                f"{price.disk_bytes / 1e9:.2f}",
+            ]
+        )
+    headers = [
+        "run",
+        "params (M)",
+        "training images",
+        "training FLOPs",
+        f"{options.device} hours",
+        "disk (GB)",
+    ]
+    print(tabulate(rows, headers, disable_numparse=True, colalign=("left", *["right"] * 5)))
+    print(
+        f"\n{len(rows)} runs at scale {settings.scale}, about {hours:,.1f} {options.device} hours "
+        f"(estimated at {UTILISATION:.0%} of the device's bfloat16 peak) and {disk / 1e9:,.1f} GB"
+    )
+
+
+def _explain(options) -> None:
+    from crate.explain import explain
+
+    plan, settings = _open(options)
+    print(
+        explain(options.table.removeprefix("table_"), options.row, options.column, plan, settings)
+    )
+
+
+def _collect(options) -> None:
+    from crate.tables import collect, write_joined_metrics
+
+    plan, settings = _open(options)
+    if options.table == "all":
+        write_joined_metrics(plan, settings)
+    else:
+        collect(options.table, plan, settings)
+
+
+def _tables(options) -> None:
+    from crate.tables import collect, write_table
+
+    plan, settings = _open(options)
+    for name in plan.target_tables(options.target):
+        if options.partial:
+            collect(name, plan, settings, partial=True)
+        if options.partial or not options.target.startswith("figure_"):
+            write_table(name, plan, settings)
+        if plan.experiments.table(name).figure and not options.target.startswith("table_"):
+            from crate.figures import write_figure
+
+            write_figure(name, plan, settings)
+
+
+def _show(options) -> None:
+    from pathlib import Path
+
+    plan, settings = _open(options)
+    plan.experiments.table(options.table)
+    path = Path(settings.results) / settings.scale / "tables" / f"{options.table}.md"
+    if not path.is_file():
+        raise UsageError(f"{path} is not there; run 'snakemake --cores all table_{options.table}'")
+    figure = path.parents[1] / "figures" / f"{options.table}.png"
+    print(path.read_text(encoding="utf-8"))
+    print(f"files:  {path.with_suffix('')}.md .tex .csv")
+    if figure.is_file():
+        print(f"figure: {figure.with_suffix('')}.pdf .svg .png")
+    print(f"next:   snakemake --cores all table_{options.table} --config seeds=0,1,2")
+
+
+def _publish(options) -> None:
+    from crate.tables import publish
+
+    plan, settings = _open(options)
+    for path in publish(plan, settings):
+        print(path)
+
+
+def _tune(options) -> None:
+    from crate.tune import tune
+
+    plan, settings = _open(options)
+    grid = {key: value.split(",") for key, value in _pairs(options.grid, "--grid").items()}
+    tune(options.table, options.step, grid, plan, settings, jobs=options.jobs)
+
+
+def _models(options) -> None:
+    from crate.errors import nearest
+    from crate.models import list_models
+
+    names = list_models(options.pattern)
+    if not names:
+        raise UsageError(
+            f"no model is called '{options.pattern}'{nearest(options.pattern, list_models())}"
+        )
+    print("\n".join(names))
+
+
+def _data_check(options) -> None:
+    from crate.config import Experiments
+    from crate.data.registry import check, get_dataset
+
+    data_root = options.data_root or Experiments().settings().data_root
+    print("\n".join(check(get_dataset(options.name), data_root)))

@@ -1,0 +1,409 @@
+"""What stands in `experiments/`, read and checked: every key, every type, every name.
+
+    config.yaml    what a command runs by default: scale, seeds, folders
+    models.yaml    models of your own: a registry model and what differs
+    steps/*.yaml   recipes at paper scale, one file a step
+    scales/*.yaml  what a scale changes: sizes, epochs, stand-in data sets
+    tables/*.yaml  rows, columns and the papers' numbers
+
+The classes below are the schema; a field's default is the meaning of its absence. Adding a field
+with a default changes no run's identity, because only what differs from the defaults is hashed.
+This module imports no torch.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import pydantic
+import yaml
+
+from crate.data.registry import DATASETS
+from crate.errors import UsageError, nearest, unknown
+
+EXPERIMENTS = Path(os.environ.get("CRATE_EXPERIMENTS", "experiments"))
+SETTINGS_VARIABLE = "CRATE_SETTINGS"  # the settings of the Snakemake process that started this one
+
+
+class Strict(pydantic.BaseModel):
+    """No unknown keys, no silent conversion (the text "3" is not the number 3), no change later."""
+
+    model_config = pydantic.ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False
+    )
+
+
+# --- settings of a command -----------------------------------------------------------
+
+
+class Settings(Strict):
+    """`experiments/config.yaml`, overridden by `--config key=value` after the targets."""
+
+    scale: str = "mini"
+    seeds: list[pydantic.NonNegativeInt] = [0]
+    data_root: str = "data"  # real data sets, one folder each
+    results: str = "results"  # where results/<scale>/ is written
+
+    @pydantic.field_validator("seeds", mode="before")
+    @classmethod
+    def _parse_seeds(cls, value: Any) -> Any:
+        """Accept `0`, `[0, 1]`, `"0,1,2"` and `"0-4"`: the command line knows no lists."""
+        if isinstance(value, bool):
+            raise ValueError("seeds are whole numbers from 0, such as 0,1,2")
+        if isinstance(value, int):
+            return [value]
+        if isinstance(value, str):
+            seeds: list[int] = []
+            for part in value.split(","):
+                match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+                if not match:
+                    raise ValueError(f"'{part}' is no seed; write whole numbers such as 0,1,2")
+                first, last = int(match[1]), int(match[2] or match[1])
+                seeds.extend(range(first, last + 1))
+            value = seeds
+        if isinstance(value, list) and not value:
+            raise ValueError("at least one seed is needed, such as seeds=0")
+        if isinstance(value, list) and len(set(map(str, value))) != len(value):
+            raise ValueError(f"a seed is named twice in {value}")
+        return value
+
+
+# --- recipes -----------------------------------------------------------
+
+
+class Compute(Strict):
+    """What a run needs and how it is spread; never part of a run's identity."""
+
+    nodes: pydantic.PositiveInt = 1
+    gpus: pydantic.NonNegativeInt = 0  # per node; 0 runs on the CPU, or on one GPU if there is one
+    threads: pydantic.PositiveInt = 1  # CPU threads of each process
+    workers: pydantic.NonNegativeInt = 0  # loader processes of each process (image folders only)
+    micro_batch: pydantic.PositiveInt | None = None  # images at once on a device; None: no limit
+    hours: pydantic.PositiveFloat = 1.0
+    memory_gb: pydantic.PositiveInt = 4
+    autocast: Literal["auto", "float32", "bfloat16"] = "auto"
+    compile: bool = False
+    checkpoint_seconds: pydantic.NonNegativeFloat = 30.0
+
+
+class Step(Strict):
+    """Every kind of step: its task, its data set, and what it may come after."""
+
+    METRICS: ClassVar[tuple[str, ...]] = ()  # what its metrics.json holds
+
+    task: str
+    dataset: str
+    follows: list[str]  # steps it may follow; "start" if it may begin a chain
+    evaluate: Literal["test", "validation"] = "test"
+    compute: Compute = Compute()
+
+    @property
+    def identity(self) -> dict:
+        """What the result depends on: all that differs from the defaults, less `compute`."""
+        return self.model_dump(exclude_defaults=True, exclude={"compute", "follows"}, mode="json")
+
+
+class Training(Step):
+    """How a network is trained; the defaults are the plainest choice, not any paper's."""
+
+    epochs: pydantic.NonNegativeFloat
+    batch_size: pydantic.PositiveInt  # over all devices
+    optimizer: Literal["adamw", "lion"] = "adamw"
+    lr: pydantic.PositiveFloat  # peak, for the whole batch (already scaled)
+    min_lr: pydantic.NonNegativeFloat = 0.0
+    warmup_epochs: pydantic.NonNegativeFloat = 0.0
+    betas: list[float] = pydantic.Field([0.9, 0.999], min_length=2, max_length=2)
+    eps: pydantic.PositiveFloat = 1e-8
+    weight_decay: pydantic.NonNegativeFloat = 0.0
+    decay: Literal["all", "kernels"] = "all"  # kernels: weights of linear and convolution layers
+    clip_grad: pydantic.PositiveFloat | None = None  # global norm
+    drop_path: float = pydantic.Field(0.0, ge=0, lt=1)
+    dont_load: list[str] = []  # parameters (by prefix) that start anew instead of from the parent
+
+
+class Classification(Training):
+    """Supervised image classification: pre-training, fine-tuning, or evaluation (epochs: 0)."""
+
+    METRICS = ("top1", "top5", "cross_entropy", "chance", "images")
+
+    task: Literal["classification"] = "classification"
+    image_size: pydantic.PositiveInt = 224
+    eval_resize: pydantic.PositiveInt | None = None  # shorter side before the centre crop
+    crop_area_min: float = pydantic.Field(1.0, gt=0, le=1)  # inception crop; 1: none
+    flip: bool = True
+    randaugment: list[int] | None = pydantic.Field(None, min_length=2, max_length=2)  # [ops, level]
+    label_smoothing: float = pydantic.Field(0.0, ge=0, lt=1)
+    mixup: pydantic.NonNegativeFloat = 0.0  # Beta(a, a); 0: off
+    cutmix: pydantic.NonNegativeFloat = 0.0
+    mix_switch: float = pydantic.Field(0.5, ge=0, le=1)  # share of CutMix where both are on
+
+
+STEP_TYPES: dict[str, type[Step]] = {"classification": Classification}
+
+
+# --- scales and tables -----------------------------------------------------------
+
+
+class Scale(Strict):
+    """What a scale changes about models, steps and data; paper scale changes nothing."""
+
+    title: str  # printed in captions
+    datasets: dict[str, str] = {}  # real set → the embedded set that stands in for it
+    models: dict[str, dict[str, Any]] = {}  # name pattern → overrides, later ones win
+    defaults: dict[str, Any] = {}  # overrides of every step
+    steps: dict[str, dict[str, Any]] = {}  # overrides of one step (and of those that extend it)
+
+
+class PaperValue(Strict):
+    """A number as printed, with where it was read and how surely (marks A to C of the sources)."""
+
+    value: float
+    source: str
+    mark: Literal["A", "B", "C"]
+    unexplained: str | None = None  # why our own number cannot agree
+
+
+class Row(Strict):
+    label: str
+    model: str
+    control: bool = False  # a reference point, not a competitor: no bold, no ranking
+    steps: dict[str, str] = {}  # column → chain, where it differs from the column's
+    paper: dict[str, PaperValue] = {}  # column → the paper's number
+
+
+class Column(Strict):
+    label: str
+    metric: str
+    chain: str
+    direction: Literal["up", "down"] = "up"
+    unit: str = ""
+    decimals: pydantic.NonNegativeInt = 1
+    tolerance: pydantic.NonNegativeFloat | None = None  # |ours − paper| that counts as reproduced
+
+
+class Figure(Strict):
+    kind: Literal["bars"]
+    column: str  # the column that is drawn
+    title: str
+
+
+class Table(Strict):
+    title: str
+    source: str  # paper and table
+    note: str = ""
+    columns: dict[str, Column] = pydantic.Field(min_length=1)
+    rows: list[Row] = pydantic.Field(min_length=1)
+    figure: Figure | None = None
+
+
+# --- reading -----------------------------------------------------------
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which `1e-3` is a number and a key given twice is an error."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
+
+
+def _unique_mapping(loader: _Loader, node: yaml.MappingNode) -> dict:
+    keys: list = []
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node)
+        if key in keys:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the key '{key}' stands twice", key_node.start_mark
+            )
+        keys.append(key)
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", _unique_mapping)
+
+
+def read_yaml(path: Path) -> dict:
+    """Read a YAML mapping. Raises `UsageError` naming file and line where it is none."""
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{path}: is not UTF-8 text") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f"line {mark.line + 1}: " if mark else ""
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or error
+        raise UsageError(f"{path}: {line}{problem}") from None
+    except ValueError as error:  # a value that looks like a date and is none: 2024-13-45
+        raise UsageError(f"{path}: {error}") from None
+    content = {} if content is None else content
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise UsageError(f"{path}: must be a mapping of names to values")
+    return content
+
+
+def parse(schema: type[Strict], content: dict, where: str | Path) -> Any:
+    """Check `content` against `schema`.
+
+    Raises:
+        UsageError: one line naming file, key, and the nearest valid key or what was expected.
+    """
+    try:
+        return schema.model_validate(content)
+    except pydantic.ValidationError as error:
+        raise UsageError(f"{where}: {_explain(schema, error.errors()[0])}") from None
+
+
+def _explain(schema: type[Strict], error: dict) -> str:
+    """One pydantic error as a person would say it."""
+    location = [str(part) for part in error["loc"]]
+    key = ".".join(location)
+    if error["type"] == "extra_forbidden":
+        return f"unknown key '{key}'{nearest(location[-1], _fields_at(schema, location[:-1]))}"
+    if error["type"] == "missing":
+        return f"the key '{key}' is missing"
+    message = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    if error["type"] == "value_error":
+        return f"{key}: {message}" if key else message
+    return f"{key}: {error['input']!r} should be {message}"
+
+
+def _fields_at(schema: Any, location: list[str]) -> list[str]:
+    """The valid keys at a place inside a schema, followed through lists, dicts and options."""
+    for part in location:
+        fields = getattr(schema, "model_fields", None)
+        if fields is None or part not in fields:
+            continue  # a list index or a dictionary's key: the element type is already at hand
+        schema = fields[part].annotation
+        for _ in range(3):
+            arguments = [a for a in getattr(schema, "__args__", ()) if a is not type(None)]
+            schema = arguments[-1] if arguments else schema
+    return list(getattr(schema, "model_fields", {}))
+
+
+def merge(base: dict, delta: dict) -> dict:
+    """`base` with `delta` on top; dictionaries merge key by key, everything else replaces."""
+    merged = dict(base)
+    for key, value in delta.items():
+        both = isinstance(merged.get(key), dict) and isinstance(value, dict)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+class Experiments:
+    """Everything in `experiments/`, read once; `scale()` checks it as one scale sees it."""
+
+    def __init__(self, folder: Path = EXPERIMENTS):
+        if not folder.is_dir():
+            raise UsageError(f"no folder {folder}/ here: run this at the root of the suite")
+        self.folder = folder
+        self.models = read_yaml(folder / "models.yaml")
+        self._steps = self._read_all("steps")
+        self._scales = self._read_all("scales")
+        self._tables = self._read_all("tables")
+        self._cache: dict[tuple, Any] = {}
+
+    def _read_all(self, kind: str) -> dict[str, dict]:
+        return {p.stem: read_yaml(p) for p in sorted((self.folder / kind).glob("*.yaml"))}
+
+    @property
+    def steps(self) -> list[str]:
+        return list(self._steps)
+
+    @property
+    def scales(self) -> list[str]:
+        return list(self._scales)
+
+    @property
+    def tables(self) -> list[str]:
+        return list(self._tables)
+
+    def settings(self, overrides: dict | None = None) -> Settings:
+        """`config.yaml` with `overrides` on top."""
+        path = self.folder / "config.yaml"
+        settings = parse(Settings, read_yaml(path) | (overrides or {}), path)
+        self.scale(settings.scale)
+        return settings
+
+    def scale(self, name: str) -> Scale:
+        if name not in self._scales:
+            raise unknown("scale", name, self._scales)
+        path = self.folder / "scales" / f"{name}.yaml"
+        scale = self._once(("scale", name), lambda: parse(Scale, self._scales[name], path))
+        for step in scale.steps:
+            if step not in self._steps:
+                raise unknown("step", step, self._steps, str(path))
+        for dataset in (*scale.datasets, *scale.datasets.values()):
+            if dataset not in DATASETS:
+                raise unknown("dataset", dataset, DATASETS, f"{path}: datasets")
+        return scale
+
+    def table(self, name: str) -> Table:
+        if name not in self._tables:
+            raise unknown("table", name, self._tables)
+        path = self.folder / "tables" / f"{name}.yaml"
+        table = self._once(("table", name), lambda: parse(Table, self._tables[name], path))
+        for row in table.rows:
+            for column in (*row.paper, *row.steps):
+                if column not in table.columns:
+                    raise unknown("column", column, table.columns, f"{path}: row '{row.label}'")
+        for kind, parts in (("rows", table.rows), ("columns", table.columns.values())):
+            labels = [part.label for part in parts]
+            for label in labels:
+                if labels.count(label) > 1:
+                    raise UsageError(f"{path}: two {kind} are called '{label}'")
+        if table.figure and table.figure.column not in table.columns:
+            raise unknown("column", table.figure.column, table.columns, f"{path}: figure")
+        return table
+
+    def step(self, name: str, scale: str, overrides: dict | None = None) -> Step:
+        """The recipe `name` as `scale` runs it, with the stand-in data set filled in."""
+        if overrides:
+            return self._step(name, scale, overrides)
+        return self._once(("step", name, scale), lambda: self._step(name, scale, {}))
+
+    def _step(self, name: str, scale: str, overrides: dict) -> Step:
+        content = merge(self._step_content(name, scale, ()), overrides)
+        where = f"{self.folder / 'steps' / name}.yaml (scale {scale})"
+        task = content.get("task")
+        if task is None:
+            raise UsageError(f"{where}: the key 'task' is missing")
+        if not isinstance(task, str) or task not in STEP_TYPES:
+            raise unknown("task", task, STEP_TYPES, where)
+        step = parse(STEP_TYPES[task], content, where)
+        if step.dataset not in DATASETS:
+            raise unknown("dataset", step.dataset, DATASETS, where)
+        for before in step.follows:
+            if before not in ("start", *self._steps):
+                raise unknown("step", before, ("start", *self._steps), f"{where}: follows")
+        stand_in = self.scale(scale).datasets.get(step.dataset, step.dataset)
+        return step.model_copy(update={"dataset": stand_in})
+
+    def _step_content(self, name: str, scale: str, seen: tuple[str, ...]) -> dict:
+        """Own keys over the extended step's (as the scale changes it), then the scale's for it."""
+        if name not in self._steps:
+            where = str(self.folder / "steps" / f"{seen[-1]}.yaml") if seen else ""
+            raise unknown("step", name, self._steps, where)
+        path = self.folder / "steps" / f"{name}.yaml"
+        if name in seen:
+            circle = " → ".join((*seen, name))
+            raise UsageError(f"{path}: extends: steps extend each other in a circle: {circle}")
+        content = dict(self._steps[name])
+        base = content.pop("extends", None)
+        if not isinstance(base, str | None):
+            raise UsageError(f"{path}: extends: {base!r} should be the name of a step")
+        if base is not None:
+            content = merge(self._step_content(base, scale, (*seen, name)), content)
+        else:
+            content = merge(content, self.scale(scale).defaults)
+        return merge(content, self.scale(scale).steps.get(name, {}))
+
+    def _once(self, key: tuple, make: Any) -> Any:
+        if key not in self._cache:
+            self._cache[key] = make()
+        return self._cache[key]

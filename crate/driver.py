@@ -1,0 +1,170 @@
+"""What the Snakefile does before and around the DAG, so that nobody types `--unlock`.
+
+A driver that was killed leaves a lock, outputs marked incomplete, and trainers that go on. Ours
+holds a lock that dies with it; who holds it may clear what a dead one left. Outputs marked
+incomplete are deleted, as Snakemake would with `--rerun-incomplete`; the trainer then finds its
+finished work or its checkpoint (`crate/records.py`).
+"""
+
+import contextlib
+import os
+import sys
+from base64 import urlsafe_b64decode
+from pathlib import Path
+
+from crate.config import SETTINGS_VARIABLE, Experiments, Settings
+from crate.data.registry import usage_of
+from crate.errors import RunError, UsageError, nearest
+from crate.plan import Plan, parse_path
+from crate.records import lock
+
+
+def open_plan(config: dict, *, dry_run: bool) -> tuple[Plan, Settings]:
+    """The plan, with `experiments/` and the command's targets checked, and the driver's lock held.
+
+    Prints one line and exits with status 2 where something makes no sense: a Snakefile that
+    raises would be answered with a traceback.
+    """
+    try:
+        experiments = Experiments()
+        plan = Plan(experiments)
+        settings = experiments.settings(dict(config))
+        for name in experiments.scales:
+            experiments.scale(name)
+        for step in experiments.steps:
+            experiments.step(step, settings.scale)
+        for table in experiments.tables:
+            plan.table_runs(table, settings)
+        for target in command_targets():
+            _check_target(target, plan, settings)
+        if not dry_run:
+            Driver(settings).start()
+        hand_down(settings)
+    except UsageError as error:
+        _end(2, f"error: {error}")
+    except RunError as error:
+        _end(1, f"failed: {error}")
+    return plan, settings
+
+
+def _end(status: int, message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+    sys.exit(status)
+
+
+def check_data(plan: Plan, settings: Settings, names: set[str]) -> None:
+    """Check that the data sets a command needs are there, before the first run starts."""
+    try:
+        usage_of(settings.data_root, names)
+    except UsageError as error:
+        _end(2, f"error: {error}")
+
+
+def command_targets() -> list[str]:
+    """The targets on the command line of this process, as Snakemake itself reads it."""
+    from snakemake.cli import get_argument_parser
+
+    if Path(sys.argv[0]).stem != "snakemake":
+        return []  # embedded in another program: its targets are not in sys.argv
+    with (
+        contextlib.suppress(SystemExit, Exception),
+        open(os.devnull, "w") as nowhere,
+        contextlib.redirect_stderr(nowhere),
+    ):
+        return list(get_argument_parser().parse_known_args(sys.argv[1:])[0].targets or [])
+    return []
+
+
+def _check_target(target: str, plan: Plan, settings: Settings) -> None:
+    if "/runs/" in target:
+        run, _ = parse_path(target)
+        plan.resolve(run)
+        if run.trial is not None:
+            raise UsageError(f"{target}: is a tuning trial; 'crate run' and 'crate tune' run those")
+        if run.scale != settings.scale:
+            raise UsageError(f"{target}: add --config scale={run.scale}")
+        wanted = run.folder(settings.results) / "metrics.json"
+        if Path(os.path.normpath(target)) != Path(os.path.normpath(wanted)):
+            raise UsageError(f"{target}: the run's result is {wanted}")
+    elif "/" not in target and target not in plan.targets():
+        raise UsageError(f"unknown target '{target}'{nearest(target, plan.targets())}")
+
+
+def hand_down(settings: Settings) -> None:
+    """Give the processes that rules start these settings and this Python.
+
+    Through the environment: a rule's parameters decide on reruns, and where the data lie or how
+    many seeds are asked for makes no run stale.
+    """
+    os.environ[SETTINGS_VARIABLE] = settings.model_dump_json()
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+
+
+def partial_tables(plan: Plan, settings: Settings) -> None:
+    """After a failure, write the tables asked for all the same, with the gaps marked."""
+    from crate.figures import write_figure
+    from crate.tables import collect, write_table
+
+    targets = [t for t in command_targets() or ["all"] if t in plan.targets()]
+    for table in dict.fromkeys(name for t in targets for name in plan.target_tables(t)):
+        try:
+            collect(table, plan, settings, partial=True)
+            written = write_table(table, plan, settings)
+            if plan.experiments.table(table).figure:
+                write_figure(table, plan, settings)
+        except RunError as error:
+            print(f"failed: {error}", file=sys.stderr)
+        else:
+            print(f"table {table} with its gaps marked: {written[0]}", file=sys.stderr)
+
+
+class Driver:
+    """The one Snakemake process that works on a folder of results."""
+
+    def __init__(self, settings: Settings, workdir: str | Path = "."):
+        self.results = Path(settings.results)
+        self.folder = self.results / settings.scale
+        self.snakemake = Path(workdir) / ".snakemake"
+        self._held = contextlib.ExitStack()
+
+    def start(self) -> None:
+        """Become the driver of this results folder and clear what a dead driver left.
+
+        Called before Snakemake looks at its own lock and at incomplete files. Raises
+        `UsageError` if another driver is at work, `RunError` if the folder cannot be written.
+        """
+        path = self.folder / ".driver.lock"
+        if not self._held.enter_context(lock(path)):
+            holder = path.read_text().strip()
+            raise UsageError(
+                f"another snakemake (process {holder}) is at work on {self.folder}; "
+                "wait for it, or stop it first"
+            )
+        os.environ["CRATE_DRIVER"] = str(os.getpid())
+        self._clear_locks()
+        self._clear_incomplete()
+
+    def _clear_locks(self) -> None:
+        for file in (self.snakemake / "locks").glob("*.lock"):
+            with contextlib.suppress(OSError):
+                names = file.read_text().split("\n")
+                here = [_inside(name, self.folder) for name in names]
+                other_scale = [_inside(name, self.results) for name in names]
+                if any(here) and here == other_scale:
+                    file.unlink()
+
+    def _clear_incomplete(self) -> None:
+        folder = self.snakemake / "incomplete"
+        for marker in folder.glob("**/*"):
+            with contextlib.suppress(OSError, ValueError):
+                parts = marker.relative_to(folder).parts  # long names are cut: @part/@part/part
+                name = urlsafe_b64decode("".join(part.lstrip("@") for part in parts)).decode()
+                if marker.is_file() and _inside(name, self.folder):
+                    Path(name).unlink(missing_ok=True)
+                    marker.unlink()
+
+
+def _inside(path: str, folder: Path) -> bool:
+    return bool(path) and Path(os.path.normpath(path)).is_relative_to(os.path.normpath(folder))

@@ -1,0 +1,330 @@
+"""From experiments to runs: which runs a target needs, what identifies each, what each costs.
+
+A run is a model carried through a chain of steps, and its folder is its chain:
+
+    <results>/<scale>/runs/<model>/seed<k>/<step>/<step>/…/metrics.json
+
+The parent of a run is the parent folder, unless its chain begins with `from-<model>-<step>`: then
+it is that run of another model. Tuning trials live beside, under `<scale>/trials/<trial>/runs/…`;
+only their last step is a trial.
+This module imports no torch.
+"""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from crate.config import Experiments, Settings, Step, Table
+from crate.data.registry import data_version, get_dataset
+from crate.errors import UsageError, nearest, unknown
+from crate.fingerprint import fingerprint
+from crate.models.registry import ModelSpec, list_models, resolve
+from crate.records import canonical_json, read_json, short_hash
+
+FROM = re.compile(r"from-(?P<model>[^-/]+)-(?P<step>[^-/]+)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One folder of results: which model, which seed, which chain of steps."""
+
+    scale: str
+    model: str
+    seed: int
+    chain: tuple[str, ...]
+    trial: str | None = None
+
+    @property
+    def step(self) -> str:
+        return self.chain[-1]
+
+    @property
+    def parent(self) -> "Run | None":
+        """The run whose weights this one starts from; a trial starts from a regular run."""
+        *before, _ = self.chain
+        if not before:
+            return None
+        origin = FROM.fullmatch(before[-1])
+        if origin and len(before) == 1:
+            return Run(self.scale, origin["model"], self.seed, (origin["step"],))
+        return Run(self.scale, self.model, self.seed, tuple(before))
+
+    @property
+    def ancestors(self) -> "list[Run]":
+        """From the first run of the chain to the parent."""
+        parent = self.parent
+        return [] if parent is None else [*parent.ancestors, parent]
+
+    def folder(self, results: str | Path) -> Path:
+        base = Path(results) / self.scale
+        if self.trial is not None:
+            base = base / "trials" / self.trial
+        return base / "runs" / self.model / f"seed{self.seed}" / Path(*self.chain)
+
+    def __str__(self) -> str:
+        return f"{self.model} seed{self.seed} {'/'.join(self.chain)}"
+
+
+PATH = re.compile(
+    r"(?P<results>.*?)/?(?P<scale>[^/]+)/(?:trials/(?P<trial>[^/]+)/)?runs/(?P<model>[^/]+)"
+    r"/seed(?P<seed>[^/]+)/(?P<chain>.+?)(?:/metrics\.json)?/?"
+)
+
+
+def parse_path(path: str) -> tuple[Run, str]:
+    """Read a run and the results folder off a path. Raises `UsageError` if it names no run."""
+    match = PATH.fullmatch(path)
+    if not match:
+        raise UsageError(
+            f"{path}: is no run; a run is results/<scale>/runs/<model>/seed<k>/<step>/…"
+        )
+    if not match["seed"].isdecimal():
+        raise UsageError(f"{path}: the seed '{match['seed']}' is no number")
+    chain = tuple(match["chain"].split("/"))
+    run = Run(match["scale"], match["model"], int(match["seed"]), chain, match["trial"])
+    return run, match["results"] or "."
+
+
+@dataclasses.dataclass(frozen=True)
+class Resolved:
+    """A run with everything that decides its result."""
+
+    run: Run
+    spec: ModelSpec
+    step: Step
+    config: dict  # canonical: what differs from the defaults
+    code: str  # fingerprint of the code it runs
+
+    @property
+    def config_json(self) -> str:
+        return canonical_json(self.config)
+
+    @property
+    def identity(self) -> str:
+        """Configuration and code; the parent's weights join when the run starts."""
+        return short_hash(self.config_json + self.code)
+
+
+class Plan:
+    """The experiments folder, seen as runs."""
+
+    def __init__(self, experiments: Experiments):
+        self.experiments = experiments
+        self._resolve = functools.cache(self._resolve_uncached)
+
+    # --- one run -----------------------------------------------------------
+
+    def resolve(self, run: Run, overrides: dict | None = None) -> Resolved:
+        """Everything that decides the result of `run`, checked.
+
+        `overrides` change its step, and under the key `model` its model (tuning trials only).
+
+        Raises:
+            UsageError: an unknown model, step or scale, or a chain that makes no sense.
+        """
+        if not overrides:
+            return self._resolve(run)
+        return self._resolve_uncached(run, overrides)
+
+    def _resolve_uncached(self, run: Run, overrides: dict | None = None) -> Resolved:
+        changes = dict(overrides or {})
+        model = changes.pop("model", {})
+        if not isinstance(model, dict):
+            raise UsageError(f"model: {model!r} should be settings of the model, as model.dim=64")
+        spec = self.spec(run.model, run.scale, model)
+        step = self.experiments.step(run.step, run.scale, changes)
+        dataset = get_dataset(step.dataset)
+        if run.parent is not None:
+            self.resolve(run.parent)
+        self._check_chain(run, step)
+        size = getattr(step, "image_size", None)
+        if size is not None and size % spec.patch_size:
+            raise UsageError(
+                f"{run}: {size} px images do not divide into patches of {spec.patch_size} px "
+                f"(scale {run.scale})"
+            )
+        config = {
+            "model": _non_defaults(spec),
+            "step": step.identity,
+            "seed": run.seed,
+        }
+        version = data_version(dataset)
+        if version:
+            config["data"] = version
+        code = fingerprint(f"crate.tasks.{step.task}", (spec.attention, spec.feedforward))
+        return Resolved(run, spec, step, config, code)
+
+    def spec(self, model: str, scale: str, changes: dict | None = None) -> ModelSpec:
+        """A registry model, or one of `models.yaml`, at the size the scale gives it."""
+        own = self.experiments.models
+        where = f"{self.experiments.folder / 'models.yaml'}: {model}"
+        overrides: dict = {}
+        base = model
+        if model in own:
+            if not isinstance(own[model], dict) or "base" not in own[model]:
+                raise UsageError(f"{where}: the key 'base' is missing")
+            overrides = {key: value for key, value in own[model].items() if key != "base"}
+            base = own[model]["base"]
+        if base not in list_models():
+            raise unknown("model", base, [*list_models(), *own], where if model in own else "")
+        at_scale: dict = {}
+        scale_path = self.experiments.folder / "scales" / f"{scale}.yaml"
+        for pattern, delta in self.experiments.scale(scale).models.items():
+            matching = list_models(pattern)
+            if not matching:
+                raise UsageError(f"{scale_path}: models: no model is called '{pattern}'")
+            if base in matching:
+                at_scale |= delta
+        try:
+            return resolve(base, **(at_scale | overrides | (changes or {})))
+        except UsageError as error:
+            place = f"{where} (scale {scale})" if model in own else f"{scale_path}: models"
+            raise UsageError(f"{place}: {error}") from None
+
+    def _check_chain(self, run: Run, step: Step) -> None:
+        *before, name = run.chain
+        previous = before[-1] if before else "start"
+        origin = FROM.fullmatch(previous)
+        if previous.startswith("from-"):
+            if origin is None or len(before) > 1:
+                raise UsageError(
+                    f"{run}: a chain may begin with from-<model>-<step>, "
+                    f"and '{previous}' is none of that"
+                )
+            return  # continuing another model's run of a step is a start of its own kind
+        if previous not in step.follows:
+            allowed = ", ".join(step.follows)
+            after = "begin a chain" if previous == "start" else f"follow '{previous}'"
+            raise UsageError(f"{run}: '{name}' cannot {after}; it follows: {allowed}")
+
+    # --- tables -----------------------------------------------------------
+
+    def cells(self, table: Table, scale: str, seeds: list[int]) -> Iterator[tuple]:
+        """`(row, column key, run)` of every value of a table, in the order they are printed."""
+        for row in table.rows:
+            for key, column in table.columns.items():
+                chain = tuple(row.steps.get(key, column.chain).split("/"))
+                for seed in seeds:
+                    yield row, key, Run(scale, row.model, seed, chain)
+
+    def table_runs(self, name: str, settings: Settings) -> list[Run]:
+        """The runs whose metrics a table shows, each once, all checked."""
+        runs = []
+        for row, key, run in self.cells(
+            self.experiments.table(name), settings.scale, settings.seeds
+        ):
+            if run not in runs:
+                path = self.experiments.folder / "tables" / f"{name}.yaml"
+                try:
+                    known = self.resolve(run).step.METRICS
+                except UsageError as error:
+                    raise UsageError(f"{path}: row '{row.label}', {key}: {error}") from None
+                metric = self.experiments.table(name).columns[key].metric
+                if metric not in known:
+                    raise unknown("metric", metric, known, f"{path}: {key}")
+                runs.append(run)
+        return runs
+
+    def steps_by_task(self, scale: str) -> dict[str, list[str]]:
+        """Kind of step → the steps of that kind."""
+        tasks: dict[str, list[str]] = {}
+        for name in self.experiments.steps:
+            tasks.setdefault(self.experiments.step(name, scale).task, []).append(name)
+        return tasks
+
+    def figures(self) -> list[str]:
+        """Tables that have a figure."""
+        return [t for t in self.experiments.tables if self.experiments.table(t).figure]
+
+    def targets(self) -> list[str]:
+        """Every name a command accepts as a target."""
+        tables = [f"table_{name}" for name in self.experiments.tables]
+        return ["all", *tables, *(f"figure_{name}" for name in self.figures())]
+
+    def target_tables(self, target: str) -> list[str]:
+        """The tables behind a target. Raises `UsageError` with the nearest target."""
+        if target == "all":
+            return self.experiments.tables
+        if target not in self.targets():
+            raise UsageError(f"unknown target '{target}'{nearest(target, self.targets())}")
+        return [target.split("_", 1)[1]]
+
+    def runs(self, target: str, settings: Settings) -> list[Run]:
+        """Every run a target needs, ancestors first, each once; a path is a target too."""
+        if "/" in target:
+            wanted = [parse_path(target)[0]]
+            self.resolve(wanted[0])
+        else:
+            tables = self.target_tables(target)
+            wanted = [run for name in tables for run in self.table_runs(name, settings)]
+        ordered: dict[Run, None] = {}
+        for run in wanted:
+            ordered |= dict.fromkeys([*run.ancestors, run])
+        return list(ordered)
+
+    def stand_ins(self, scale: str, datasets: list[str]) -> dict[str, str]:
+        """Real set → title of the embedded set that stands in for it, of those named."""
+        used = self.experiments.scale(scale).datasets
+        return {name: get_dataset(used[name]).title for name in datasets if name in used}
+
+
+def _non_defaults(spec: ModelSpec) -> dict:
+    return {
+        field.name: getattr(spec, field.name)
+        for field in dataclasses.fields(spec)
+        if getattr(spec, field.name) != field.default
+    }
+
+
+# --- cost -----------------------------------------------------------
+
+# Peak dense bfloat16 TFLOP/s of one device, from the makers' data sheets (A6000: NVIDIA RTX A6000,
+# the device of CRATE-alpha's Table 8).
+DEVICES = {"a100": 312.0, "h100": 989.0, "h200": 989.0, "a6000": 154.8, "v100": 125.0}
+UTILISATION = 0.35  # assumed share of the peak that training reaches; an estimate, so say so
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What one run takes: counts are exact, device-hours and disk are estimates."""
+
+    parameters: int
+    images: int  # seen in training, repetitions counted
+    train_flops: float  # forward and backward (three times the forward pass)
+    eval_flops: float
+    disk_bytes: int  # final weights, plus one checkpoint while it trains
+
+    def device_hours(self, device: str) -> float:
+        flops = self.train_flops + self.eval_flops
+        return flops / (DEVICES[device] * 1e12 * UTILISATION) / 3600
+
+
+def cost(resolved: Resolved) -> Cost:
+    """Cost of one run. A multiply-accumulate counts as two FLOPs."""
+    from crate.models.complexity import macs, parameter_count
+
+    step = resolved.step
+    dataset = get_dataset(step.dataset)
+    shape = {"image_size": step.image_size, "num_classes": dataset.classes}
+    parameters = parameter_count(resolved.spec, **shape)
+    forward = 2 * macs(resolved.spec, **shape)
+    steps = int(step.epochs * (dataset.splits["train"] // step.batch_size))
+    images = steps * step.batch_size
+    moments = {"adamw": 2, "lion": 1}[step.optimizer]
+    return Cost(
+        parameters=parameters,
+        images=images,
+        train_flops=3.0 * forward * images,
+        eval_flops=float(forward * dataset.splits[step.evaluate]),
+        disk_bytes=4 * parameters * (1 + (1 + moments if images else 0)),
+    )
+
+
+def parent_weights(run: Run, results: str | Path) -> str | None:
+    """sha256 of the parent's weights as its metrics.json states it; None without a parent."""
+    if run.parent is None:
+        return None
+    metrics = read_json(run.parent.folder(results) / "metrics.json") or {}
+    return metrics.get("weights_sha256")

@@ -1,0 +1,202 @@
+"""What a run leaves on disk, and the rules by which it is trusted again.
+
+    metrics.json          metrics and the sha256 of the weights; written last, atomically:
+                          it exists if and only if the run is complete
+    run.json              provenance: identity, configuration, code, environment, times, status
+    config.yaml           the whole configuration, for people
+    train.jsonl           one line per logged step
+    weights.safetensors   the final weights
+    checkpoint-<id>.pt    where an unfinished run stands; only a run of the same identity resumes it
+    log.txt               what was printed, and tracebacks
+    .lock                 held by the process that works here; dies with it
+
+This module imports no torch.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from crate.errors import RunError
+
+
+def canonical_json(value: Any) -> str:
+    """The one text of a value: sorted keys, no spaces, so that equal values give equal hashes."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it is flushed to disk and takes its place.
+
+    Raises:
+        RunError: the folder cannot be written or the disk is full; `path` is then as it was.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())  # mkstemp's 0600 would hide results from a group
+        temporary.replace(path)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written ({error.strerror or error})") from None
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_text(path: Path, text: str) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict | None:
+    """The JSON object at `path`; None where there is none or it is no JSON object."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def git_commit() -> str:
+    """The commit of the working tree, with `+changes` where it has any; empty outside git."""
+    root = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        done = subprocess.run(
+            ["git", *words], cwd=root, capture_output=True, text=True, timeout=20, check=False
+        )
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    try:
+        commit = git("rev-parse", "HEAD")
+        return commit + ("+changes" if commit and git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+@contextlib.contextmanager
+def lock(path: Path, waiting: str | None = None) -> Iterator[bool]:
+    """Hold an exclusive lock that the operating system drops when this process dies.
+
+    With `waiting`, print it once and wait for the holder; without, yield False if it is held.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+")
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written ({error.strerror})") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if waiting is None:
+                yield False
+                return
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            print(f"{waiting} (process {holder})", file=sys.stderr, flush=True)
+            while True:  # not a blocking flock: a signal must be able to end the wait
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    time.sleep(0.2)
+        with contextlib.suppress(OSError):  # a full disk must not prevent holding the lock
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+        yield True
+
+
+class RunFolder:
+    """The files of one run."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.metrics = folder / "metrics.json"
+        self.record = folder / "run.json"
+        self.config = folder / "config.yaml"
+        self.history = folder / "train.jsonl"
+        self.weights = folder / "weights.safetensors"
+        self.log = folder / "log.txt"
+        self.lock = folder / ".lock"
+
+    def checkpoint(self, identity: str) -> Path:
+        return self.folder / f"checkpoint-{identity}.pt"
+
+    def start(self, record: dict) -> None:
+        """Record that work on this run began; an older result of another identity is gone."""
+        self.metrics.unlink(missing_ok=True)
+        write_json(self.record, {**record, "status": "running", "started": now()})
+
+    def fail(self, error: str) -> None:
+        """Record why the run failed; tables show it."""
+        record = read_json(self.record) or {}
+        write_json(self.record, {**record, "status": "failed", "error": error, "ended": now()})
+
+    def finish(self, metrics: dict[str, Any], details: dict[str, Any]) -> None:
+        """Record the result: run.json first, metrics.json last, then drop the checkpoints."""
+        result = {"metrics": metrics}
+        if self.weights.exists():
+            result["weights_sha256"] = file_sha256(self.weights)
+        record = read_json(self.record) or {}
+        record |= {"status": "complete", "ended": now(), "result": result} | details
+        write_json(self.record, record)
+        write_json(self.metrics, result)
+        for checkpoint in self.folder.glob("checkpoint-*.pt"):
+            checkpoint.unlink(missing_ok=True)
+
+    def accept(self, identity: str) -> bool:
+        """Restore metrics.json from a complete run.json of the same identity, if there is one.
+
+        Snakemake deletes outputs it did not see finished (its driver was killed, an orphaned
+        trainer went on); the work itself is still here and must not be done twice.
+        """
+        record = read_json(self.record)
+        if not record or record.get("status") != "complete" or record.get("identity") != identity:
+            return False
+        expected = record["result"].get("weights_sha256")
+        if expected and not (self.weights.exists() and file_sha256(self.weights) == expected):
+            return False
+        write_json(self.metrics, record["result"])
+        return True

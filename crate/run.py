@@ -1,0 +1,180 @@
+"""One run from start to end: what a rule of the workflow calls, and a person can."""
+
+import contextlib
+import importlib
+import os
+import sys
+import traceback
+import warnings
+from pathlib import Path
+
+import yaml
+
+from crate.config import Settings
+from crate.data.registry import get_dataset, require
+from crate.errors import RunError, UsageError
+from crate.plan import Plan, Resolved, parent_weights, parse_path
+from crate.records import RunFolder, git_commit, lock, short_hash
+
+
+class _Tee:
+    """The screen, with a copy of every whole line in the run's log."""
+
+    def __init__(self, screen, log):
+        self.screen, self.log = screen, log
+
+    def write(self, text: str) -> int:
+        if not text.endswith("\r"):
+            with contextlib.suppress(OSError):  # a full disk must not hide the message
+                self.log.write(text)
+                self.log.flush()
+        return self.screen.write(text)
+
+    def flush(self) -> None:
+        self.screen.flush()
+
+    def isatty(self) -> bool:
+        return self.screen.isatty()
+
+
+def perform(
+    path: str,
+    plan: Plan,
+    settings: Settings,
+    *,
+    expected: str | None = None,
+    overrides: dict | None = None,
+    fresh: bool = False,
+) -> None:
+    """Bring the run at `path` to its end, unless it is there already.
+
+    Args:
+        path: a run's folder or its metrics.json.
+        expected: the identity the caller planned; another one is refused.
+        overrides: changes of the recipe (tuning trials only).
+        fresh: train again even if a finished result of the same identity is here.
+
+    Raises:
+        UsageError: the path names no run, or the parent run is not there.
+        RunError: the run failed; run.json says how.
+    """
+    run, results = parse_path(path)
+    if overrides and run.trial is None:
+        raise UsageError(
+            "a changed recipe needs a folder of its own: results/<scale>/trials/<name>/runs/…"
+        )
+    resolved = plan.resolve(run, overrides)
+    if expected and expected != resolved.identity:
+        raise UsageError(
+            f"{run}: experiments/ or crate/ changed after this was planned; start the command again"
+        )
+    folder = RunFolder(run.folder(results))
+    parent = None
+    if run.parent is not None:
+        parent = RunFolder(run.parent.folder(results))
+        if not parent_weights(run, results):
+            raise UsageError(f"{run}: its parent is not finished; first run {parent.metrics}")
+    # the parent's weights decide the result too; their hash is known only now
+    identity = short_hash(resolved.identity + (parent_weights(run, results) or ""))
+    main = os.environ.get("RANK", "0") == "0"
+    waiting = f"{run}: another process is at work on this run; waiting for it"
+    with lock(folder.lock, waiting) if main else contextlib.nullcontext():
+        if main and not fresh and folder.accept(identity):
+            print(f"{run}: already finished, nothing to do", file=sys.stderr)
+            return
+        with _logging(folder) if main else contextlib.nullcontext():
+            try:
+                _work(resolved, folder, parent, identity, settings, main)
+            except (RunError, UsageError) as error:
+                if main:
+                    folder.fail(str(error))
+                raise
+            except KeyboardInterrupt:
+                if main:
+                    folder.fail("interrupted")
+                raise
+            except Exception as error:
+                message = (
+                    f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+                )
+                if main:
+                    folder.log.open("a").write(traceback.format_exc())
+                    folder.fail(message)
+                raise RunError(f"{run}: {message}; the traceback is in {folder.log}") from error
+
+
+@contextlib.contextmanager
+def _logging(folder: RunFolder):
+    """Copy what is printed to log.txt; warnings go there only."""
+    try:
+        log = folder.log.open("a", encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"{folder.log}: cannot be written ({error.strerror})") from None
+    screen = sys.stderr
+    with log, warnings.catch_warnings():
+        warnings.showwarning = lambda message, category, *_, **__: log.write(
+            f"{category.__name__}: {message}\n"
+        )
+        sys.stderr = _Tee(screen, log)
+        try:
+            yield
+        finally:
+            sys.stderr = screen
+
+
+def _work(
+    resolved: Resolved,
+    folder: RunFolder,
+    parent: RunFolder | None,
+    identity: str,
+    settings: Settings,
+    main: bool,
+) -> None:
+    run, step = resolved.run, resolved.step
+    require(get_dataset(step.dataset), settings.data_root)
+    record = {
+        "run": str(run),
+        "scale": run.scale,
+        "identity": identity,
+        "config": resolved.config,
+        "code": resolved.code,
+        "dataset": step.dataset,
+        "commit": git_commit(),
+        "parent_weights_sha256": parent and _checked_weights(run.parent, parent),
+    }
+    if main:
+        folder.start(record)
+        whole = {"model": resolved.config["model"], "step": step.model_dump(mode="json")}
+        folder.config.write_text(yaml.safe_dump(whole | {"seed": run.seed}, sort_keys=False))
+
+    from crate import runtime  # torch from here on
+
+    with runtime.start(step.compute) as here:
+        task = importlib.import_module(f"crate.tasks.{step.task}")
+        metrics, details = task.run(
+            resolved,
+            runtime=here,
+            folder=folder,
+            identity=identity,
+            parent=parent and parent.weights,
+            data_root=Path(settings.data_root),
+        )
+        if main:
+            folder.finish(metrics, details | {"environment": here.describe()})
+            told = ", ".join(f"{key} {value:g}" for key, value in metrics.items())
+            print(f"{run}: {told}", file=sys.stderr)
+
+
+def _checked_weights(run, folder: RunFolder) -> str:
+    """sha256 of the parent's weights, which must be the ones its metrics were measured on."""
+    from crate.records import file_sha256, read_json
+
+    stated = (read_json(folder.metrics) or {}).get("weights_sha256")
+    if not folder.weights.is_file():
+        raise RunError(f"{run}: {folder.weights} is gone; delete {folder.metrics} and run it again")
+    if file_sha256(folder.weights) != stated:
+        raise RunError(
+            f"{run}: {folder.weights} is not the file its metrics were measured on; "
+            f"delete {folder.folder} and run it again"
+        )
+    return stated

@@ -1,0 +1,111 @@
+"""Where a run computes: device, precision, threads and ranks, each choice with its reason."""
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import platform
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from crate.config import Compute
+
+
+def seed_for(*parts: object) -> int:
+    """A seed of 63 bits from a name such as `(seed, "order", epoch)`; the same on every machine."""
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def generator_for(*parts: object) -> torch.Generator:
+    """A CPU generator seeded by `seed_for(*parts)`."""
+    return torch.Generator().manual_seed(seed_for(*parts))
+
+
+def cpu_name() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def autocast_dtype(device: torch.device, wanted: str) -> tuple[torch.dtype, str]:
+    """Return the dtype matrix products run in, and why."""
+    if wanted != "auto":
+        return getattr(torch, wanted), "asked for"
+    if device.type == "cuda":
+        if torch.cuda.get_device_capability(device) >= (8, 0):
+            return torch.bfloat16, "the GPU has bfloat16 units (compute capability 8.0 or newer)"
+        return torch.float32, "the GPU has no bfloat16 units"
+    if device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        for flag in ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16"):
+            if capabilities.get(flag):
+                return torch.bfloat16, f"the CPU has {flag}"
+        return torch.float32, "the CPU has no bfloat16 instructions"
+    return torch.float32, f"not measured on {device.type}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Runtime:
+    """One process of a run."""
+
+    device: torch.device
+    dtype: torch.dtype
+    dtype_reason: str
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes the files and speaks."""
+        return self.rank == 0
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(
+            self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32
+        )
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """Sum a tensor over all ranks."""
+        if self.world > 1:
+            dist.all_reduce(values)
+        return values
+
+    def describe(self) -> dict:
+        """What run.json records of the machine."""
+        gpu = self.device.type == "cuda"
+        return {
+            "device": torch.cuda.get_device_name(self.device) if gpu else cpu_name(),
+            "device_type": self.device.type,
+            "autocast": str(self.dtype).removeprefix("torch."),
+            "autocast_reason": self.dtype_reason,
+            "threads": torch.get_num_threads(),
+            "processes": self.world,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+        }
+
+
+@contextlib.contextmanager
+def start(compute: Compute):
+    """Set threads and device, join the other ranks where the launcher gave RANK and WORLD_SIZE."""
+    torch.set_num_threads(compute.threads)
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        torch.cuda.set_device(device)
+        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cudnn.allow_tf32 = True
+    else:
+        device = torch.device("cpu")
+    if world > 1:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Runtime(device, *autocast_dtype(device, compute.autocast), rank, world)
+    finally:
+        if world > 1:
+            dist.destroy_process_group()

@@ -1,0 +1,441 @@
+"""Tables from runs, in two steps: `collect` reads runs into a tidy CSV, `write_table` prints it.
+
+    results/<scale>/metrics/<table>.csv            one value a line
+    results/<scale>/tables/<table>.{md,tex,csv}    made from that CSV and the table's YAML alone
+
+A cell is its values first and text last. A paper's number never competes with ours, and where a
+stand-in data set was used there is no difference to it either, only the agreement of the order.
+This module imports no torch.
+"""
+
+import dataclasses
+import io
+import itertools
+import math
+import shutil
+from pathlib import Path
+
+import pandas as pd
+from tabulate import tabulate
+
+from crate.config import Column, Row, Settings, Table
+from crate.errors import RunError
+from crate.plan import Plan, Run
+from crate.records import atomic_path, read_json, write_text
+
+# status → printed mark and what its footnote says
+MARKS = {
+    "ok": ("", ""),
+    "partial": ("†", "some seeds are missing or failed"),
+    "failed": ("✗", "the run failed"),
+    "missing": ("…", "not run yet"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One value of a table: mean and standard deviation over seeds (ddof 1; NaN for one seed)."""
+
+    mean: float
+    std: float
+    n: int
+    status: str
+    values: tuple[float, ...] = ()
+
+    def text(self, column: Column) -> str:
+        """`71.2 ± 0.3`; no ± for one seed, and a spread that rounds to nothing is shown as is."""
+        mark = MARKS[self.status][0]
+        if not self.n:
+            return mark
+        shown = f"{self.mean:.{column.decimals}f}"
+        if self.n > 1:
+            # rounded up, so that a spread is never printed as ±0.0
+            unit = 10.0**-column.decimals
+            spread = max(unit, math.ceil(round(self.std / unit, 6)) * unit) if self.std else 0
+            shown += f" ± {spread:.{column.decimals}f}" if spread else ""
+        return f"{shown} {mark}".strip()
+
+
+# --- collecting -----------------------------------------------------------
+
+
+def metrics_csv(results: str | Path, scale: str, table: str) -> Path:
+    return Path(results) / scale / "metrics" / f"{table}.csv"
+
+
+def collect(table: str, plan: Plan, settings: Settings, *, partial: bool = False) -> None:
+    """Write `metrics/<table>.csv` from the runs of the table.
+
+    Raises:
+        RunError: a run is missing and `partial` was not asked for.
+    """
+    content = plan.experiments.table(table)
+    rows = []
+    for row, key, run in plan.cells(content, settings.scale, settings.seeds):
+        folder = run.folder(settings.results)
+        metric = content.columns[key].metric
+        metrics = (read_json(folder / "metrics.json") or {}).get("metrics")
+        value, status, note = None, "ok", ""
+        if metrics is None:
+            record = read_json(folder / "run.json") or {}
+            status = "failed" if record.get("status") == "failed" else "missing"
+            note = record.get("error", "")
+            if not partial:
+                raise RunError(f"{run}: {folder / 'metrics.json'} is not there")
+        elif metric not in metrics:
+            raise RunError(f"{run}: has no metric '{metric}', only {', '.join(metrics)}")
+        else:
+            value = metrics[metric]
+        rows.append(
+            {
+                "row": row.label,
+                "column": key,
+                "model": run.model,
+                "chain": "/".join(run.chain),
+                "seed": run.seed,
+                "metric": metric,
+                "value": value,
+                "status": status,
+                "note": note,
+                "run": folder.relative_to(settings.results).as_posix(),
+            }
+        )
+    text = pd.DataFrame(rows).to_csv(index=False, lineterminator="\n")
+    write_text(metrics_csv(settings.results, settings.scale, table), text)
+
+
+def read_metrics(table: str, settings: Settings) -> pd.DataFrame:
+    path = metrics_csv(settings.results, settings.scale, table)
+    if not path.is_file():
+        raise RunError(f"{path} is not there; run 'crate collect {table}' first")
+    return pd.read_csv(path, dtype={"note": str}, keep_default_na=True)
+
+
+def cells_of(content: Table, metrics: pd.DataFrame) -> dict[tuple[str, str], Cell]:
+    """Every cell by (row label, column key)."""
+    found = {}
+    for row, key in itertools.product(content.rows, content.columns):
+        part = metrics[(metrics["row"] == row.label) & (metrics["column"] == key)]
+        values = tuple(part["value"].dropna())
+        if len(values) == len(part) > 0:
+            status = "ok"
+        elif values:
+            status = "partial"
+        else:
+            status = "failed" if (part["status"] == "failed").any() else "missing"
+        series = pd.Series(values, dtype=float)
+        # equal values have no spread, whatever rounding makes of it
+        std = 0.0 if len(values) > 1 and len(set(values)) == 1 else series.std()
+        found[row.label, key] = Cell(
+            series.mean() if values else math.nan, std, len(values), status, values
+        )
+    return found
+
+
+# --- comparing with the paper -----------------------------------------------------------
+
+
+def order_agreement(
+    rows: list[Row], key: str, column: Column, cells: dict[tuple[str, str], Cell]
+) -> str:
+    """One sentence on whether our rows stand in the paper's order, and beyond seed noise.
+
+    Kendall's τ-b between the paper's values and our means; for each pair of neighbours in the
+    paper's order, whether Welch's t interval (95 %) of our difference leaves out zero.
+    """
+    from scipy import stats
+
+    pairs = [
+        (row.paper[key].value, cells[row.label, key])
+        for row in rows
+        if not row.control and key in row.paper and cells[row.label, key].n
+    ]
+    if len(pairs) < 3:
+        return ""
+    pairs.sort(key=lambda pair: pair[0])
+    tau = stats.kendalltau([p for p, _ in pairs], [c.mean for _, c in pairs]).statistic
+    agree = against = 0
+    neighbours = list(itertools.pairwise(pairs))
+    for (lower, a), (higher, b) in neighbours:
+        if min(a.n, b.n) < 2 or lower == higher:
+            continue
+        if not (a.std or b.std):
+            low = high = b.mean - a.mean
+        else:
+            interval = stats.ttest_ind(b.values, a.values, equal_var=False).confidence_interval()
+            low, high = interval.low, interval.high
+        agree += low > 0
+        against += high < 0
+    told = "undefined (ties only)" if math.isnan(tau) else f"{tau:+.2f}"
+    text = f"{column.label}: Kendall τ between our order and the paper's is {told}"
+    seeds = min(cell.n for _, cell in pairs)
+    if seeds < 2:
+        return f"{text}; one seed, so the seed noise is unknown."
+    noise = len(neighbours) - agree - against
+    return (
+        f"{text}; of {len(neighbours)} steps in the paper's order, beyond seed noise (95 % Welch "
+        f"interval) {agree} go the paper's way and {against} the other way, {noise} are within it."
+    )
+
+
+def verdict(cell: Cell, paper: float, column: Column) -> tuple[str, str]:
+    """Difference to the paper and whether it is within the declared tolerance."""
+    if not cell.n:
+        return "", ""
+    delta = cell.mean - paper
+    shown = f"{delta:+.{column.decimals}f}"
+    if column.tolerance is None:
+        return shown, ""
+    return shown, "reproduced" if abs(delta) <= column.tolerance else "differs"
+
+
+# --- printing -----------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Sheet:
+    """A table as text: what is printed in every format."""
+
+    headers: list[str]
+    rows: list[list[str]]
+    bold: set[tuple[int, int]]
+    caption: list[str]
+    notes: list[str]
+
+
+def lay_out(name: str, plan: Plan, settings: Settings) -> Sheet:
+    """Decide every printed word of a table."""
+    content = plan.experiments.table(name)
+    metrics = read_metrics(name, settings)
+    cells = cells_of(content, metrics)
+    scale = plan.experiments.scale(settings.scale)
+    datasets = _real_datasets(content, plan)
+    stand_ins = plan.stand_ins(settings.scale, sorted(set(datasets.values())))
+
+    headers, rows = ["Model"], [[row.label] for row in content.rows]
+    bold: set[tuple[int, int]] = set()
+    notes: list[str] = []
+    for key, column in content.columns.items():
+        arrow = {"up": "↑", "down": "↓"}[column.direction]
+        unit = f" ({column.unit})" if column.unit else ""
+        label = f"{column.label}{unit} {arrow}"
+        headers.append(f"{label}, ours ({settings.scale})")
+        best = _best(content, key, cells)
+        for i, row in enumerate(content.rows):
+            cell = cells[row.label, key]
+            if row.label in best:
+                bold.add((i, len(headers) - 1))
+            rows[i].append(cell.text(column))
+        if not any(key in row.paper for row in content.rows):
+            notes.append(f"{column.label}: paper value not available.")
+            continue
+        headers.append(f"{label}, paper")
+        real = datasets[key] not in stand_ins
+        if real:
+            headers.extend(["Δ", "verdict"] if column.tolerance is not None else ["Δ"])
+        for i, row in enumerate(content.rows):
+            value = row.paper.get(key)
+            rows[i].append(_paper_text(value, column, row))
+            if real:
+                delta = ("", "")
+                if value is not None:
+                    delta = verdict(cells[row.label, key], value.value, column)
+                    delta = ("", "see note") if value.unexplained else delta
+                rows[i].extend(delta if column.tolerance is not None else delta[:1])
+            if value is not None and value.unexplained:
+                why = " ".join(value.unexplained.split())
+                notes.append(f"{row.label}, {column.label}: {why}")
+        if not real:
+            notes.append(order_agreement(content.rows, key, column, cells))
+    used = {cell.status for cell in cells.values()}
+    notes += [
+        f"{mark} {text}." for status, (mark, text) in MARKS.items() if mark and status in used
+    ]
+    sources = {(value.source, value.mark) for row in content.rows for value in row.paper.values()}
+    if sources:
+        told = "; ".join(f"{source} (mark {mark})" for source, mark in sorted(sources))
+        notes.append(f"Paper values: {told}.")
+    seeds = list(dict.fromkeys(metrics["seed"]))
+    return Sheet(headers, rows, bold, _caption(content, seeds, scale.title, stand_ins), notes)
+
+
+def _real_datasets(content: Table, plan: Plan) -> dict[str, str]:
+    """Column → the data set its recipe names at paper scale."""
+    return {
+        key: plan.experiments.step(column.chain.split("/")[-1], "paper").dataset
+        for key, column in content.columns.items()
+    }
+
+
+def _best(content: Table, key: str, cells: dict) -> set[str]:
+    """Labels of the best rows as printed, ties included; controls do not compete."""
+    column = content.columns[key]
+    shown = {
+        row.label: round(cells[row.label, key].mean, column.decimals)
+        for row in content.rows
+        if not row.control and cells[row.label, key].n
+    }
+    if len(shown) < 2:
+        return set()
+    top = (max if column.direction == "up" else min)(shown.values())
+    return {label for label, value in shown.items() if value == top}
+
+
+def _paper_text(value, column: Column, row: Row) -> str:
+    if value is None:
+        return "" if row.control else "n/a"
+    return f"{value.value:.{column.decimals}f}" + ("*" if value.unexplained else "")
+
+
+def _caption(content: Table, seeds: list[int], title: str, stand_ins: dict) -> list[str]:
+    lines = [f"{content.title}. {content.source}.", content.note]
+    named = ", ".join(map(str, seeds))
+    several = len(seeds) > 1
+    over = f"mean ± standard deviation over seeds {named}" if several else f"seed {named}"
+    lines.append(f"Ours: {title}; {over}.")
+    if stand_ins:
+        told = "; ".join(
+            f"{get_title} stands in for {name}" for name, get_title in stand_ins.items()
+        )
+        lines.append(f"Stand-ins: {told}. Ours and the paper's numbers are not comparable.")
+    return [" ".join(line.split()) for line in lines if line.strip()]
+
+
+def write_table(name: str, plan: Plan, settings: Settings) -> list[Path]:
+    """Write `tables/<name>.{md,tex,csv}`; returns their paths."""
+    sheet = lay_out(name, plan, settings)
+    base = Path(settings.results) / settings.scale / "tables" / name
+    texts = {"md": markdown(sheet), "tex": latex(sheet), "csv": plain_csv(sheet)}
+    for suffix, text in texts.items():
+        write_text(base.with_suffix(f".{suffix}"), text)
+    return [base.with_suffix(f".{suffix}") for suffix in texts]
+
+
+def markdown(sheet: Sheet) -> str:
+    rows = [
+        [f"**{text}**" if (i, j) in sheet.bold else text for j, text in enumerate(row)]
+        for i, row in enumerate(sheet.rows)
+    ]
+    headers, *rows = [[text.replace("|", "\\|") for text in row] for row in [sheet.headers, *rows]]
+    aligned = ["left", *["right"] * (len(sheet.headers) - 1)]
+    body = tabulate(rows, headers, tablefmt="pipe", disable_numparse=True, colalign=aligned)
+    notes = "\n".join(f"- {note}" for note in sheet.notes if note)
+    return "\n\n".join([" ".join(sheet.caption), body, notes]) + "\n"
+
+
+def latex(sheet: Sheet) -> str:
+    """A booktabs tabular, the caption and notes as comments above it."""
+    frame = pd.DataFrame([[_tex(text) for text in row] for row in sheet.rows])
+    marks = pd.DataFrame("", index=frame.index, columns=frame.columns)
+    for i, j in sheet.bold:
+        marks.iloc[i, j] = "textbf:--rwrap;"
+    styler = frame.style.hide(axis="index").apply(lambda _: marks, axis=None)
+    styler.format_index(lambda column: _tex(sheet.headers[column]), axis="columns")
+    body = styler.to_latex(hrules=True, column_format="l" + "r" * (len(sheet.headers) - 1))
+    comments = [f"% {line}" for line in [*sheet.caption, *sheet.notes] if line]
+    return "\n".join(comments) + "\n" + body
+
+
+_TEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
+    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "±": r"$\pm$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "Δ": r"$\Delta$", "α": r"$\alpha$",
+    "<": "$<$", ">": "$>$", "|": "$|$", "×": r"$\times$", "λ": r"$\lambda$", "η": r"$\eta$",
+    "†": r"$\dagger$", "✗": r"$\times$", "…": r"\ldots{}",
+}  # fmt: skip
+
+
+def _tex(text: str) -> str:
+    return "".join(_TEX.get(character, character) for character in text)
+
+
+def plain_csv(sheet: Sheet) -> str:
+    buffer = io.StringIO()
+    pd.DataFrame(sheet.rows, columns=_unique(sheet.headers)).to_csv(
+        buffer, index=False, lineterminator="\n"
+    )
+    return buffer.getvalue()
+
+
+def _unique(headers: list[str]) -> list[str]:
+    """Two Δ columns must not share a name in a data file: each takes its column's before it."""
+    named, before = [], ""
+    for header in headers:
+        if header in ("Δ", "verdict"):
+            header = f"{before} {header}"
+        else:
+            before = header
+        named.append(header)
+    return named
+
+
+# --- publishing -----------------------------------------------------------
+
+
+def write_joined_metrics(plan: Plan, settings: Settings) -> Path:
+    """Join all `metrics/<table>.csv` that are there into metrics.csv, the table's name first."""
+    frames = []
+    for name in plan.experiments.tables:
+        if metrics_csv(settings.results, settings.scale, name).is_file():
+            frame = read_metrics(name, settings)
+            frame.insert(0, "table", name)
+            frames.append(frame)
+    if not frames:
+        raise RunError("no table is collected yet; run 'crate collect <table>' first")
+    path = Path(settings.results) / settings.scale / "metrics.csv"
+    write_text(path, pd.concat(frames).to_csv(index=False, lineterminator="\n"))
+    return path
+
+
+def publish(plan: Plan, settings: Settings) -> list[Path]:
+    """Copy what was regenerated, with the run.json behind every value, to `results/published/`.
+
+    Raises:
+        RunError: a table has values that are failed, missing or partial.
+    """
+    source = Path(settings.results) / settings.scale
+    target = Path(settings.results) / "published" / settings.scale
+    names = [
+        name
+        for name in plan.experiments.tables
+        if metrics_csv(settings.results, settings.scale, name).is_file()
+    ]
+    if not names:
+        raise RunError(f"there are no tables under {source} to publish")
+    runs: dict[str, None] = {}
+    for name in names:
+        metrics = read_metrics(name, settings)
+        if (metrics["status"] != "ok").any():
+            raise RunError(f"table {name} is not complete; run 'snakemake table_{name}' first")
+        runs |= dict.fromkeys(metrics["run"])
+    for name in list(runs):  # the parents are behind the values too
+        for run in _run_of(name).ancestors:
+            runs.setdefault(run.folder("").as_posix())
+    written = []
+    for folder in ("tables", "figures", "metrics"):
+        if (target / folder).exists():
+            shutil.rmtree(target / folder)
+        for path in sorted((source / folder).glob("*")) if (source / folder).exists() else []:
+            written.append(_copy(path, target / folder / path.name))
+    shutil.rmtree(target / "runs", ignore_errors=True)
+    for name in runs:
+        folder = Path(settings.results) / name
+        for file in ("run.json", "train.jsonl"):
+            if (folder / file).exists():
+                written.append(_copy(folder / file, target.parent / name / file))
+    written.append(_copy(write_joined_metrics(plan, settings), target / "metrics.csv"))
+    if (source / "tuning.csv").exists():
+        written.append(_copy(source / "tuning.csv", target / "tuning.csv"))
+    return written
+
+
+def _run_of(path: str) -> Run:
+    from crate.plan import parse_path
+
+    return parse_path(path)[0]
+
+
+def _copy(source: Path, target: Path) -> Path:
+    with atomic_path(target) as temporary:
+        shutil.copyfile(source, temporary)
+    return target

@@ -1,0 +1,268 @@
+"""The one training engine: it knows models, batches and losses, and no task.
+
+Every random choice of update s is drawn from seeds made of (seed, s), never from the state of a
+generator that went through the updates before. A run that was killed and resumed therefore ends
+bit for bit like one that was not (on the CPU), and world size and micro-batches do not change
+which pictures are seen or how they are augmented.
+"""
+
+import json
+import math
+import pickle
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from crate.config import Training
+from crate.errors import RunError
+from crate.optim import learning_rate, make_optimizer
+from crate.progress import Progress
+from crate.records import RunFolder, atomic_path
+from crate.runtime import Runtime, seed_for
+
+Batch = tuple[torch.Tensor, ...]  # tensors of equal first dimension, this rank's share
+
+LOG_EVERY = 20  # updates between two lines of train.jsonl
+
+
+def fit(
+    model: nn.Module,
+    *,
+    loss: Callable[[nn.Module, Batch], torch.Tensor],
+    batches: Callable[[int], Iterator[Batch]],
+    steps_per_epoch: int,
+    step: Training,
+    runtime: Runtime,
+    folder: RunFolder,
+    identity: str,
+    seed: int,
+    name: str,
+) -> dict:
+    """Train `model` in place and return what the run took.
+
+    Resume order: (1) weights given by the caller (new or the parent's), (2) a checkpoint of the
+    same identity, if there is one; nothing else is ever loaded.
+
+    Args:
+        loss: mean loss of a batch, a scalar.
+        batches: from an update's index, the batches from there to the end of training.
+        identity: key of checkpoints; a checkpoint of another identity is refused.
+
+    Raises:
+        RunError: the loss is not finite, or a checkpoint is damaged or foreign.
+    """
+    total = int(step.epochs * steps_per_epoch)
+    warmup = min(round(step.warmup_epochs * steps_per_epoch), total)
+    micro = step.compute.micro_batch
+    optimizer = make_optimizer(model, step)
+    path = folder.checkpoint(identity)
+    done = _resume(path, identity, model, optimizer) if path.exists() else 0
+    seconds = _truncate_history(folder, done) if runtime.main else 0.0
+
+    trained = model
+    if runtime.world > 1:
+        devices = [runtime.device.index] if runtime.device.type == "cuda" else None
+        trained = DistributedDataParallel(model, device_ids=devices)
+    if step.compute.compile:
+        trained = torch.compile(trained)
+
+    progress = Progress(
+        name, total=total * step.batch_size, unit="images", enabled=runtime.main and total > 0
+    )
+    progress.resume(done * step.batch_size)
+    began = saved = time.monotonic()
+    first, pending = done, []  # losses since the last line, still on the device
+    model.train()
+    with _stop_signals() as stop:
+        for index, batch in zip(range(done, total), batches(done), strict=False):
+            rate = learning_rate(step, index, total=total, warmup=warmup)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            torch.manual_seed(seed_for(seed, "update", index, runtime.rank))  # drop path
+            pending.append(_update(trained, optimizer, loss, batch, micro, step, runtime))
+            done = index + 1
+
+            last = done == total
+            if done % LOG_EVERY == 0 or last:
+                mean = _check_finite(pending, index, steps_per_epoch, runtime)
+                pending = []
+                elapsed = time.monotonic() - began
+                epoch = done / steps_per_epoch
+                if runtime.main:
+                    speed = (done - first) * step.batch_size / elapsed
+                    line = {
+                        "step": done,
+                        "epoch": round(epoch, 4),
+                        "loss": mean,
+                        "lr": rate,
+                        "images_per_second": round(speed, 1),
+                        "seconds": round(seconds + elapsed, 3),
+                    }
+                    with folder.history.open("a", encoding="utf-8") as file:
+                        file.write(json.dumps(line) + "\n")
+                note = f"epoch {math.ceil(epoch)}/{step.epochs:g}, loss {mean:.3f}"
+                progress.update(done * step.batch_size, note)
+            due = time.monotonic() - saved >= step.compute.checkpoint_seconds
+            if runtime.main and (last or due or stop.asked):
+                if pending:  # a checkpoint must not hide a loss that was never looked at
+                    _check_finite(pending, index, steps_per_epoch, runtime, keep=True)
+                _save_checkpoint(path, identity, done, model, optimizer)
+                saved = time.monotonic()
+            if stop.asked and not last:
+                raise RunError(
+                    f"stopped by {stop.asked} at update {done:,} of {total:,}; "
+                    "the next start goes on from there"
+                )
+    if done < total:
+        raise RunError(f"the data ended at update {done:,} of {total:,}")
+    model.eval()
+    took = time.monotonic() - began
+    return {
+        "updates": total,
+        "train_seconds": round(seconds + took, 2),
+        "images_per_second": round((done - first) * step.batch_size / took, 1) if took else 0.0,
+    }
+
+
+def _update(
+    model: nn.Module,
+    optimizer,
+    loss: Callable,
+    batch: Batch,
+    micro: int | None,
+    step: Training,
+    runtime: Runtime,
+) -> torch.Tensor:
+    """One optimiser update over this rank's batch, in micro-batches; returns the mean loss."""
+    size = len(batch[0])
+    chunks = list(zip(*(t.split(micro or size) for t in batch), strict=True))
+    mean = torch.zeros((), device=runtime.device)
+    for k, chunk in enumerate(chunks):
+        # ranks exchange gradients once per update, with the last micro-batch
+        wait = runtime.world > 1 and k < len(chunks) - 1
+        with model.no_sync() if wait else nullcontext():
+            with runtime.autocast():
+                value = loss(model, chunk) * (len(chunk[0]) / size)
+            value.backward()
+        mean += value.detach()
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    if step.clip_grad is not None:
+        nn.utils.clip_grad_norm_(parameters, step.clip_grad)
+    optimizer.step()
+    for parameter in parameters:
+        parameter.grad = None
+    return mean
+
+
+def _check_finite(
+    losses: list[torch.Tensor], index: int, per_epoch: int, runtime: Runtime, keep: bool = False
+) -> float:
+    """Mean of the last losses over all ranks; the run fails at the first that is not finite."""
+    values = torch.stack(losses)
+    if not keep:
+        values = runtime.sum(values) / runtime.world
+    finite = values.isfinite()
+    if not finite.all():
+        bad = index - len(losses) + 1 + int((~finite).nonzero()[0])
+        raise RunError(
+            f"the loss is {values[~finite][0].item()} at update {bad + 1:,} "
+            f"(epoch {bad / per_epoch:.2f}); lower lr or look at the data"
+        )
+    return float(values.mean())
+
+
+# --- checkpoints and weights -----------------------------------------------------------
+
+
+def _save_checkpoint(path, identity: str, done: int, model: nn.Module, optimizer) -> None:
+    state = {
+        "identity": identity,
+        "done": done,
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+    }
+    with atomic_path(path) as temporary:
+        torch.save(state, temporary)
+
+
+def _resume(path, identity: str, model: nn.Module, optimizer) -> int:
+    """Load a checkpoint whole, or refuse it; returns the number of updates done."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise RunError(f"{path}: damaged checkpoint ({reason}); delete it to start anew") from None
+    if not isinstance(state, dict) or state.get("identity") != identity:
+        raise RunError(f"{path}: belongs to another run; delete it to start anew")
+    try:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        return int(state["done"])
+    except (RuntimeError, KeyError, ValueError, TypeError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise RunError(f"{path}: does not fit the model ({reason}); delete it") from None
+
+
+def _truncate_history(folder: RunFolder, done: int) -> float:
+    """Drop the lines of updates that are about to be trained again; returns the seconds so far."""
+    if not folder.history.exists():
+        return 0.0
+    kept, seconds = [], 0.0
+    for text in folder.history.read_text(encoding="utf-8").splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            break  # the process was killed while writing it
+        if line["step"] > done:
+            break
+        kept.append(text + "\n")
+        seconds = line["seconds"]
+    with atomic_path(folder.history) as temporary:
+        temporary.write_text("".join(kept), encoding="utf-8")
+    return seconds
+
+
+def save_weights(model: nn.Module, folder: RunFolder) -> None:
+    tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+    with atomic_path(folder.weights) as temporary:
+        safetensors.torch.save_file(tensors, temporary)
+
+
+def read_weights(path) -> dict[str, torch.Tensor]:
+    """Read a weights file. Raises `RunError` in one line where it is missing or damaged."""
+    try:
+        return safetensors.torch.load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise RunError(f"{path}: weights cannot be read ({error})") from None
+
+
+class _Stop:
+    """Which signal asked to stop, if any."""
+
+    asked = ""
+
+
+@contextmanager
+def _stop_signals():
+    """Turn SIGTERM and SIGINT into a wish: the loop saves a checkpoint and stops at an update."""
+    stop = _Stop()
+
+    def ask(number: int, _frame: object) -> None:
+        stop.asked = signal.Signals(number).name
+
+    try:
+        before = {n: signal.signal(n, ask) for n in (signal.SIGTERM, signal.SIGINT)}
+    except ValueError:  # not the main thread (tests): leave signals alone
+        before = {}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
