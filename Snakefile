@@ -1,0 +1,44 @@
+# Regenerates the tables of the CRATE papers. Targets: all, table_<name>, figure_<name>, or the
+# path of a single run. Settings follow the targets:
+#     snakemake --cores all table_ablation --config scale=mini seeds=0,1,2
+import sys
+
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+sys.path.insert(0, workflow.basedir)  # the package beside this file, installed or not
+from crate import driver
+from crate.fingerprint import fingerprint
+from crate.plan import parse_path
+
+
+configfile: "experiments/config.yaml"
+
+
+PLAN, SETTINGS = driver.open_plan(config, dry_run=workflow.output_settings.dryrun)
+RESULTS = f"{SETTINGS.results}/{SETTINGS.scale}"
+
+
+include: "workflow/rules/common.smk"
+
+
+rule all:
+    input:
+        expand(f"{RESULTS}/tables/{{table}}.md", table=TABLES),
+        expand(f"{RESULTS}/figures/{{table}}.png", table=FIGURES),
+        f"{RESULTS}/metrics.csv",
+    localrule: True
+
+
+include: "workflow/rules/steps.smk"
+include: "workflow/rules/tables.smk"
+
+
+onstart:
+    workflow.scheduler.keepgoing = True  # one failed run never sinks a sweep
+    driver.check_data(PLAN, SETTINGS, needed_datasets(workflow.dag))
+
+
+onerror:
+    driver.partial_tables(PLAN, SETTINGS)

@@ -1,0 +1,34 @@
+# Paths and functions that the rules share.
+RUN = f"{RESULTS}/runs/{{model}}/seed{{seed}}/{{chain}}"
+STEPS = PLAN.steps_by_task(SETTINGS.scale)
+TABLES, FIGURES = PLAN.experiments.tables, PLAN.figures()
+
+
+def run_of(wildcards):
+    """The run a wildcard match names, with its configuration and code."""
+    run, _ = parse_path(RUN.format(**wildcards))
+    return PLAN.resolve(run)
+
+
+def parent_of(wildcards):
+    """The result whose weights a run starts from, if any."""
+    parent = run_of(wildcards).run.parent
+    return [] if parent is None else f"{parent.folder(SETTINGS.results)}/metrics.json"
+
+
+def runs_of(table):
+    """The results a table shows."""
+    return [
+        f"{run.folder(SETTINGS.results)}/metrics.json"
+        for run in PLAN.table_runs(table, SETTINGS)
+    ]
+
+
+def recipe_of(table):
+    return f"{PLAN.experiments.folder}/tables/{table}.yaml"
+
+
+def needed_datasets(dag):
+    """The data sets of all runs that are going to start."""
+    jobs = [job for job in dag.needrun_jobs() if job.rule.name in STEPS]
+    return {run_of(job.wildcards).step.dataset for job in jobs}

@@ -1,0 +1,29 @@
+# One rule per kind of step; the last step of the chain says which one makes a run.
+
+for task, steps in STEPS.items():
+
+    rule:
+        name:
+            task
+        input:
+            parent=parent_of,
+        output:
+            metrics=f"{RUN}/metrics.json",
+        log:
+            f"{RUN}/log.txt",
+        wildcard_constraints:
+            model="[^/]+",
+            seed="[0-9]+",
+            chain=rf"(.+/)?({'|'.join(steps)})",
+        threads: lambda wildcards: run_of(wildcards).step.compute.threads
+        resources:
+            mem_mb=lambda wildcards: 1000 * run_of(wildcards).step.compute.memory_gb,
+        params:
+            # What Snakemake compares to decide on a rerun.
+            config=lambda wildcards: run_of(wildcards).config_json,
+            code=lambda wildcards: run_of(wildcards).code,
+            identity=lambda wildcards: run_of(wildcards).identity,
+        message:
+            "{wildcards.model} seed{wildcards.seed} {wildcards.chain}"
+        shell:
+            "python -m crate run {output.metrics:q} --identity {params.identity}"

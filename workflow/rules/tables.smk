@@ -1,0 +1,81 @@
+# Runs → metrics/<table>.csv → tables/<table>.{md,tex,csv} and figures/<table>.{pdf,svg,png}.
+# Only the first of the three looks at runs.
+
+for table in TABLES:
+
+    rule:
+        name:
+            f"collect_{table}"
+        input:
+            runs_of(table),
+            recipe_of(table),
+        output:
+            f"{RESULTS}/metrics/{table}.csv",
+        log:
+            f"{RESULTS}/metrics/{table}.log",
+        localrule: True
+        params:
+            table=table,
+            seeds=SETTINGS.seeds,
+            code=fingerprint("crate.tables"),
+        message:
+            "metrics of table {params.table}"
+        shell:
+            "python -m crate collect {params.table} 2>&1 | tee {log}"
+
+    rule:
+        name:
+            f"table_{table}"
+        input:
+            f"{RESULTS}/metrics/{table}.csv",
+            recipe_of(table),
+        output:
+            multiext(f"{RESULTS}/tables/{table}", ".md", ".tex", ".csv"),
+        log:
+            f"{RESULTS}/tables/{table}.log",
+        localrule: True
+        params:
+            table=table,
+            seeds=SETTINGS.seeds,
+            code=fingerprint("crate.tables"),
+        message:
+            "table {params.table}"
+        shell:
+            "python -m crate tables table_{params.table} 2>&1 | tee {log}"
+
+
+for table in FIGURES:
+
+    rule:
+        name:
+            f"figure_{table}"
+        input:
+            f"{RESULTS}/metrics/{table}.csv",
+            recipe_of(table),
+        output:
+            multiext(f"{RESULTS}/figures/{table}", ".pdf", ".svg", ".png"),
+        log:
+            f"{RESULTS}/figures/{table}.log",
+        localrule: True
+        params:
+            table=table,
+            seeds=SETTINGS.seeds,
+            code=fingerprint("crate.figures"),
+        message:
+            "figure {params.table}"
+        shell:
+            "python -m crate tables figure_{params.table} 2>&1 | tee {log}"
+
+
+rule joined_metrics:
+    input:
+        expand(f"{RESULTS}/metrics/{{table}}.csv", table=TABLES),
+    output:
+        f"{RESULTS}/metrics.csv",
+    log:
+        f"{RESULTS}/metrics.log",
+    localrule: True
+    message:
+        "metrics of all tables in one file"
+    shell:
+        "python -m crate collect all 2>&1 | tee {log}"
