@@ -37,6 +37,7 @@ include: "workflow/rules/tables.smk"
 
 onstart:
     workflow.scheduler.keepgoing = True  # one failed run never sinks a sweep
+    driver.fresh_if_forced(workflow.dag_settings)
     driver.check_data(PLAN, SETTINGS, needed_datasets(workflow.dag))
 
 

@@ -256,7 +256,10 @@ def parse(schema: type[Strict], content: dict, where: str | Path) -> Any:
     try:
         return schema.model_validate(content)
     except pydantic.ValidationError as error:
-        raise UsageError(f"{where}: {_explain(schema, error.errors()[0])}") from None
+        errors = error.errors()
+        # a misspelt key is also a missing one: tell the first of the two
+        first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
+        raise UsageError(f"{where}: {_explain(schema, first)}") from None
 
 
 def _explain(schema: type[Strict], error: dict) -> str:
@@ -370,6 +373,9 @@ class Experiments:
     def _step(self, name: str, scale: str, overrides: dict) -> Step:
         content = merge(self._step_content(name, scale, ()), overrides)
         where = f"{self.folder / 'steps' / name}.yaml (scale {scale})"
+        base = self._steps[name].get("extends")
+        if base is not None:
+            self.step(base, scale)  # a mistake is told where it stands
         task = content.get("task")
         if task is None:
             raise UsageError(f"{where}: the key 'task' is missing")

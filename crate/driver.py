@@ -32,7 +32,8 @@ def open_plan(config: dict, *, dry_run: bool) -> tuple[Plan, Settings]:
         for name in experiments.scales:
             experiments.scale(name)
         for step in experiments.steps:
-            experiments.step(step, settings.scale)
+            for scale in {settings.scale, "paper"}:  # a scale may hide a mistake in the recipe
+                experiments.step(step, scale)
         for table in experiments.tables:
             plan.table_runs(table, settings)
         for target in command_targets():
@@ -78,6 +79,8 @@ def command_targets() -> list[str]:
 def _check_target(target: str, plan: Plan, settings: Settings) -> None:
     if "/runs/" in target:
         run, _ = parse_path(target)
+        if Path(target).suffix and Path(target).name != "metrics.json":
+            raise UsageError(f"{target}: the run's result is {Path(target).parent}/metrics.json")
         plan.resolve(run)
         if run.trial is not None:
             raise UsageError(f"{target}: is a tuning trial; 'crate run' and 'crate tune' run those")
@@ -100,6 +103,12 @@ def hand_down(settings: Settings) -> None:
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+
+
+def fresh_if_forced(dag_settings) -> None:
+    """With --force, --forceall or --forcerun, finished work found on disk is not good enough."""
+    if dag_settings.forcetargets or dag_settings.forceall or dag_settings.forcerun:
+        os.environ["CRATE_FRESH"] = "1"
 
 
 def partial_tables(plan: Plan, settings: Settings) -> None:

@@ -30,4 +30,5 @@ def import_torchvision() -> None:
     try:
         import torchvision.transforms.v2  # noqa: F401
     except (RuntimeError, ImportError) as error:
-        raise UsageError(mismatch() or f"torchvision cannot be imported ({error})") from None
+        reason = str(error).strip().split("\n")[0]
+        raise UsageError(mismatch() or f"torchvision cannot be imported ({reason})") from None

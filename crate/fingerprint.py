@@ -27,6 +27,7 @@ EXCLUDED = (
     "crate.config",
     "crate.data.registry",
     "crate.errors",
+    "crate.fingerprint",
     "crate.models",
     "crate.models.registry",
     "crate.plan",

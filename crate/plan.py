@@ -129,6 +129,13 @@ class Plan:
         return self._resolve_uncached(run, overrides)
 
     def _resolve_uncached(self, run: Run, overrides: dict | None = None) -> Resolved:
+        for place, name in enumerate(run.chain):
+            origin = FROM.fullmatch(name) and place == 0 and len(run.chain) > 1
+            if name.startswith("from-") and not origin:
+                raise UsageError(
+                    f"{run}: a chain may begin with from-<model>-<step>, "
+                    f"and '{name}' is none of that"
+                )
         changes = dict(overrides or {})
         model = changes.pop("model", {})
         if not isinstance(model, dict):
@@ -186,13 +193,7 @@ class Plan:
     def _check_chain(self, run: Run, step: Step) -> None:
         *before, name = run.chain
         previous = before[-1] if before else "start"
-        origin = FROM.fullmatch(previous)
         if previous.startswith("from-"):
-            if origin is None or len(before) > 1:
-                raise UsageError(
-                    f"{run}: a chain may begin with from-<model>-<step>, "
-                    f"and '{previous}' is none of that"
-                )
             return  # continuing another model's run of a step is a start of its own kind
         if previous not in step.follows:
             allowed = ", ".join(step.follows)

@@ -167,6 +167,8 @@ class RunFolder:
     def start(self, record: dict) -> None:
         """Record that work on this run began; an older result of another identity is gone."""
         self.metrics.unlink(missing_ok=True)
+        for leftover in self.folder.glob(".*.tmp"):  # of a process that was killed while writing
+            leftover.unlink(missing_ok=True)
         write_json(self.record, {**record, "status": "running", "started": now()})
 
     def fail(self, error: str) -> None:

@@ -79,8 +79,9 @@ def perform(
     main = os.environ.get("RANK", "0") == "0"
     waiting = f"{run}: another process is at work on this run; waiting for it"
     with lock(folder.lock, waiting) if main else contextlib.nullcontext():
-        if main and not fresh and folder.accept(identity):
-            print(f"{run}: already finished, nothing to do", file=sys.stderr)
+        if not fresh and folder.accept(identity):  # every rank looks, or the others would wait
+            if main:
+                print(f"{run}: already finished, nothing to do", file=sys.stderr)
             return
         with _logging(folder) if main else contextlib.nullcontext():
             try:
@@ -98,7 +99,8 @@ def perform(
                     f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
                 )
                 if main:
-                    folder.log.open("a").write(traceback.format_exc())
+                    with contextlib.suppress(OSError), folder.log.open("a") as log:
+                        log.write(traceback.format_exc())
                     folder.fail(message)
                 raise RunError(f"{run}: {message}; the traceback is in {folder.log}") from error
 
@@ -111,7 +113,7 @@ def _logging(folder: RunFolder):
     except OSError as error:
         raise RunError(f"{folder.log}: cannot be written ({error.strerror})") from None
     screen = sys.stderr
-    with log, warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.showwarning = lambda message, category, *_, **__: log.write(
             f"{category.__name__}: {message}\n"
         )
@@ -120,6 +122,8 @@ def _logging(folder: RunFolder):
             yield
         finally:
             sys.stderr = screen
+            with contextlib.suppress(OSError):  # closing writes what a full disk refused before
+                log.close()
 
 
 def _work(

@@ -8,9 +8,9 @@ which pictures are seen or how they are augmented.
 
 import json
 import math
-import pickle
 import signal
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 
@@ -63,7 +63,9 @@ def fit(
     micro = step.compute.micro_batch
     optimizer = make_optimizer(model, step)
     path = folder.checkpoint(identity)
-    done = _resume(path, identity, model, optimizer) if path.exists() else 0
+    done, pending = 0, []  # losses since the last line, still on the device
+    if path.exists():
+        done, pending = _resume(path, identity, model, optimizer, runtime)
     seconds = _truncate_history(folder, done) if runtime.main else 0.0
 
     trained = model
@@ -78,7 +80,7 @@ def fit(
     )
     progress.resume(done * step.batch_size)
     began = saved = time.monotonic()
-    first, pending = done, []  # losses since the last line, still on the device
+    first = done
     model.train()
     with _stop_signals() as stop:
         for index, batch in zip(range(done, total), batches(done), strict=False):
@@ -113,7 +115,7 @@ def fit(
             if runtime.main and (last or due or stop.asked):
                 if pending:  # a checkpoint must not hide a loss that was never looked at
                     _check_finite(pending, index, steps_per_epoch, runtime, keep=True)
-                _save_checkpoint(path, identity, done, model, optimizer)
+                _save_checkpoint(path, identity, done, pending, model, optimizer)
                 saved = time.monotonic()
             if stop.asked and not last:
                 raise RunError(
@@ -181,22 +183,31 @@ def _check_finite(
 # --- checkpoints and weights -----------------------------------------------------------
 
 
-def _save_checkpoint(path, identity: str, done: int, model: nn.Module, optimizer) -> None:
+def _save_checkpoint(
+    path, identity: str, done: int, pending: list, model: nn.Module, optimizer
+) -> None:
     state = {
         "identity": identity,
         "done": done,
+        "pending": [float(value) for value in pending],
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
     }
-    with atomic_path(path) as temporary:
-        torch.save(state, temporary)
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:  # torch's own complaint hides that a write failed, and why
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
-def _resume(path, identity: str, model: nn.Module, optimizer) -> int:
-    """Load a checkpoint whole, or refuse it; returns the number of updates done."""
+def _resume(path, identity: str, model: nn.Module, optimizer, runtime: Runtime) -> tuple[int, list]:
+    """Load a checkpoint whole, or refuse it; returns the updates done and the losses not logged."""
     try:
+        with zipfile.ZipFile(path) as archive:  # torch does not compare the checksums
+            if archive.testzip():
+                raise ValueError("its checksum is wrong")
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
+    except Exception as error:  # whatever a damaged file makes the readers say
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise RunError(f"{path}: damaged checkpoint ({reason}); delete it to start anew") from None
     if not isinstance(state, dict) or state.get("identity") != identity:
@@ -204,8 +215,9 @@ def _resume(path, identity: str, model: nn.Module, optimizer) -> int:
     try:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        return int(state["done"])
-    except (RuntimeError, KeyError, ValueError, TypeError) as error:
+        pending = [torch.tensor(value, device=runtime.device) for value in state["pending"]]
+        return int(state["done"]), pending
+    except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
         reason = str(error).strip().split("\n")[0]
         raise RunError(f"{path}: does not fit the model ({reason}); delete it") from None
 
@@ -232,7 +244,10 @@ def _truncate_history(folder: RunFolder, done: int) -> float:
 def save_weights(model: nn.Module, folder: RunFolder) -> None:
     tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
     with atomic_path(folder.weights) as temporary:
-        safetensors.torch.save_file(tensors, temporary)
+        try:
+            safetensors.torch.save_file(tensors, temporary)
+        except safetensors.SafetensorError as error:  # a full disk, in its words
+            raise RunError(f"{folder.weights}: cannot be written ({error})") from None
 
 
 def read_weights(path) -> dict[str, torch.Tensor]:

@@ -30,7 +30,9 @@ def carry(model: nn.Module, weights: dict[str, torch.Tensor], dont_load: list[st
 
     for entry in dont_load:
         if not any(name == entry or name.startswith(f"{entry}.") for name in own):
-            raise UsageError(f"dont_load: the model has no '{entry}'{nearest(entry, own)}")
+            parts = [name.split(".") for name in own]
+            names = {".".join(p[:k]) for p in parts for k in range(1, len(p) + 1)}
+            raise UsageError(f"dont_load: the model has no '{entry}'{nearest(entry, names)}")
     loaded, resized = {}, []
     for name, tensor in own.items():
         if listed(name):
