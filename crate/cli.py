@@ -104,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-# --- commands: each imports what it needs -----------------------------------------------------------
+# --- commands: each imports what it needs -----------------------------------------------------
 
 
 def _pairs(words: Sequence[str], option: str) -> dict[str, str]:

@@ -343,7 +343,7 @@ class Experiments:
                 raise unknown("step", step, self._steps, str(path))
         for dataset in (*scale.datasets, *scale.datasets.values()):
             if dataset not in DATASETS:
-                raise unknown("dataset", dataset, DATASETS, f"{path}: datasets")
+                raise unknown("data set", dataset, DATASETS, f"{path}: datasets")
         return scale
 
     def table(self, name: str) -> Table:
@@ -383,7 +383,7 @@ class Experiments:
             raise unknown("task", task, STEP_TYPES, where)
         step = parse(STEP_TYPES[task], content, where)
         if step.dataset not in DATASETS:
-            raise unknown("dataset", step.dataset, DATASETS, where)
+            raise unknown("data set", step.dataset, DATASETS, where)
         for before in step.follows:
             if before not in ("start", *self._steps):
                 raise unknown("step", before, ("start", *self._steps), f"{where}: follows")

@@ -1,8 +1,9 @@
 """Where a cell of a table comes from: its runs, their configurations, commits and devices."""
 
+import shlex
+
 from crate.config import Settings
 from crate.data.registry import get_dataset
-from crate.driver import config_words
 from crate.errors import UsageError, unknown
 from crate.plan import Plan
 from crate.records import read_json
@@ -76,9 +77,20 @@ def explain(table: str, label: str, key: str | None, plan: Plan, settings: Setti
                 lines.append("  note      experiments/ or crate/ changed since; a rerun is due")
         lines.append(
             f"  rerun     snakemake --cores all {folder}/metrics.json --force "
-            f"--config {config_words(settings)}"
+            f"--config {_config_words(plan, settings)}"
         )
     return "\n".join(lines)
+
+
+def _config_words(plan: Plan, settings: Settings) -> str:
+    """What `--config` must say for the settings of a single run that config.yaml has otherwise."""
+    usual = plan.experiments.settings()
+    changed = [
+        f"{key}={getattr(settings, key)}"
+        for key in ("data_root", "results")
+        if getattr(settings, key) != getattr(usual, key)
+    ]
+    return shlex.join([f"scale={settings.scale}", *changed])
 
 
 def _summary(values: dict) -> str:

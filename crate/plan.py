@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from crate.config import Experiments, Settings, Step, Table
-from crate.data.registry import data_version, get_dataset
+from crate.data.registry import data_identity, get_dataset
 from crate.errors import UsageError, nearest, unknown
 from crate.fingerprint import fingerprint
 from crate.models.registry import ModelSpec, list_models, resolve
@@ -156,10 +156,8 @@ class Plan:
             "model": _non_defaults(spec),
             "step": step.identity,
             "seed": run.seed,
+            "data": data_identity(dataset),
         }
-        version = data_version(dataset)
-        if version:
-            config["data"] = version
         code = fingerprint(f"crate.tasks.{step.task}", (spec.attention, spec.feedforward))
         return Resolved(run, spec, step, config, code)
 

@@ -20,13 +20,13 @@ TABLE = "results/smoke/tables/ablation"
 PLAIN = "results/smoke/runs/crate_base_patch32_plain/seed0/imagenet21k"
 
 
-def copy_suite(target: Path) -> Path:
+def copy_suite(target: Path, source: Path = ROOT) -> Path:
     """A copy of what a user runs; the embedded data are linked, not copied."""
     for name in ("workflow", "experiments"):
-        shutil.copytree(ROOT / name, target / name)
-    shutil.copy(ROOT / "Snakefile", target)
+        shutil.copytree(source / name, target / name)
+    shutil.copy(source / "Snakefile", target)
     ignored = shutil.ignore_patterns("assets", "__pycache__")
-    shutil.copytree(ROOT / "crate", target / "crate", ignore=ignored)
+    shutil.copytree(source / "crate", target / "crate", ignore=ignored)
     (target / "crate/data/assets").symlink_to(ROOT / "crate/data/assets")
     return target
 
@@ -77,9 +77,9 @@ def suite(finished):
     yield finished
     for path in saved.rglob("*"):
         target = finished / path.relative_to(saved)
-        if path.is_file() and not path.is_symlink() and "__pycache__" not in path.parts:
-            if not target.exists() or target.read_bytes() != path.read_bytes():
-                shutil.copy(path, target)
+        mine = path.is_file() and not path.is_symlink() and "__pycache__" not in path.parts
+        if mine and target.read_bytes() != path.read_bytes():
+            shutil.copy(path, target)
 
 
 def edit(path: Path, old: str, new: str) -> None:
@@ -230,6 +230,23 @@ def test_a_mistake_in_experiments_is_named(suite, file, old, new, says):
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+def test_force_trains_again_and_a_lost_result_is_restored(suite):
+    path = suite / PLAIN / "imagenet1k/metrics.json"
+    before = path.read_bytes()
+    history = path.parent / "train.jsonl"
+
+    path.unlink()  # as Snakemake does with outputs it did not see finished
+    done = snakemake(suite, str(path.relative_to(suite)))
+    assert "already finished" in done.stderr
+    assert path.read_bytes() == before
+
+    trained = history.stat().st_mtime_ns
+    done = snakemake(suite, "--force", str(path.relative_to(suite)))
+    assert done.returncode == 0
+    assert history.stat().st_mtime_ns > trained
+    assert path.read_bytes() == before  # the same seeds give the same weights, bit for bit
+
+
 def test_a_second_driver_is_refused(suite):
     holder = subprocess.Popen(
         [
@@ -255,10 +272,8 @@ def test_a_second_driver_is_refused(suite):
 
 
 def test_a_failed_run_leaves_the_others_and_a_marked_table(finished, tmp_path):
-    suite = copy_suite(tmp_path)
+    suite = copy_suite(tmp_path, finished)
     # a run that cannot start: garbage where its checkpoint would be
-    dry = snakemake(suite, "-n", f"{PLAIN}/metrics.json")
-    assert dry.returncode == 0
     identity = json.loads((finished / PLAIN / "run.json").read_text())["identity"]
     broken = suite / PLAIN / f"checkpoint-{identity}.pt"
     broken.parent.mkdir(parents=True)
@@ -280,7 +295,7 @@ def test_a_failed_run_leaves_the_others_and_a_marked_table(finished, tmp_path):
 
 
 def test_killed_driver_and_orphaned_trainers_end_the_same(finished, tmp_path):
-    suite = copy_suite(tmp_path)
+    suite = copy_suite(tmp_path, finished)
     with (tmp_path / "killed.log").open("w") as log:
         driver = subprocess.Popen(
             command("table_ablation"), cwd=suite, env=environment(), stdout=log, stderr=log

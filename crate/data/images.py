@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
 from crate.config import Classification
-from crate.data.registry import Dataset, class_folders, image_files, split_folder
+from crate.data.folders import class_folders, image_files
+from crate.data.registry import Dataset, split_folder
 from crate.errors import RunError
 from crate.runtime import Runtime, generator_for, seed_for
 

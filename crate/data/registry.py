@@ -5,9 +5,9 @@ ones at the small scales. This module imports no torch: planning needs sizes and
 """
 
 import dataclasses
-import os
 from pathlib import Path
 
+from crate.data.folders import class_folders, image_files
 from crate.errors import RunError, UsageError, unknown
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -106,13 +106,16 @@ def get_dataset(name: str) -> Dataset:
     return DATASETS[name]
 
 
-def data_version(dataset: Dataset) -> str:
-    """Digest of an embedded set's files; empty for real sets, which a name identifies."""
-    if not dataset.embedded:
-        return ""
-    from crate.data.embedded import asset_digest
+def data_identity(dataset: Dataset) -> dict:
+    """What of an entry decides a run's result, for its canonical configuration."""
+    decisive = ("classes", "mean", "std", "folders", "holdout")
+    values = {key: getattr(dataset, key) for key in decisive if getattr(dataset, key)}
+    identity = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}  # as JSON
+    if dataset.embedded:
+        from crate.data.embedded import asset_digest
 
-    return asset_digest(*dataset.assets)
+        identity["sha256"] = asset_digest(*dataset.assets)
+    return identity
 
 
 def split_folder(dataset: Dataset, split: str, data_root: str | Path) -> Path:
@@ -140,30 +143,6 @@ def require(dataset: Dataset, data_root: str | Path) -> None:
                 f"{dataset.title} is not at {folder}: {dataset.get}; then see "
                 f"'crate data check {dataset.name} --data-root {data_root}'"
             )
-
-
-def class_folders(folder: Path) -> list[str]:
-    """Names of the class folders in label order (sorted, as torchvision's ImageFolder)."""
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(entry.name for entry in entries if entry.is_dir())
-    except OSError as error:
-        raise RunError(f"{folder}: cannot be read ({error.strerror})") from None
-
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".tif", ".tiff", ".webp")
-
-
-def image_files(folder: Path) -> list[str]:
-    """Names of the images of one class folder, sorted; folders inside it count too."""
-    found = []
-    for parent, _, names in os.walk(folder):
-        found += [
-            os.path.relpath(os.path.join(parent, name), folder)
-            for name in names
-            if name.lower().endswith(IMAGE_SUFFIXES)
-        ]
-    return sorted(found)
 
 
 def check(dataset: Dataset, data_root: str | Path) -> list[str]:

@@ -1,0 +1,52 @@
+"""What several test files share: a copy of `experiments/` to edit, and runs that look finished."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from crate.config import SETTINGS_VARIABLE, Experiments
+from crate.plan import Plan, Run
+from crate.records import write_json
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """A copy of `experiments/`, in an empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(SETTINGS_VARIABLE, raising=False)  # set where a workflow runs the tests
+    return Path(shutil.copytree(ROOT / "experiments", tmp_path / "experiments"))
+
+
+@pytest.fixture
+def plan(folder) -> Plan:
+    return Plan(Experiments(folder))
+
+
+@pytest.fixture
+def finish(tmp_path, plan):
+    """`finish(run, top1=…)` writes what a finished run leaves behind."""
+
+    def finish(run: Run, **metrics) -> Path:
+        resolved = plan.resolve(run)
+        where = run.folder(tmp_path / "results")
+        result = {"metrics": metrics, "weights_sha256": "0" * 64}
+        record = {
+            "run": str(run),
+            "config": resolved.config,
+            "code": resolved.code,
+            "commit": "c0ffee",
+            "status": "complete",
+            "environment": {"device": "a test's CPU", "torch": "2.15.0"},
+            "started": "2026-01-01T00:00:00+00:00",
+            "ended": "2026-01-01T00:01:00+00:00",
+            "train_seconds": 60,
+            "result": result,
+        }
+        write_json(where / "run.json", record)
+        write_json(where / "metrics.json", result)
+        return where
+
+    return finish

@@ -1,0 +1,466 @@
+"""From finished runs to printed tables: hand-worked numbers, honest marks, stable bytes."""
+
+import csv
+import itertools
+import math
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from crate.config import Column, Experiments
+from crate.errors import RunError
+from crate.figures import write_figure
+from crate.plan import Plan, Run
+from crate.records import read_json, write_json
+from crate.tables import (
+    Cell,
+    cells_of,
+    collect,
+    lay_out,
+    metrics_csv,
+    publish,
+    read_metrics,
+    verdict,
+    write_joined_metrics,
+    write_table,
+)
+
+ONE = Column(label="accuracy", metric="top1", chain="a")
+ROWS = ["CRATE", "+ overcomplete", "+ decoupled", "+ residual (CRATE-alpha)"]
+
+
+@pytest.fixture
+def setup(plan, tmp_path):
+    """`setup(scale, seeds)`: the settings of a command whose results are in the test's folder."""
+
+    def setup(scale="mini", seeds="0"):
+        results = str(tmp_path / "results")
+        return plan.experiments.settings({"scale": scale, "seeds": seeds, "results": results})
+
+    return setup
+
+
+@pytest.fixture
+def train(plan, finish):
+    """`train(settings, finetuned)`: finish all runs of the ablation.
+
+    `finetuned` has the fine-tuned accuracies of its four rows by seed; a None is no finished run.
+    """
+
+    def train(settings, finetuned):
+        content = plan.experiments.table("ablation")
+        for row, key, run in plan.cells(content, settings.scale, settings.seeds):
+            value = 50.0 + run.seed
+            if row.control:
+                value = 10.0
+            elif key == "imagenet1k":
+                value = finetuned[ROWS.index(row.label)][settings.seeds.index(run.seed)]
+            if value is not None:
+                finish(run, top1=value, images=100)
+            for ancestor in run.ancestors:
+                if not (ancestor.folder(settings.results) / "metrics.json").exists():
+                    finish(ancestor, top1=50.0 + run.seed, images=100)
+
+    return train
+
+
+def printed(plan, settings, *, partial=False) -> dict[str, dict[str, str]]:
+    """The table as its CSV has it: row → header → text."""
+    collect("ablation", plan, settings, partial=partial)
+    path = write_table("ablation", plan, settings)[2]
+    with path.open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert len(set(rows[0])) == len(rows[0])
+    return {row[0]: dict(zip(rows[0], row, strict=True)) for row in rows[1:]}
+
+
+# --- one cell -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "decimals", "text"),
+    [
+        ([71.24], 1, "71.2"),
+        # mean 7/3; squares 16/9 + 1/9 + 25/9 = 42/9, over n − 1 = 2: √(7/3) = 1.53, rounded up
+        ([1.0, 2.0, 4.0], 1, "2.3 ± 1.6"),
+        ([1.0, 2.0, 4.0], 3, "2.333 ± 1.528"),
+        ([1.0, 2.0, 4.0], 0, "2 ± 2"),
+        # √2 · 0.2 / 2 = 0.1414
+        ([50.0, 50.2], 1, "50.1 ± 0.2"),
+        # never ± 0.0
+        ([50.0, 50.001], 1, "50.0 ± 0.1"),
+        ([50.0, 50.0], 1, "50.0"),
+        # a spread of exactly 0.1 stays it, whatever floats say
+        ([50.0, 50.1, 50.2], 1, "50.1 ± 0.1"),
+        # the standard deviation of three equal floats is 1.7e-14
+        ([87.1, 87.1, 87.1], 1, "87.1"),
+        ([33.1] * 7, 1, "33.1"),
+        ([0.0], 1, "0.0"),
+    ],
+)
+def test_a_cell_as_text(plan, setup, finish, values, decimals, text):
+    settings = setup("mini", ",".join(map(str, range(len(values)))))
+    for seed, value in enumerate(values):
+        for row, _, run in plan.cells(plan.experiments.table("ablation"), "mini", [seed]):
+            finish(run, top1=value if row.label == "CRATE" else 1.0)
+    collect("ablation", plan, settings)
+    cells = cells_of(plan.experiments.table("ablation"), read_metrics("ablation", settings))
+    cell = cells["CRATE", "imagenet1k"]
+    assert (cell.n, cell.status) == (len(values), "ok")
+    assert cell.mean == pytest.approx(sum(values) / len(values))
+    assert cell.text(ONE.model_copy(update={"decimals": decimals})) == text
+
+
+def test_a_cells_mark_follows_its_status():
+    assert Cell(50.0, math.nan, 1, "partial").text(ONE) == "50.0 †"
+    assert Cell(50.0, 0.31, 2, "partial").text(ONE) == "50.0 ± 0.4 †"
+    assert Cell(math.nan, math.nan, 0, "failed").text(ONE) == "✗"
+    assert Cell(math.nan, math.nan, 0, "missing").text(ONE) == "…"
+
+
+# --- a whole table -----------------------------------------------------------
+
+
+def test_a_stand_in_has_no_difference_but_an_order(plan, setup, train):
+    settings = setup("mini", "0,1")
+    # paper's order: 50.1, 60.1, 40.1, 46.1 → pairs + − − − − +: τ = (2 − 4) / 6
+    # neighbours: +10 and −20 with errors of 0.14: beyond noise (t of 2 degrees: 4.3);
+    # +6 with an error of 1, all of it from one side: within (Welch has 1 degree, t about 12.7)
+    train(settings, [(50.0, 50.2), (60.0, 60.2), (40.05, 40.15), (45.1, 47.1)])
+    table = printed(plan, settings)
+    ours, paper = "ImageNet-1K top-1 (%) ↑, ours (mini)", "ImageNet-1K top-1 (%) ↑, paper"
+    assert list(table["CRATE"]) == [
+        "Model",
+        "ImageNet-21K top-1 (%) ↑, ours (mini)",
+        ours,
+        paper,
+    ]
+    assert [table[row][ours] for row in ROWS] == [
+        "50.1 ± 0.2",
+        "60.1 ± 0.2",
+        "40.1 ± 0.1",  # 0.1 / √2, rounded up
+        "46.1 ± 1.5",  # √2
+    ]
+    assert [table[row][paper] for row in ROWS] == ["68.5", "73.8", "75.8", "76.5"]
+    sheet = lay_out("ablation", plan, settings)
+    assert (
+        "ImageNet-1K top-1: Kendall τ between our order and the paper's is -0.33; of 3 steps in "
+        "the paper's order, beyond seed noise (95 % Welch interval) 1 go the paper's way and 1 "
+        "the other way, 1 are within it." in sheet.notes
+    )
+    assert "ImageNet-21K top-1: paper value not available." in sheet.notes
+    caption = " ".join(sheet.caption)
+    assert "Fashion-MNIST stands in for imagenet1k" in caption
+    assert "not comparable" in caption
+    assert "mini scale" in caption
+    assert "seeds 0, 1" in caption
+
+
+def test_one_seed_says_nothing_about_noise(plan, setup, train):
+    settings = setup("mini", "3")
+    train(settings, [(1.0,), (2.0,), (3.0,), (4.0,)])
+    collect("ablation", plan, settings)
+    # the caption tells what the values are, not what this command's seeds would be
+    sheet = lay_out("ablation", plan, setup("mini", "0,1"))
+    note = next(note for note in sheet.notes if "Kendall" in note)
+    assert note.endswith("is +1.00; one seed, so the seed noise is unknown.")
+    assert "; seed 3." in " ".join(sheet.caption)
+    assert not any("±" in text for row in sheet.rows for text in row)
+
+
+def test_the_papers_order_is_its_values_not_its_rows(folder, setup, train):
+    settings = setup("mini", "0,1")
+    train(settings, [(4.0, 4.0), (1.0, 1.0), (2.0, 2.0), (3.0, 3.0)])
+    told = rewritten(folder, "value: 68.5", "value: 90.0")
+    collect("ablation", told, settings)
+    note = next(n for n in lay_out("ablation", told, settings).notes if "Kendall" in n)
+    assert "is +1.00; of 3 steps" in note
+    assert "3 go the paper's way and 0 the other way, 0 are within it" in note
+
+
+def test_ties_only_have_no_order(plan, setup, train):
+    settings = setup("mini", "0,1")
+    train(settings, [(5.0, 5.0)] * 4)
+    collect("ablation", plan, settings)
+    note = next(n for n in lay_out("ablation", plan, settings).notes if "Kendall" in n)
+    assert "undefined" in note
+    assert "nan" not in note
+    assert "0 go the paper's way and 0 the other way, 3 are within it" in note
+
+
+def test_real_data_is_compared_with_the_paper(plan, setup, train):
+    settings = setup("paper", "0")
+    # tolerance 0.5; 75.8 + 0.5 is exactly on it
+    train(settings, [(68.9,), (74.4,), (76.3,), (76.0,)])
+    table = printed(plan, settings)
+    paper = "ImageNet-1K top-1 (%) ↑, paper"
+    assert [(table[row][f"{paper} Δ"], table[row][f"{paper} verdict"]) for row in ROWS] == [
+        ("+0.4", "reproduced"),
+        ("+0.6", "differs"),
+        ("+0.5", "reproduced"),
+        ("-0.5", "reproduced"),
+    ]
+    control = table["CRATE-alpha, untrained"]
+    assert (control[paper], control[f"{paper} Δ"], control[f"{paper} verdict"]) == ("", "", "")
+    sheet = lay_out("ablation", plan, settings)
+    assert not any("Kendall" in note for note in sheet.notes)
+    assert "Stand-ins" not in " ".join(sheet.caption)
+    assert sheet.headers.count("Δ") == sheet.headers.count("verdict") == 1
+
+
+@pytest.mark.parametrize(
+    ("mean", "tolerance", "told"),
+    [
+        (64.4, 0.5, ("+0.5", "reproduced")),  # 64.4 − 63.9 > 0.5 in floating point
+        (63.4, 0.5, ("-0.5", "reproduced")),
+        (64.41, 0.5, ("+0.5", "differs")),
+        (63.9, 0.0, ("+0.0", "reproduced")),
+        (70.0, None, ("+6.1", "")),
+    ],
+)
+def test_the_verdict_at_the_edge_of_the_tolerance(mean, tolerance, told):
+    column = ONE.model_copy(update={"tolerance": tolerance})
+    assert verdict(Cell(mean, math.nan, 1, "ok"), 63.9, column) == told
+
+
+def rewritten(folder, old, new) -> Plan:
+    path = folder / "tables" / "ablation.yaml"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    return Plan(Experiments(folder))
+
+
+def test_an_unexplained_number_is_marked_and_not_judged(folder, setup, train):
+    settings = setup("paper", "0")
+    train(settings, [(68.5,), (73.8,), (75.8,), (76.5,)])
+    told = rewritten(folder, "mark: A}}", "mark: A, unexplained: 'not the\n      same'}}")
+    table = printed(told, settings)
+    paper = "ImageNet-1K top-1 (%) ↑, paper"
+    assert table["CRATE"][paper] == "68.5*"
+    assert (table["CRATE"][f"{paper} Δ"], table["CRATE"][f"{paper} verdict"]) == ("", "see note")
+    assert table["+ decoupled"][f"{paper} verdict"] == "reproduced"
+    assert "CRATE, ImageNet-1K top-1: not the same" in lay_out("ablation", told, settings).notes
+
+
+def bold_rows(plan, settings) -> dict[int, list[str]]:
+    collect("ablation", plan, settings)
+    sheet = lay_out("ablation", plan, settings)
+    bold: dict[int, list[str]] = {}
+    for i, j in sorted(sheet.bold):
+        bold.setdefault(j, []).append(sheet.rows[i][0])
+    return bold
+
+
+def test_the_best_as_printed_is_bold_ties_included(plan, setup, train):
+    settings = setup("mini", "0")
+    train(settings, [(60.0,), (72.04,), (71.96,), (71.94,)])
+    # column 1: pre-training, all equal; 2: ours; 3: the paper's numbers never compete
+    assert bold_rows(plan, settings) == {1: ROWS, 2: ["+ overcomplete", "+ decoupled"]}
+    markdown = write_table("ablation", plan, settings)[0].read_text()
+    assert markdown.count("**72.0**") == 2
+    assert "**71.9**" not in markdown
+    assert "**76.5**" not in markdown
+
+
+def test_less_is_better_where_the_column_says_so(folder, setup, train):
+    settings = setup("mini", "0")
+    train(settings, [(60.0,), (55.0,), (71.0,), (72.0,)])
+    down = rewritten(folder, "    tolerance: 0.5", "    tolerance: 0.5\n    direction: down")
+    # the control's 10.0 would be least, but does not compete
+    assert bold_rows(down, settings)[2] == ["+ overcomplete"]
+    assert "ImageNet-1K top-1 (%) ↓, ours (mini)" in lay_out("ablation", down, settings).headers
+
+
+def test_a_table_needs_all_its_runs(plan, setup, train):
+    settings = setup("mini", "0")
+    train(settings, [(60.0,), (None,), (71.0,), (72.0,)])
+    with pytest.raises(RunError, match=r"overcomplete seed0 imagenet21k/imagenet1k: .* not there"):
+        collect("ablation", plan, settings)
+    assert not metrics_csv(settings.results, "mini", "ablation").exists()
+    with pytest.raises(RunError, match="crate collect ablation"):
+        write_table("ablation", plan, settings)
+
+
+def test_a_partial_table_marks_its_gaps(plan, setup, train):
+    settings = setup("mini", "0,1")
+    train(settings, [(60.0, 61.0), (None, 62.0), (None, None), (None, None)])
+    failed = Run("mini", "crate_alpha_base_patch32", 1, ("imagenet21k", "imagenet1k"))
+    where = failed.folder(settings.results)
+    write_json(where / "run.json", {"status": "failed", "error": "the loss is nan at step 3"})
+    table = printed(plan, settings, partial=True)
+    ours = "ImageNet-1K top-1 (%) ↑, ours (mini)"
+    assert [table[row][ours] for row in ROWS] == ["60.5 ± 0.8", "62.0 †", "…", "✗"]
+    notes = lay_out("ablation", plan, settings).notes
+    assert {"† some seeds are missing or failed.", "✗ the run failed.", "… not run yet."} <= set(
+        notes
+    )
+    assert not any("Kendall" in note for note in notes)  # two rows are no order
+    with metrics_csv(settings.results, "mini", "ablation").open(newline="") as file:
+        lines = [line for line in csv.DictReader(file) if line["status"] == "failed"]
+    assert [(line["seed"], line["note"]) for line in lines] == [("1", "the loss is nan at step 3")]
+    assert [line["run"] for line in lines] == [where.relative_to(settings.results).as_posix()]
+
+
+def test_a_complete_table_has_no_marks(plan, setup, train):
+    settings = setup("mini", "0")
+    train(settings, [(60.0,), (61.0,), (71.0,), (72.0,)])
+    collect("ablation", plan, settings)
+    sheet = lay_out("ablation", plan, settings)
+    text = " ".join([*itertools.chain(*sheet.rows), *sheet.notes])
+    assert not set("†✗…") & set(text)
+
+
+# --- formats -----------------------------------------------------------
+
+
+def test_the_same_runs_give_the_same_bytes(plan, setup, train):
+    settings = setup("mini", "0,1")
+    train(settings, [(50.0, 50.2), (60.0, 60.2), (40.0, 40.2), (36.0, 45.0)])
+    seen = []
+    for _ in range(2):
+        collect("ablation", plan, settings)
+        paths = [
+            metrics_csv(settings.results, "mini", "ablation"),
+            *write_table("ablation", plan, settings),
+            *write_figure("ablation", plan, settings),
+        ]
+        assert [path.suffix for path in paths[1:]] == [
+            ".md", ".tex", ".csv", ".pdf", ".svg", ".png",
+        ]  # fmt: skip
+        seen.append([path.read_bytes() for path in paths])
+        for path in paths:
+            path.unlink()
+    assert seen[0] == seen[1]
+    pdf, svg, png = seen[0][4:]
+    assert pdf.startswith(b"%PDF")
+    assert png.startswith(b"\x89PNG")
+    drawn = svg.decode()
+    for text in ("68.5", "76.5", "50.1", "40.5", "another data set, another axis"):
+        assert f"<!-- {text}" in drawn or text in drawn
+
+
+def test_a_figure_with_gaps_is_drawn(plan, setup, train):
+    settings = setup("mini", "0")
+    train(settings, [(None,), (None,), (None,), (None,)])
+    collect("ablation", plan, settings, partial=True)
+    svg = write_figure("ablation", plan, settings)[1].read_text()
+    assert "not available" in svg
+
+
+ODD = r"50% & a_b #1 {x} ~ ^ $ \ | α <η>"
+
+
+@pytest.fixture
+def odd(folder, setup, train):
+    """A table whose labels have every character that Markdown or LaTeX takes for its own."""
+    settings = setup("paper", "0,1")
+    train(settings, [(50.0, 50.2), (60.0, 60.2), (40.0, 40.2), (36.0, 45.0)])
+    rewritten(folder, "label: CRATE\n", f"label: '{ODD}'\n")
+    rewritten(folder, "label: ImageNet-1K top-1", "label: 'Top|1 & _'")
+    told = rewritten(folder, "note: >-", "note: |")
+    collect("ablation", told, settings, partial=True)
+    return write_table("ablation", told, settings)
+
+
+def test_markdown_survives_odd_labels(odd):
+    lines = [line for line in odd[0].read_text().splitlines() if line.startswith("|")]
+    columns = {len(re.split(r"(?<!\\)\|", line)) for line in lines}
+    assert columns == {1 + 6 + 1}  # model, ours, ours, paper, Δ, verdict; nothing at both ends
+    assert ODD.replace("|", r"\|") in lines[2]
+
+
+def test_latex_survives_odd_labels(odd, tmp_path):
+    text = odd[1].read_text()
+    body = "\n".join(line for line in text.splitlines() if not line.startswith("%"))
+    assert body.startswith(r"\begin{tabular}{lrrrrr}")
+    assert body.rstrip().endswith(r"\end{tabular}")
+    assert [body.count(rf"\{rule}") for rule in ("toprule", "midrule", "bottomrule")] == [1, 1, 1]
+    assert "table}" not in body  # no float: the paper that includes it decides
+    assert "caption" not in body
+    assert (
+        r"50\% \& a\_b \#1 \{x\} \textasciitilde{} \textasciicircum{} \$ \textbackslash{} $|$ "
+        r"$\alpha$ $<$$\eta$$>$ & " in body
+    )
+    rows = [line for line in body.splitlines() if line.endswith(r"\\")]
+    assert len(rows) == 1 + 5
+    assert {len(re.split(r"(?<!\\)&", row)) for row in rows} == {6}
+    assert r"\textbf{60.1 $\pm$ 0.2}" in body
+    bare = re.sub(r"\\.", "", body)
+    assert bare.count("{") == bare.count("}")
+    assert bare.count("$") % 2 == 0
+    assert bare.isascii()
+    if shutil.which("pdflatex"):
+        (tmp_path / "paper.tex").write_text(
+            "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\n"
+            f"\\input{{{odd[1]}}}\n\\end{{document}}\n"
+        )
+        subprocess.run(
+            ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"],
+            cwd=tmp_path,
+            check=True,
+            capture_output=True,
+        )
+
+
+# --- all metrics, publishing -----------------------------------------------------------
+
+
+def test_metrics_are_joined_with_the_tables_name(plan, setup, train):
+    settings = setup("mini", "0")
+    with pytest.raises(RunError, match="no table is collected yet"):
+        write_joined_metrics(plan, settings)
+    train(settings, [(60.0,), (61.0,), (71.0,), (72.0,)])
+    collect("ablation", plan, settings)
+    with write_joined_metrics(plan, settings).open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert {line["table"] for line in lines} == {"ablation"}
+    assert len(lines) == 5 * 2
+    assert float(lines[1]["value"]) == 60.0
+
+
+def test_publishing_copies_what_is_behind_every_value(plan, setup, train):
+    settings = setup("mini", "0")
+    with pytest.raises(RunError, match="there are no tables"):
+        publish(plan, settings)
+    train(settings, [(60.0,), (61.0,), (71.0,), (72.0,)])
+    collect("ablation", plan, settings)
+    write_table("ablation", plan, settings)
+    stale = metrics_csv(settings.results, "mini", "ablation").parents[2] / "published/mini/tables"
+    stale.mkdir(parents=True)
+    (stale / "gone.md").write_text("of a table that is no more")
+    publish(plan, settings)
+    target = stale.parent
+    found = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
+    assert {"metrics.csv", "metrics/ablation.csv"} <= found
+    assert {name for name in found if name.startswith("tables/")} == {
+        f"tables/ablation.{suffix}" for suffix in ("md", "tex", "csv")
+    }
+    records = {name for name in found if name.endswith("run.json")}
+    assert len(records) == 4 * 2 + 2
+    parent = "runs/crate_alpha_base_patch32/seed0/imagenet21k/run.json"
+    assert read_json(target / parent)["commit"] == "c0ffee"
+
+
+def test_the_runs_that_a_shown_run_started_from_are_published_too(folder, setup, train):
+    settings = setup("mini", "0")
+    train(settings, [(60.0,), (61.0,), (71.0,), (72.0,)])
+    text = (folder / "tables" / "ablation.yaml").read_text()
+    column = text[text.index("  imagenet21k:\n") : text.index("  imagenet1k:\n")]
+    rewritten(folder, column, "")
+    told = rewritten(folder, "imagenet21k: imagenet21k_untrained, ", "")
+    collect("ablation", told, settings)
+    records = [path for path in publish(told, settings) if path.name == "run.json"]
+    assert len(records) == 4 * 2 + 1
+
+
+def test_an_incomplete_table_is_not_published(plan, setup, train):
+    settings = setup("mini", "0")
+    train(settings, [(60.0,), (None,), (71.0,), (72.0,)])
+    collect("ablation", plan, settings, partial=True)
+    write_table("ablation", plan, settings)
+    with pytest.raises(RunError, match="table ablation is not complete"):
+        publish(plan, settings)
+    assert not (metrics_csv(settings.results, "mini", "ablation").parents[2] / "published").exists()
