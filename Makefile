@@ -37,7 +37,7 @@ setup: $(READY)
 UV_VERSION := 0.13.8
 
 demo: $(READY)
-	@snakemake --cores $(CORES) table_ablation figure_ablation --quiet host
+	@snakemake --cores $(CORES) table_ablation figure_ablation --quiet host reason
 	@crate show ablation
 
 test: $(READY) lint

@@ -168,6 +168,7 @@ class Row(Strict):
     label: str
     model: str
     control: bool = False  # a reference point, not a competitor: no bold, no ranking
+    metric: str | None = None  # shown in place of the columns' metrics
     steps: dict[str, str] = {}  # column → chain, where it differs from the column's
     paper: dict[str, PaperValue] = {}  # column → the paper's number
 

@@ -31,14 +31,14 @@ def explain(table: str, label: str, key: str | None, plan: Plan, settings: Setti
         raise unknown("column", key, content.columns, f"table {table}")
     row = chosen[0]
     lines = [f"{content.title}: {row.label}"]
-    for row_, column_key, run in plan.cells(content, settings.scale, settings.seeds):
+    for row_, column_key, run, metric in plan.cells(content, settings.scale, settings.seeds):
         if row_ is not row or key not in (None, column_key):
             continue
         column = content.columns[column_key]
         folder = run.folder(settings.results)
         record = read_json(folder / "run.json") or {}
         metrics = (read_json(folder / "metrics.json") or {}).get("metrics", {})
-        value = metrics.get(column.metric)
+        value = metrics.get(metric)
         paper = row.paper.get(column_key)
         status = record.get("status", "missing")
         cell = Cell(value, 0.0, 1, "ok") if value is not None else Cell(0.0, 0.0, 0, "missing")

@@ -201,30 +201,27 @@ class Plan:
     # --- tables -----------------------------------------------------------
 
     def cells(self, table: Table, scale: str, seeds: list[int]) -> Iterator[tuple]:
-        """`(row, column key, run)` of every value of a table, in the order they are printed."""
+        """`(row, column key, run, metric)` of every value of a table, in the printed order."""
         for row in table.rows:
             for key, column in table.columns.items():
                 chain = tuple(row.steps.get(key, column.chain).split("/"))
                 for seed in seeds:
-                    yield row, key, Run(scale, row.model, seed, chain)
+                    yield row, key, Run(scale, row.model, seed, chain), row.metric or column.metric
 
     def table_runs(self, name: str, settings: Settings) -> list[Run]:
         """The runs whose metrics a table shows, each once, all checked."""
-        runs = []
-        for row, key, run in self.cells(
-            self.experiments.table(name), settings.scale, settings.seeds
-        ):
-            if run not in runs:
-                path = self.experiments.folder / "tables" / f"{name}.yaml"
-                try:
-                    known = self.resolve(run).step.METRICS
-                except UsageError as error:
-                    raise UsageError(f"{path}: row '{row.label}', {key}: {error}") from None
-                metric = self.experiments.table(name).columns[key].metric
-                if metric not in known:
-                    raise unknown("metric", metric, known, f"{path}: {key}")
-                runs.append(run)
-        return runs
+        path = self.experiments.folder / "tables" / f"{name}.yaml"
+        content = self.experiments.table(name)
+        runs: dict[Run, None] = {}
+        for row, key, run, metric in self.cells(content, settings.scale, settings.seeds):
+            try:
+                known = self.resolve(run).step.METRICS
+            except UsageError as error:
+                raise UsageError(f"{path}: row '{row.label}', {key}: {error}") from None
+            if metric not in known:
+                raise unknown("metric", metric, known, f"{path}: row '{row.label}', {key}")
+            runs[run] = None
+        return list(runs)
 
     def steps_by_task(self, scale: str) -> dict[str, list[str]]:
         """Kind of step → the steps of that kind."""
@@ -264,9 +261,13 @@ class Plan:
         return list(ordered)
 
     def stand_ins(self, scale: str, datasets: list[str]) -> dict[str, str]:
-        """Real set → title of the embedded set that stands in for it, of those named."""
+        """Real set → the embedded set that stands in for it, in words, of those named."""
         used = self.experiments.scale(scale).datasets
-        return {name: get_dataset(used[name]).title for name in datasets if name in used}
+        found = {name: get_dataset(used[name]) for name in datasets if name in used}
+        return {
+            name: f"{dataset.title} ({dataset.splits['train']:,} training images)"
+            for name, dataset in found.items()
+        }
 
 
 def _non_defaults(spec: ModelSpec) -> dict:

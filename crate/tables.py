@@ -71,9 +71,8 @@ def collect(table: str, plan: Plan, settings: Settings, *, partial: bool = False
     """
     content = plan.experiments.table(table)
     rows = []
-    for row, key, run in plan.cells(content, settings.scale, settings.seeds):
+    for row, key, run, metric in plan.cells(content, settings.scale, settings.seeds):
         folder = run.folder(settings.results)
-        metric = content.columns[key].metric
         metrics = (read_json(folder / "metrics.json") or {}).get("metrics")
         value, status, note = None, "ok", ""
         if metrics is None:
@@ -211,7 +210,7 @@ def lay_out(name: str, plan: Plan, settings: Settings) -> Sheet:
     cells = cells_of(content, metrics)
     scale = plan.experiments.scale(settings.scale)
     datasets = _real_datasets(content, plan)
-    stand_ins = plan.stand_ins(settings.scale, sorted(set(datasets.values())))
+    stand_ins = plan.stand_ins(settings.scale, sorted(set().union(*datasets.values())))
 
     headers, rows = ["Model"], [[row.label] for row in content.rows]
     bold: set[tuple[int, int]] = set()
@@ -231,7 +230,7 @@ def lay_out(name: str, plan: Plan, settings: Settings) -> Sheet:
             notes.append(f"{column.label}: paper value not available.")
             continue
         headers.append(f"{label}, paper")
-        real = datasets[key] not in stand_ins
+        real = not datasets[key] & stand_ins.keys()
         if real:
             headers.extend(["Δ", "verdict"] if column.tolerance is not None else ["Δ"])
         for i, row in enumerate(content.rows):
@@ -260,10 +259,13 @@ def lay_out(name: str, plan: Plan, settings: Settings) -> Sheet:
     return Sheet(headers, rows, bold, _caption(content, seeds, scale.title, stand_ins), notes)
 
 
-def _real_datasets(content: Table, plan: Plan) -> dict[str, str]:
-    """Column → the data set its recipe names at paper scale."""
+def _real_datasets(content: Table, plan: Plan) -> dict[str, set[str]]:
+    """Column → the data sets that its chain of recipes names at paper scale."""
     return {
-        key: plan.experiments.step(column.chain.split("/")[-1], "paper").dataset
+        key: {
+            plan.experiments.step(step.split("-")[-1], "paper").dataset  # from-<model>-<step> too
+            for step in column.chain.split("/")
+        }
         for key, column in content.columns.items()
     }
 
@@ -295,9 +297,7 @@ def _caption(content: Table, seeds: list[int], title: str, stand_ins: dict) -> l
     over = f"mean ± standard deviation over seeds {named}" if several else f"seed {named}"
     lines.append(f"Ours: {title}; {over}.")
     if stand_ins:
-        told = "; ".join(
-            f"{get_title} stands in for {name}" for name, get_title in stand_ins.items()
-        )
+        told = "; ".join(f"{title} stands in for {name}" for name, title in stand_ins.items())
         lines.append(f"Stand-ins: {told}. Ours and the paper's numbers are not comparable.")
     return [" ".join(line.split()) for line in lines if line.strip()]
 

@@ -298,4 +298,6 @@ def test_lion_keeps_one_moment(plan):
 
 def test_the_stand_ins_of_a_scale(plan):
     assert plan.stand_ins("paper", ["imagenet1k"]) == {}
-    assert plan.stand_ins("mini", ["imagenet1k"]) == {"imagenet1k": "Fashion-MNIST"}
+    assert plan.stand_ins("mini", ["imagenet1k"]) == {
+        "imagenet1k": "Fashion-MNIST (10,000 training images)"
+    }

@@ -107,7 +107,7 @@ def test_smoke_dag_makes_real_tables_from_real_runs(finished):
         assert f"| {row} " in printed
     for number in ("68.5", "73.8", "75.8", "76.5"):
         assert number in printed
-    assert "Fashion-MNIST stands in for imagenet21k" in printed
+    assert "Fashion-MNIST (1,024 training images) stands in for imagenet21k" in printed
     assert "Kendall" in printed
     assert "Δ" not in printed
     shown = json.loads((finished / PLAIN / "metrics.json").read_text())["metrics"]["top1"]
