@@ -73,10 +73,10 @@ class Settings(Strict):
 
 
 class Compute(Strict):
-    """What a run needs and how it is spread; never part of a run's identity."""
+    """What a run needs and how it is spread; not part of its identity (`Step.identity`)."""
 
     nodes: pydantic.PositiveInt = 1
-    gpus: pydantic.NonNegativeInt = 0  # per node; 0 runs on the CPU, or on one GPU if there is one
+    gpus: pydantic.NonNegativeInt = 0  # per node, for the launcher; a lone process takes one if any
     threads: pydantic.PositiveInt = 1  # CPU threads of each process
     workers: pydantic.NonNegativeInt = 0  # loader processes of each process (image folders only)
     micro_batch: pydantic.PositiveInt | None = None  # images at once on a device; None: no limit
@@ -100,8 +100,16 @@ class Step(Strict):
 
     @property
     def identity(self) -> dict:
-        """What the result depends on: all that differs from the defaults, less `compute`."""
-        return self.model_dump(exclude_defaults=True, exclude={"compute", "follows"}, mode="json")
+        """What the result depends on: all that differs from the defaults, less `compute`.
+
+        Of that only a precision asked for by name counts: it changes numbers.
+        """
+        identity = self.model_dump(
+            exclude_defaults=True, exclude={"compute", "follows"}, mode="json"
+        )
+        if self.compute.autocast != "auto":
+            identity["autocast"] = self.compute.autocast
+        return identity
 
 
 class Training(Step):
@@ -299,6 +307,17 @@ def merge(base: dict, delta: dict) -> dict:
     return merged
 
 
+def _shared(delta: dict, content: dict) -> dict:
+    """The part of `delta` whose keys `content` has too."""
+    return {
+        key: _shared(value, content[key])
+        if isinstance(value, dict) and isinstance(content[key], dict)
+        else value
+        for key, value in delta.items()
+        if key in content
+    }
+
+
 class Experiments:
     """Everything in `experiments/`, read once; `scale()` checks it as one scale sees it."""
 
@@ -330,7 +349,10 @@ class Experiments:
     def settings(self, overrides: dict | None = None) -> Settings:
         """`config.yaml` with `overrides` on top."""
         path = self.folder / "config.yaml"
-        settings = parse(Settings, read_yaml(path) | (overrides or {}), path)
+        own = read_yaml(path)
+        settings = parse(Settings, own, path)
+        if overrides:
+            settings = parse(Settings, own | overrides, "--config")
         self.scale(settings.scale)
         return settings
 
@@ -392,7 +414,11 @@ class Experiments:
         return step.model_copy(update={"dataset": stand_in})
 
     def _step_content(self, name: str, scale: str, seen: tuple[str, ...]) -> dict:
-        """Own keys over the extended step's (as the scale changes it), then the scale's for it."""
+        """Own keys over the extended step's, each as the scale changes it.
+
+        The scale's `defaults` change the recipes; its `steps` change one of them and those that
+        extend it, whose own keys stay (an untrained control's `epochs: 0`).
+        """
         if name not in self._steps:
             where = str(self.folder / "steps" / f"{seen[-1]}.yaml") if seen else ""
             raise unknown("step", name, self._steps, where)
@@ -404,10 +430,12 @@ class Experiments:
         base = content.pop("extends", None)
         if not isinstance(base, str | None):
             raise UsageError(f"{path}: extends: {base!r} should be the name of a step")
-        if base is not None:
-            content = merge(self._step_content(base, scale, (*seen, name)), content)
+        defaults = self.scale(scale).defaults
+        if base is None:
+            content = merge(content, defaults)
         else:
-            content = merge(content, self.scale(scale).defaults)
+            content = merge(content, _shared(defaults, content))
+            content = merge(self._step_content(base, scale, (*seen, name)), content)
         return merge(content, self.scale(scale).steps.get(name, {}))
 
     def _once(self, key: tuple, make: Any) -> Any:

@@ -17,6 +17,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -128,7 +129,9 @@ def lock(path: Path, waiting: str | None = None) -> Iterator[bool]:
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except OSError as error:
+            if not isinstance(error, BlockingIOError):
+                raise RunError(f"{path}: cannot be locked ({error.strerror})") from None
             if waiting is None:
                 yield False
                 return
@@ -178,6 +181,9 @@ class RunFolder:
 
     def finish(self, metrics: dict[str, Any], details: dict[str, Any]) -> None:
         """Record the result: run.json first, metrics.json last, then drop the checkpoints."""
+        for name, value in metrics.items():
+            if not math.isfinite(value):
+                raise RunError(f"the metric {name} is {value}")
         result = {"metrics": metrics}
         if self.weights.exists():
             result["weights_sha256"] = file_sha256(self.weights)
@@ -185,8 +191,7 @@ class RunFolder:
         record |= {"status": "complete", "ended": now(), "result": result} | details
         write_json(self.record, record)
         write_json(self.metrics, result)
-        for checkpoint in self.folder.glob("checkpoint-*.pt"):
-            checkpoint.unlink(missing_ok=True)
+        self._drop_checkpoints()
 
     def accept(self, identity: str) -> bool:
         """Restore metrics.json from a complete run.json of the same identity, if there is one.
@@ -201,4 +206,9 @@ class RunFolder:
         if expected and not (self.weights.exists() and file_sha256(self.weights) == expected):
             return False
         write_json(self.metrics, record["result"])
+        self._drop_checkpoints()
         return True
+
+    def _drop_checkpoints(self) -> None:
+        for checkpoint in self.folder.glob("checkpoint-*.pt"):
+            checkpoint.unlink(missing_ok=True)

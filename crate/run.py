@@ -14,7 +14,7 @@ from crate.config import Settings
 from crate.data.registry import get_dataset, require
 from crate.errors import RunError, UsageError
 from crate.plan import Plan, Resolved, parent_weights, parse_path
-from crate.records import RunFolder, git_commit, lock, short_hash
+from crate.records import RunFolder, git_commit, lock, short_hash, write_text
 
 
 class _Tee:
@@ -149,7 +149,7 @@ def _work(
     if main:
         folder.start(record)
         whole = {"model": resolved.config["model"], "step": step.model_dump(mode="json")}
-        folder.config.write_text(yaml.safe_dump(whole | {"seed": run.seed}, sort_keys=False))
+        write_text(folder.config, yaml.safe_dump(whole | {"seed": run.seed}, sort_keys=False))
 
     from crate import runtime  # torch from here on
 

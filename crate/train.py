@@ -7,7 +7,6 @@ which pictures are seen or how they are augmented.
 """
 
 import json
-import math
 import signal
 import time
 import zipfile
@@ -109,7 +108,7 @@ def fit(
                     }
                     with folder.history.open("a", encoding="utf-8") as file:
                         file.write(json.dumps(line) + "\n")
-                note = f"epoch {math.ceil(epoch)}/{step.epochs:g}, loss {mean:.3f}"
+                note = f"epoch {epoch:.1f}/{step.epochs:g}, loss {mean:.3f}"
                 progress.update(done * step.batch_size, note)
             due = time.monotonic() - saved >= step.compute.checkpoint_seconds
             if runtime.main and (last or due or stop.asked):

@@ -88,13 +88,17 @@ def test_the_parent_of_a_run():
         (ALPHA, f"from-{ALPHA}-imagenet1k/imagenet21k", r"'imagenet1k' cannot begin a chain"),
         ("crate_alpha_base_patch23", "imagenet21k", r"did you mean 'crate_alpha_base_patch\d+'"),
         (f"{ALPHA}_ratio3", "imagenet21k", rf"did you mean '{ALPHA}_ratio2'"),
-        ("vit_base_patch16", "imagenet21k", r"28 px images do not divide into patches of 16 px"),
     ],
 )
 def test_a_chain_that_makes_no_sense_is_one_line(plan, model, chain, told):
     with pytest.raises(UsageError, match=told) as caught:
         plan.resolve(Run("mini", model, 0, tuple(chain.split("/"))))
     assert "\n" not in str(caught.value)
+
+
+def test_patches_must_fill_the_picture(plan):
+    with pytest.raises(UsageError, match="28 px images do not divide into patches of 5 px"):
+        plan.resolve(Run("mini", ALPHA, 0, ("imagenet21k",)), {"model": {"patch_size": 5}})
 
 
 def test_a_model_continues_another_ones_run(plan):

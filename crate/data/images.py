@@ -8,7 +8,9 @@ made of (seed, picture or update), so that the order of work never changes a res
     targets (B, classes) float after mixing
 """
 
+import functools
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -219,8 +221,11 @@ class MemoryImages:
 class FolderImages:
     """One split of an image folder (root/class/picture), read as it is needed."""
 
-    def __init__(self, files: list[tuple[str, int]], root: Path, *, size: int, runtime: Runtime):
-        self.files, self.root, self.size, self.runtime = files, root, size, runtime
+    def __init__(
+        self, files: np.ndarray, labels: np.ndarray, root: Path, *, size: int, runtime: Runtime
+    ):
+        self.files, self.labels, self.root = files, labels, root
+        self.size, self.runtime = size, runtime
 
     def __len__(self) -> int:
         return len(self.files)
@@ -270,7 +275,7 @@ class FolderImages:
         """Open one picture as RGB. Raises `RunError` naming the file."""
         from PIL import Image
 
-        path = self.root / self.files[index][0]
+        path = self.root / os.fsdecode(self.files[index])
         try:
             with Image.open(path) as image:
                 return image.convert("RGB")
@@ -291,7 +296,7 @@ class _Reader(torch.utils.data.Dataset):
             picture = self.prepare(self.images.read(index), seed)
         except RunError as error:
             return str(error)
-        return picture, self.images.files[index][1]
+        return picture, int(self.images.labels[index])
 
     def prepare(self, image, seed: int) -> torch.Tensor:
         raise TypeError("training and evaluation prepare pictures differently")
@@ -360,16 +365,15 @@ def open_split(
         pixels, labels = _embedded_split(dataset, split)
         return MemoryImages(pixels, labels, size=size, runtime=runtime)
     root = split_folder(dataset, split, data_root)
-    classes = class_folders(root)
+    classes, files, labels = _listing(root)
     if len(classes) != dataset.classes:
         raise RunError(
             f"{root}: has {len(classes):,} class folders, {dataset.title} has {dataset.classes:,}"
         )
-    files = [
-        (f"{name}/{file}", label)
-        for label, name in enumerate(classes)
-        for file in image_files(root / name)
-    ]
+    training_classes = class_folders(split_folder(dataset, "train", data_root))
+    if classes != training_classes:
+        odd = sorted(set(classes) ^ set(training_classes))[0]
+        raise RunError(f"{root}: its classes are not those of the training part, first {odd}")
     if split in dataset.folders and split != "train":
         chosen = np.arange(len(files))
     else:
@@ -386,7 +390,22 @@ def open_split(
             chosen = np.sort(parts[split])
     if not len(chosen):
         raise RunError(f"{root}: no images for the {split} split of {dataset.title}")
-    return FolderImages([files[int(i)] for i in chosen], root, size=size, runtime=runtime)
+    chosen = chosen.astype(np.int64)
+    return FolderImages(files[chosen], labels[chosen], root, size=size, runtime=runtime)
+
+
+@functools.lru_cache(maxsize=2)
+def _listing(root: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Class names, and names and labels of all pictures.
+
+    Arrays, not lists: millions of Python objects would be copied into every loader process.
+    """
+    classes = class_folders(root)
+    found = [
+        [os.fsencode(f"{name}/{file}") for file in image_files(root / name)] for name in classes
+    ]
+    labels = np.repeat(np.arange(len(classes)), [len(files) for files in found])
+    return classes, np.array([file for files in found for file in files], dtype=np.bytes_), labels
 
 
 def _embedded_split(dataset: Dataset, split: str) -> tuple[torch.Tensor, torch.Tensor]:

@@ -114,6 +114,7 @@ def data_identity(dataset: Dataset) -> dict:
     if dataset.embedded:
         from crate.data.embedded import asset_digest
 
+        identity["splits"] = dataset.splits
         identity["sha256"] = asset_digest(*dataset.assets)
     return identity
 

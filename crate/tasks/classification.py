@@ -52,6 +52,7 @@ def run(
     model.to(runtime.device)
 
     opened = {"size": step.image_size, "runtime": runtime, "data_root": data_root}
+    evaluated = open_split(dataset, step.evaluate, **opened)  # first: it must not fail afterwards
     if step.epochs:
         source = open_split(dataset, "train", spare=step.evaluate, **opened)
         per_epoch = len(source) // step.batch_size
@@ -62,7 +63,7 @@ def run(
                 f"{step.batch_size:,} are not a single update"
             )
 
-        def batches(first: int):
+        def training_batches(first: int):
             for index, (pixels, labels) in enumerate(
                 source.training(step, seed, first, total), start=first
             ):
@@ -79,7 +80,7 @@ def run(
         details |= fit(
             model,
             loss=loss,
-            batches=batches,
+            batches=training_batches,
             steps_per_epoch=per_epoch,
             step=step,
             runtime=runtime,
@@ -90,8 +91,8 @@ def run(
         )
     if runtime.main:
         save_weights(model, folder)
-    source = open_split(dataset, step.evaluate, **opened)
-    metrics = evaluate(model, source.evaluation(step, EVALUATION_BATCH), dataset, runtime)
+    batches = evaluated.evaluation(step, EVALUATION_BATCH)
+    metrics = evaluate(model, batches, dataset, runtime)
     return metrics, details
 
 
