@@ -3,23 +3,23 @@
 # make test-all    the tests, and every table at scale smoke
 # make setup       only the environment: .venv from requirements.lock
 #
-# Inside an environment of your own (environment.yml makes one):  make demo ENV="$CONDA_PREFIX"
+# Inside an environment of your own (environment.yml makes one):  make demo VENV="$CONDA_PREFIX"
 
 PYTHON ?= python3
-ENV ?= .venv
-BIN := $(ENV)/bin
+VENV ?= .venv
+BIN := $(VENV)/bin
 CORES ?= all
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .PHONY: demo test test-all lint lock setup clean
 
-ifeq ($(ENV),.venv)
-READY := $(ENV)/.ready
+ifeq ($(VENV),.venv)
+READY := $(VENV)/.ready
 else
 READY := own-environment
 .PHONY: own-environment
 own-environment:
-	@$(BIN)/python -c "import torch, snakemake, pydantic" || { echo "$(ENV) lacks the suite's packages: conda env create -f environment.yml makes an environment that has them" >&2; exit 2; }
+	@$(BIN)/python -c "import torch, snakemake, pydantic, pytest, xdist" || { echo "$(VENV) lacks the suite's packages: conda env create -f environment.yml makes an environment that has them" >&2; exit 2; }
 endif
 
 setup: $(READY)
@@ -27,8 +27,8 @@ setup: $(READY)
 # uv is pip-installed into the environment it fills; an interrupted set-up starts again from here
 .venv/.ready: requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
-	@echo "setting up $(ENV) (once; about 3 GB)"
-	@$(PYTHON) -m venv $(ENV)
+	@echo "setting up $(VENV) (once; about 3 GB)"
+	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
@@ -38,13 +38,13 @@ UV_VERSION := 0.13.8
 
 demo: $(READY)
 	@snakemake --cores $(CORES) table_ablation figure_ablation --quiet host reason
-	@crate show ablation
+	@python -m crate show ablation
 
 test: $(READY) lint
-	@pytest -n 2 --dist loadfile -m "not slow"
+	@python -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-all: $(READY) lint
-	@pytest -n 2 --dist loadfile
+	@python -m pytest -n 2 --dist loadfile
 
 lint: $(READY)
 	@ruff check --quiet .

@@ -16,7 +16,7 @@ from crate.plan import parse_path
 configfile: "experiments/config.yaml"
 
 
-PLAN, SETTINGS = driver.open_plan(config, dry_run=workflow.output_settings.dryrun)
+PLAN, SETTINGS = driver.open_plan(config)
 RESULTS = f"{SETTINGS.results}/{SETTINGS.scale}"
 
 

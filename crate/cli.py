@@ -123,7 +123,12 @@ def _open(options):
     from crate.plan import Plan
 
     experiments = Experiments()
-    handed_down = json.loads(os.environ.get(SETTINGS_VARIABLE, "{}"))
+    try:
+        handed_down = dict(json.loads(os.environ.get(SETTINGS_VARIABLE, "{}")))
+    except ValueError:
+        raise UsageError(
+            f"the environment variable {SETTINGS_VARIABLE} is no JSON object"
+        ) from None
     settings = experiments.settings(handed_down | _pairs(options.config, "--config"))
     return Plan(experiments), settings
 
@@ -181,7 +186,7 @@ def _plan(options) -> None:
     ]
     print(tabulate(rows, headers, disable_numparse=True, colalign=("left", *["right"] * 5)))
     print(
-        f"\n{len(rows)} runs at scale {settings.scale}, about {hours:,.1f} {options.device} hours "
+        f"\n{len(rows)} runs at scale {run.scale}, about {hours:,.1f} {options.device} hours "
         f"(estimated at {UTILISATION:.0%} of the device's bfloat16 peak) and {disk / 1e9:,.1f} GB"
     )
 

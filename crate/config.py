@@ -86,6 +86,11 @@ class Compute(Strict):
     compile: bool = False
     checkpoint_seconds: pydantic.NonNegativeFloat = 30.0
 
+    @property
+    def cores(self) -> int:
+        """CPU cores of one node: the threads of one process for each GPU."""
+        return self.threads * max(1, self.gpus)
+
 
 class Step(Strict):
     """Every kind of step: its task, its data set, and what it may come after."""

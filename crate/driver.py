@@ -7,6 +7,7 @@ finished work or its checkpoint (`crate/records.py`).
 """
 
 import contextlib
+import functools
 import os
 import sys
 from base64 import urlsafe_b64decode
@@ -19,7 +20,7 @@ from crate.plan import Plan, parse_path
 from crate.records import lock
 
 
-def open_plan(config: dict, *, dry_run: bool) -> tuple[Plan, Settings]:
+def open_plan(config: dict) -> tuple[Plan, Settings]:
     """The plan, with `experiments/` and the command's targets checked, and the driver's lock held.
 
     Prints one line and exits with status 2 where something makes no sense: a Snakefile that
@@ -36,10 +37,16 @@ def open_plan(config: dict, *, dry_run: bool) -> tuple[Plan, Settings]:
                 experiments.step(step, scale)
         for table in experiments.tables:
             plan.table_runs(table, settings)
-        for target in command_targets():
+        targets = command_targets()
+        for target in targets:
             _check_target(target, plan, settings)
-        if not dry_run:
+        stale = stale_results(plan, settings, targets or ["all"])
+        if not _passive():
             Driver(settings).start()
+            for path in stale:
+                path.unlink(missing_ok=True)
+        elif stale:
+            print(f"{len(stale)} results are of another recipe or code", file=sys.stderr)
         hand_down(settings)
     except UsageError as error:
         _end(2, f"error: {error}")
@@ -61,19 +68,54 @@ def check_data(plan: Plan, settings: Settings, names: set[str]) -> None:
         _end(2, f"error: {error}")
 
 
-def command_targets() -> list[str]:
-    """The targets on the command line of this process, as Snakemake itself reads it."""
+@functools.cache
+def _command_line():
+    """The command line of this process, as Snakemake itself reads it."""
     from snakemake.cli import get_argument_parser
 
-    if Path(sys.argv[0]).stem != "snakemake":
-        return []  # embedded in another program: its targets are not in sys.argv
+    script = Path(sys.argv[0])
+    if "snakemake" not in (script.stem, script.parent.name):
+        return None  # embedded in another program: its targets are not in sys.argv
     with (
         contextlib.suppress(SystemExit, Exception),
         open(os.devnull, "w") as nowhere,
         contextlib.redirect_stderr(nowhere),
     ):
-        return list(get_argument_parser().parse_known_args(sys.argv[1:])[0].targets or [])
-    return []
+        return get_argument_parser().parse_known_args(sys.argv[1:])[0]
+    return None
+
+
+def command_targets() -> list[str]:
+    return list(getattr(_command_line(), "targets", None) or [])
+
+
+# Modes of Snakemake that start no job and must change nothing
+PASSIVE = (
+    "dryrun", "lint", "summary", "detailed_summary", "dag", "rulegraph", "filegraph", "d3dag",
+    "list_rules", "list_target_rules", "list_changes", "list_input_changes", "touch", "report",
+    "print_compilation", "list_untracked", "cleanup_metadata", "unlock", "archive",
+)  # fmt: skip
+
+
+def _passive() -> bool:
+    options = _command_line()
+    return any(getattr(options, name, None) not in (None, False) for name in PASSIVE)
+
+
+def stale_results(plan: Plan, settings: Settings, targets: list[str]) -> list[Path]:
+    """Results that today's recipes and code did not make, of the runs behind some targets.
+
+    Snakemake compares with what it recorded itself. Of a result it did not see finished (made by
+    `crate run`, by an orphaned trainer, or before `.snakemake` was deleted) it knows nothing.
+    """
+    named = [t for t in targets if t in plan.targets() or "/runs/" in t] or ["all"]
+    runs = dict.fromkeys(run for target in named for run in plan.runs(target, settings))
+    paths = {run: run.folder(settings.results) / "metrics.json" for run in runs}
+    return [
+        path
+        for run, path in paths.items()
+        if path.exists() and not plan.is_current(run, settings.results)
+    ]
 
 
 def _check_target(target: str, plan: Plan, settings: Settings) -> None:
@@ -91,6 +133,26 @@ def _check_target(target: str, plan: Plan, settings: Settings) -> None:
             raise UsageError(f"{target}: the run's result is {wanted}")
     elif "/" not in target and target not in plan.targets():
         raise UsageError(f"unknown target '{target}'{nearest(target, plan.targets())}")
+    elif "/" in target:
+        files = result_files(plan, settings)
+        if os.path.normpath(target) not in map(os.path.normpath, files):
+            raise UsageError(f"nothing makes the file '{target}'{nearest(target, files)}")
+
+
+def result_files(plan: Plan, settings: Settings) -> list[str]:
+    """Every file of a scale that is no run: tables, figures and metrics."""
+    base = f"{settings.results}/{settings.scale}"
+    tables = plan.experiments.tables
+    return [
+        f"{base}/metrics.csv",
+        *(f"{base}/metrics/{name}.csv" for name in tables),
+        *(f"{base}/tables/{name}.{suffix}" for name in tables for suffix in ("md", "tex", "csv")),
+        *(
+            f"{base}/figures/{name}.{suffix}"
+            for name in plan.figures()
+            for suffix in ("pdf", "svg", "png")
+        ),
+    ]
 
 
 def hand_down(settings: Settings) -> None:
@@ -154,6 +216,16 @@ class Driver:
         os.environ["CRATE_DRIVER"] = str(os.getpid())
         self._clear_locks()
         self._clear_incomplete()
+        self._clear_partial()
+
+    def _clear_partial(self) -> None:
+        """Remove tables with gaps: Snakemake did not make them and would take them for its own."""
+        for marker in (self.folder / "metrics").glob("*.partial"):
+            for kind in ("tables", "figures", "metrics"):
+                for path in (self.folder / kind).glob(f"{marker.stem}.*"):
+                    if path.suffix not in (".log", ".partial"):
+                        path.unlink()
+            marker.unlink()
 
     def _clear_locks(self) -> None:
         for file in (self.snakemake / "locks").glob("*.lock"):

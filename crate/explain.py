@@ -72,8 +72,7 @@ def explain(table: str, label: str, key: str | None, plan: Plan, settings: Setti
                 f"  time      {record.get('started')} to {record.get('ended')}, "
                 f"training {record.get('train_seconds', 0)} s"
             )
-            current = plan.resolve(run)
-            if record.get("config") != current.config or record.get("code") != current.code:
+            if not plan.is_current(run, settings.results):
                 lines.append("  note      experiments/ or crate/ changed since; a rerun is due")
         lines.append(
             f"  rerun     snakemake --cores all {folder}/metrics.json --force "

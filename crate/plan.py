@@ -161,6 +161,15 @@ class Plan:
         code = fingerprint(f"crate.tasks.{step.task}", (spec.attention, spec.feedforward))
         return Resolved(run, spec, step, config, code)
 
+    def is_current(self, run: Run, results: str | Path) -> bool:
+        """Whether what lies in a run's folder was made by today's recipe and code."""
+        record = read_json(run.folder(results) / "run.json") or {}
+        resolved = self.resolve(run)
+        return (
+            canonical_json(record.get("config")) == resolved.config_json
+            and record.get("code") == resolved.code
+        )
+
     def spec(self, model: str, scale: str, changes: dict | None = None) -> ModelSpec:
         """A registry model, or one of `models.yaml`, at the size the scale gives it."""
         own = self.experiments.models
@@ -170,7 +179,7 @@ class Plan:
         if model in own:
             if not isinstance(own[model], dict) or "base" not in own[model]:
                 raise UsageError(f"{where}: the key 'base' is missing")
-            overrides = {key: value for key, value in own[model].items() if key != "base"}
+            overrides = {str(key): value for key, value in own[model].items() if key != "base"}
             base = own[model]["base"]
         if base not in list_models():
             raise unknown("model", base, [*list_models(), *own], where if model in own else "")
@@ -259,6 +268,24 @@ class Plan:
         for run in wanted:
             ordered |= dict.fromkeys([*run.ancestors, run])
         return list(ordered)
+
+    def datasets(self, table: Table) -> dict[str, set[str]]:
+        """Column → the data sets that its chain of recipes names at paper scale."""
+        return {
+            key: {
+                self.experiments.step(step.split("-")[-1], "paper").dataset  # from-… steps too
+                for step in column.chain.split("/")
+            }
+            for key, column in table.columns.items()
+        }
+
+    def caption_facts(self, name: str, scale: str) -> dict:
+        """What a table's caption says of the scale, for its text and for deciding on a rerun."""
+        sets = set().union(*self.datasets(self.experiments.table(name)).values())
+        return {
+            "title": self.experiments.scale(scale).title,
+            "stand_ins": self.stand_ins(scale, sorted(sets)),
+        }
 
     def stand_ins(self, scale: str, datasets: list[str]) -> dict[str, str]:
         """Real set → the embedded set that stands in for it, in words, of those named."""

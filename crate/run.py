@@ -74,6 +74,10 @@ def perform(
         parent = RunFolder(run.parent.folder(results))
         if not parent_weights(run, results):
             raise UsageError(f"{run}: its parent is not finished; first run {parent.metrics}")
+        if not plan.is_current(run.parent, results):
+            raise UsageError(
+                f"{run}: its parent was made by another recipe or code; first run {parent.metrics}"
+            )
     # the parent's weights decide the result too; their hash is known only now
     identity = short_hash(resolved.identity + (parent_weights(run, results) or ""))
     main = os.environ.get("RANK", "0") == "0"

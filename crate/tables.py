@@ -74,13 +74,15 @@ def collect(table: str, plan: Plan, settings: Settings, *, partial: bool = False
     for row, key, run, metric in plan.cells(content, settings.scale, settings.seeds):
         folder = run.folder(settings.results)
         metrics = (read_json(folder / "metrics.json") or {}).get("metrics")
+        if not all(plan.is_current(step, settings.results) for step in [*run.ancestors, run]):
+            metrics = None  # of another recipe or code, or its parent is: not this table's number
         value, status, note = None, "ok", ""
         if metrics is None:
             record = read_json(folder / "run.json") or {}
             status = "failed" if record.get("status") == "failed" else "missing"
             note = record.get("error", "")
             if not partial:
-                raise RunError(f"{run}: {folder / 'metrics.json'} is not there")
+                raise RunError(f"{run}: {folder / 'metrics.json'} is not there, or out of date")
         elif metric not in metrics:
             raise RunError(f"{run}: has no metric '{metric}', only {', '.join(metrics)}")
         else:
@@ -99,6 +101,11 @@ def collect(table: str, plan: Plan, settings: Settings, *, partial: bool = False
                 "run": folder.relative_to(settings.results).as_posix(),
             }
         )
+    marker = metrics_csv(settings.results, settings.scale, table).with_suffix(".partial")
+    if partial:
+        write_text(marker, "the driver removes what was made of gaps before it plans again\n")
+    else:
+        marker.unlink(missing_ok=True)
     text = pd.DataFrame(rows).to_csv(index=False, lineterminator="\n")
     write_text(metrics_csv(settings.results, settings.scale, table), text)
 
@@ -107,7 +114,7 @@ def read_metrics(table: str, settings: Settings) -> pd.DataFrame:
     path = metrics_csv(settings.results, settings.scale, table)
     if not path.is_file():
         raise RunError(f"{path} is not there; run 'crate collect {table}' first")
-    return pd.read_csv(path, dtype={"note": str}, keep_default_na=True)
+    return pd.read_csv(path, dtype={"row": str, "column": str, "note": str})
 
 
 def cells_of(content: Table, metrics: pd.DataFrame) -> dict[tuple[str, str], Cell]:
@@ -208,9 +215,8 @@ def lay_out(name: str, plan: Plan, settings: Settings) -> Sheet:
     content = plan.experiments.table(name)
     metrics = read_metrics(name, settings)
     cells = cells_of(content, metrics)
-    scale = plan.experiments.scale(settings.scale)
-    datasets = _real_datasets(content, plan)
-    stand_ins = plan.stand_ins(settings.scale, sorted(set().union(*datasets.values())))
+    facts = plan.caption_facts(name, settings.scale)
+    datasets, stand_ins = plan.datasets(content), facts["stand_ins"]
 
     headers, rows = ["Model"], [[row.label] for row in content.rows]
     bold: set[tuple[int, int]] = set()
@@ -256,18 +262,7 @@ def lay_out(name: str, plan: Plan, settings: Settings) -> Sheet:
         told = "; ".join(f"{source} (mark {mark})" for source, mark in sorted(sources))
         notes.append(f"Paper values: {told}.")
     seeds = list(dict.fromkeys(metrics["seed"]))
-    return Sheet(headers, rows, bold, _caption(content, seeds, scale.title, stand_ins), notes)
-
-
-def _real_datasets(content: Table, plan: Plan) -> dict[str, set[str]]:
-    """Column → the data sets that its chain of recipes names at paper scale."""
-    return {
-        key: {
-            plan.experiments.step(step.split("-")[-1], "paper").dataset  # from-<model>-<step> too
-            for step in column.chain.split("/")
-        }
-        for key, column in content.columns.items()
-    }
+    return Sheet(headers, rows, bold, _caption(content, seeds, **facts), notes)
 
 
 def _best(content: Table, key: str, cells: dict) -> set[str]:
@@ -407,7 +402,9 @@ def publish(plan: Plan, settings: Settings) -> list[Path]:
     for name in names:
         metrics = read_metrics(name, settings)
         if (metrics["status"] != "ok").any():
-            raise RunError(f"table {name} is not complete; run 'snakemake table_{name}' first")
+            raise RunError(
+                f"table {name} is not complete; run 'snakemake --cores all table_{name}' first"
+            )
         runs |= dict.fromkeys(metrics["run"])
     for name in list(runs):  # the parents are behind the values too
         for run in _run_of(name).ancestors:

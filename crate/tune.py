@@ -17,9 +17,10 @@ import yaml
 from crate.config import Settings, merge
 from crate.errors import RunError, UsageError
 from crate.plan import Plan, Run
-from crate.records import atomic_path, read_json
+from crate.records import atomic_path, canonical_json, read_json
 
-FIELDS = ["step", "setting", "model", "seed", "metric", "value"]
+# `recipe` is the whole configuration tried (JSON); `setting` only what the grid changed
+FIELDS = ["step", "setting", "model", "seed", "metric", "value", "recipe"]
 
 
 def nested(pairs: dict[str, str]) -> dict:
@@ -61,34 +62,45 @@ def tune(
         words = [f"{key}={value}" for key, value in setting.items()]
         name = f"{step}-{re.sub(r'[^A-Za-z0-9.=_-]+', '_', '-'.join(words))}"
         run = Run(settings.scale, model, seed, chain, name)
-        plan.resolve(run, nested(setting))  # a misspelt key ends here, before anything runs
-        trials.append((run, words))
+        # a misspelt key ends here, before anything runs
+        changes = merge({"evaluate": "validation"}, nested(setting))
+        config = plan.resolve(run, changes).config
+        recipe = canonical_json({key: config[key] for key in ("model", "step")})
+        trials.append((run, words, recipe))
 
-    def attempt(trial: tuple[Run, list[str]]) -> dict:
-        run, words = trial
+    path = Path(settings.results) / settings.scale / "tuning.csv"
+    means: dict[str, list[float]] = {}
+    failed = []
+
+    def attempt(trial: tuple[Run, list[str], str]) -> dict:
+        run, words, _ = trial
         for ancestor in run.ancestors:
             _call(ancestor, [], settings)
-        metrics = _call(run, ["--set", "evaluate=validation", *words], settings)
-        print(f"{' '.join(words)}  {run}: {metrics['top1']:.2f}", file=sys.stderr, flush=True)
-        return {
-            "step": step,
-            "setting": " ".join(words),
-            "model": run.model,
-            "seed": run.seed,
-            "metric": "validation top1",
-            "value": f"{metrics['top1']:.2f}",
-        }
+        return _call(run, ["--set", "evaluate=validation", *words], settings)
 
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        rows = list(pool.map(attempt, trials))
-    path = Path(settings.results) / settings.scale / "tuning.csv"
-    _append(path, rows)
-    means: dict[str, list[float]] = {}
-    for row in rows:
-        means.setdefault(row["setting"], []).append(float(row["value"]))
+        waiting = {pool.submit(attempt, trial): trial for trial in trials}
+        for done in concurrent.futures.as_completed(waiting):
+            run, words, recipe = waiting[done]
+            setting = " ".join(words)
+            row = {"step": step, "setting": setting, "model": run.model, "seed": run.seed}
+            row |= {"metric": "validation top1", "recipe": recipe}
+            try:
+                value = done.result()["top1"]
+            except RunError as error:
+                failed.append(setting)
+                print(f"{setting}  {run}: {error}", file=sys.stderr, flush=True)
+                _append(path, {**row, "value": "failed"})
+            else:
+                means.setdefault(setting, []).append(value)
+                print(f"{setting}  {run}: {value:.2f}", file=sys.stderr, flush=True)
+                _append(path, {**row, "value": f"{value:.2f}"})
     for setting, values in sorted(means.items(), key=lambda item: -sum(item[1]) / len(item[1])):
-        print(f"{sum(values) / len(values):6.2f}  mean of {len(values)} runs  {setting}")
+        note = f", {failed.count(setting)} failed" if setting in failed else ""
+        print(f"{sum(values) / len(values):6.2f}  mean of {len(values)} runs{note}  {setting}")
     print(f"all outcomes: {path}")
+    if failed:
+        raise RunError(f"{len(failed)} of {len(trials)} trials failed")
 
 
 def _call(run: Run, words: list[str], settings: Settings) -> dict:
@@ -106,14 +118,14 @@ def _call(run: Run, words: list[str], settings: Settings) -> dict:
     return read_json(folder / "metrics.json")["metrics"]
 
 
-def _append(path: Path, rows: list[dict]) -> None:
-    """Add rows to the CSV, replacing outcomes of the same trial."""
+def _append(path: Path, row: dict) -> None:
+    """Add an outcome to the CSV, in the place of an older one of the same trial and recipe."""
     old = []
     if path.exists():
         with path.open(newline="") as file:
             old = list(csv.DictReader(file))
-    key = ("step", "setting", "model", "seed")
-    merged = {tuple(str(row[k]) for k in key): row for row in [*old, *rows]}
+    key = ("step", "model", "seed", "recipe")
+    merged = {tuple(str(entry[k]) for k in key): entry for entry in [*old, row]}
     with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
         writer.writeheader()

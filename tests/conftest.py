@@ -1,5 +1,6 @@
 """What several test files share: a copy of `experiments/` to edit, and runs that look finished."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pytest
 from crate.config import SETTINGS_VARIABLE, Experiments
 from crate.plan import Plan, Run
 from crate.records import write_json
+
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # bit-identity and golden losses are the CPU's
 
 ROOT = Path(__file__).parent.parent
 

@@ -40,7 +40,8 @@ def command(*words: str) -> list[str]:
 
 def environment() -> dict[str, str]:
     hidden = ("CRATE_", "PYTHONPATH", "SNAKEMAKE_")
-    return {key: value for key, value in os.environ.items() if not key.startswith(hidden)}
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(hidden)}
+    return {**kept, "CUDA_VISIBLE_DEVICES": ""}  # on a GPU nothing is equal bit for bit
 
 
 def snakemake(suite: Path, *words: str) -> subprocess.CompletedProcess:
@@ -197,6 +198,10 @@ def test_a_single_run_is_a_target(suite):
         ([f"{PLAIN.replace('seed0', 'seedx')}/metrics.json"], "the seed 'x' is no number"),
         ([f"{PLAIN}/metrics.jsn"], "the run's result is"),
         (
+            ["results/smoke/tables/ablatoin.md"],
+            "did you mean 'results/smoke/tables/ablation.md'?",
+        ),
+        (
             ["table_ablation", "--config", "scale=paper", "data_root=nowhere"],
             "ImageNet-1K is not at nowhere/imagenet1k/train",
         ),
@@ -247,6 +252,22 @@ def test_force_trains_again_and_a_lost_result_is_restored(suite):
     assert path.read_bytes() == before  # the same seeds give the same weights, bit for bit
 
 
+def test_an_old_result_that_snakemake_did_not_record_is_made_again(finished, tmp_path):
+    suite = copy_suite(tmp_path, finished)
+    runs = "results/smoke/runs/crate_base_patch32_plain"
+    shutil.copytree(finished / runs, suite / runs)  # without .snakemake: no record of them
+    target = f"{PLAIN}/imagenet1k/metrics.json"
+    assert planned(suite, target) == []
+
+    edit(suite / "experiments/scales/smoke.yaml", "lr: 1e-3", "lr: 2e-3")
+    assert "1 results are of another recipe or code" in snakemake(suite, "-n", target).stderr
+    parent = (suite / PLAIN / "run.json").read_bytes()
+    assert snakemake(suite, target).returncode == 0
+    record = json.loads((suite / target).with_name("run.json").read_text())
+    assert record["config"]["step"]["lr"] == 2e-3
+    assert (suite / PLAIN / "run.json").read_bytes() == parent
+
+
 def test_a_second_driver_is_refused(suite):
     holder = subprocess.Popen(
         [
@@ -294,6 +315,7 @@ def test_a_failed_run_leaves_the_others_and_a_marked_table(finished, tmp_path):
     assert (suite / f"{TABLE}.md").read_bytes() == (finished / f"{TABLE}.md").read_bytes()
 
 
+@pytest.mark.slow
 def test_killed_driver_and_orphaned_trainers_end_the_same(finished, tmp_path):
     suite = copy_suite(tmp_path, finished)
     with (tmp_path / "killed.log").open("w") as log:

@@ -15,7 +15,8 @@ for task, steps in STEPS.items():
             model="[^/]+",
             seed="[0-9]+",
             chain=rf"(.+/)?({'|'.join(steps)})",
-        threads: lambda wildcards: run_of(wildcards).step.compute.threads
+        # all processes of the run; more than a machine has means one run at a time
+        threads: lambda wildcards: run_of(wildcards).step.compute.cores
         resources:
             mem_mb=lambda wildcards: 1000 * run_of(wildcards).step.compute.memory_gb,
         params:

@@ -1,5 +1,6 @@
 # Runs → metrics/<table>.csv → tables/<table>.{md,tex,csv} and figures/<table>.{pdf,svg,png}.
 # Only the first of the three looks at runs.
+import json
 
 for table in TABLES:
 
@@ -21,7 +22,7 @@ for table in TABLES:
         message:
             "metrics of table {params.table}"
         shell:
-            "python -m crate collect {params.table} 2>&1 | tee {log}"
+            "python -m crate collect {params.table} 2>&1 | tee {log:q}"
 
     rule:
         name:
@@ -37,11 +38,12 @@ for table in TABLES:
         params:
             table=table,
             seeds=SETTINGS.seeds,
+            facts=json.dumps(PLAN.caption_facts(table, SETTINGS.scale), sort_keys=True),
             code=fingerprint("crate.tables"),
         message:
             "table {params.table}"
         shell:
-            "python -m crate tables table_{params.table} 2>&1 | tee {log}"
+            "python -m crate tables table_{params.table} 2>&1 | tee {log:q}"
 
 
 for table in FIGURES:
@@ -60,11 +62,12 @@ for table in FIGURES:
         params:
             table=table,
             seeds=SETTINGS.seeds,
+            facts=json.dumps(PLAN.caption_facts(table, SETTINGS.scale), sort_keys=True),
             code=fingerprint("crate.figures"),
         message:
             "figure {params.table}"
         shell:
-            "python -m crate tables figure_{params.table} 2>&1 | tee {log}"
+            "python -m crate tables figure_{params.table} 2>&1 | tee {log:q}"
 
 
 rule joined_metrics:
@@ -78,4 +81,4 @@ rule joined_metrics:
     message:
         "metrics of all tables in one file"
     shell:
-        "python -m crate collect all 2>&1 | tee {log}"
+        "python -m crate collect all 2>&1 | tee {log:q}"
