@@ -10,7 +10,8 @@ from crate.config import SETTINGS_VARIABLE, Experiments
 from crate.plan import Plan, Run
 from crate.records import write_json
 
-os.environ["CUDA_VISIBLE_DEVICES"] = ""  # bit-identity and golden losses are the CPU's
+# Bit-identity and golden losses are the CPU's; CUDA_VISIBLE_DEVICES=0 runs the GPU tests too.
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 ROOT = Path(__file__).parent.parent
 
