@@ -49,7 +49,7 @@ test-all: $(READY) lint
 lint: $(READY)
 	@ruff check --quiet .
 	@ruff format --check --quiet .
-	@snakefmt --check --quiet Snakefile workflow
+	@snakefmt --check Snakefile workflow
 
 # after a change of pyproject.toml; environment.yml names the same versions
 lock: $(READY)

@@ -52,53 +52,58 @@ def _bars(name: str, plan: Plan, settings: Settings):
 
     figure = Figure(figsize=(7.2, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    places = range(len(rows))
-    paper = [row.paper[key].value if key in row.paper else float("nan") for row in rows]
-    ours = [cells[row.label, key].mean for row in rows]
-    spread = [cells[row.label, key].std if cells[row.label, key].n > 1 else 0 for row in rows]
+    paper = [[row.paper[key].value] if key in row.paper else [] for row in rows]
+    ours = [list(cells[row.label, key].values) for row in rows]
     unit = f" ({column.unit})" if column.unit else ""
 
-    _panel(left, paper, [0] * len(rows), PAPER, column.decimals)
-    left.set_title("paper")
+    _panel(left, paper, PAPER, column.decimals)
+    left.set_title("paper", fontsize=9)
     left.set_ylabel(f"{column.label}{unit}")
-    _panel(right, ours, spread, OURS, column.decimals)
-    for place, row in zip(places, rows, strict=True):
-        for value in cells[row.label, key].values:
-            right.plot(place, value, "o", color="black", markersize=2.5, alpha=0.6)
-    seeds = max((cells[row.label, key].n for row in rows), default=0)
+    _panel(right, ours, OURS, column.decimals)
+    seeds = max(map(len, ours))
     note = f"ours, {settings.scale} scale, {seeds} seed{'s' if seeds != 1 else ''}"
     if stand_in:
         from crate.data.registry import get_dataset
 
-        note += f"\n({get_dataset(stand_in).title}: another data set, another axis)"
-    right.set_title(note)
+        note += f"\n{get_dataset(stand_in).title}: other data, another axis"
+    right.set_title(note, fontsize=9)
     for axes in (left, right):
-        axes.set_xticks(list(places), [_wrap(row.label) for row in rows], fontsize=7.5)
+        axes.set_xticks(range(len(rows)), [_wrap(row.label) for row in rows], fontsize=7)
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(content.figure.title)
     return figure
 
 
-def _panel(axes, values: list[float], spread: list[float], colour: str, decimals: int) -> None:
-    axes.bar(
-        range(len(values)), values, yerr=spread if any(spread) else None, color=colour, width=0.65,
-        capsize=3, error_kw={"elinewidth": 1},
-    )  # fmt: skip
-    known = [v for v in values if v == v]
-    if not known:
+def _panel(axes, samples: list[list[float]], colour: str, decimals: int) -> None:
+    """Bars at the means of the samples, whiskers of one standard deviation, the values as points.
+
+    The axis begins above zero, or differences of a point could not be seen; numbers say so.
+    """
+    from statistics import mean, stdev
+
+    if not any(samples):
         axes.text(0.5, 0.5, "not available", transform=axes.transAxes, ha="center")
         return
-    # the axis begins above zero, or differences of a point could not be seen; numbers say so
-    room = max(max(known) - min(known), 1.0)
-    top = max(v + s for v, s in zip(values, spread, strict=True) if v == v)
-    axes.set_ylim(min(known) - 0.6 * room - max(spread), top + 0.3 * room)
-    for place, (value, over) in enumerate(zip(values, spread, strict=True)):
-        if value == value:
-            axes.annotate(
-                f"{value:.{decimals}f}", (place, value + over), (0, 3), ha="center",
-                textcoords="offset points", fontsize=8,
-            )  # fmt: skip
+    lows, highs = [], []
+    for place, values in enumerate(samples):
+        if not values:
+            axes.text(place, 0.02, "n/a", transform=axes.get_xaxis_transform(), ha="center")
+            continue
+        middle = mean(values)
+        spread = stdev(values) if len(values) > 1 else 0.0
+        axes.bar(place, middle, color=colour, width=0.65)
+        if len(values) > 1:
+            axes.errorbar(place, middle, spread, color="black", capsize=3, elinewidth=1)
+            axes.plot([place] * len(values), values, "o", color="black", markersize=2.5, alpha=0.5)
+        lows.append(min(*values, middle - spread))
+        highs.append(max(*values, middle + spread))
+        axes.annotate(
+            f"{middle:.{decimals}f}", (place, highs[-1]), (0, 4), ha="center",
+            textcoords="offset points", fontsize=8,
+        )  # fmt: skip
+    room = max(max(highs) - min(lows), 1.0)
+    axes.set_ylim(min(lows) - 0.3 * room, max(highs) + 0.15 * room)
 
 
 def _wrap(label: str) -> str:
-    return label.replace(" (", "\n(")
+    return label.replace(" (", "\n(").replace("+ ", "+\n", 1)

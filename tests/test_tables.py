@@ -342,7 +342,7 @@ def test_the_same_runs_give_the_same_bytes(plan, setup, train):
     assert pdf.startswith(b"%PDF")
     assert png.startswith(b"\x89PNG")
     drawn = svg.decode()
-    for text in ("68.5", "76.5", "50.1", "40.5", "another data set, another axis"):
+    for text in ("68.5", "76.5", "50.1", "40.5", "other data, another axis"):
         assert f"<!-- {text}" in drawn or text in drawn
 
 
