@@ -191,6 +191,10 @@ def partial_tables(plan: Plan, settings: Settings) -> None:
             print(f"table {table} with its gaps marked: {written[0]}", file=sys.stderr)
 
 
+# The driver's lock, for as long as this process lives
+_HELD = contextlib.ExitStack()
+
+
 class Driver:
     """The one Snakemake process that works on a folder of results."""
 
@@ -198,7 +202,6 @@ class Driver:
         self.results = Path(settings.results)
         self.folder = self.results / settings.scale
         self.snakemake = Path(workdir) / ".snakemake"
-        self._held = contextlib.ExitStack()
 
     def start(self) -> None:
         """Become the driver of this results folder and clear what a dead driver left.
@@ -207,7 +210,7 @@ class Driver:
         `UsageError` if another driver is at work, `RunError` if the folder cannot be written.
         """
         path = self.folder / ".driver.lock"
-        if not self._held.enter_context(lock(path)):
+        if not _HELD.enter_context(lock(path)):
             holder = path.read_text().strip()
             raise UsageError(
                 f"another snakemake (process {holder}) is at work on {self.folder}; "

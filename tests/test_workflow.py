@@ -329,6 +329,9 @@ def test_killed_driver_and_orphaned_trainers_end_the_same(finished, tmp_path):
                 assert time.monotonic() < deadline
                 assert driver.poll() is None
                 time.sleep(0.02)
+            second = snakemake(suite, "table_ablation")
+            assert second.returncode == 2
+            assert f"another snakemake (process {driver.pid}) is at work" in second.stderr
             driver.send_signal(signal.SIGKILL)  # its trainers go on without it
             driver.wait()
             driver = subprocess.Popen(
