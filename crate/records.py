@@ -175,7 +175,9 @@ class RunFolder:
         write_json(self.record, {**record, "status": "running", "started": now()})
 
     def fail(self, error: str) -> None:
-        """Record why the run failed; tables show it."""
+        """Record why the run failed, in its log too; tables show it."""
+        with contextlib.suppress(OSError), self.log.open("a", encoding="utf-8") as log:
+            log.write(f"failed: {error}\n")
         record = read_json(self.record) or {}
         write_json(self.record, {**record, "status": "failed", "error": error, "ended": now()})
 

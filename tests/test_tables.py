@@ -396,7 +396,10 @@ def test_latex_survives_odd_labels(odd, tmp_path):
     assert bare.count("{") == bare.count("}")
     assert bare.count("$") % 2 == 0
     assert bare.isascii()
-    if shutil.which("pdflatex"):
+    found = shutil.which("pdflatex") and subprocess.run(
+        ["kpsewhich", "booktabs.sty"], capture_output=True, check=False
+    )
+    if found and found.returncode == 0:
         (tmp_path / "paper.tex").write_text(
             "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\n"
             f"\\input{{{odd[1]}}}\n\\end{{document}}\n"
