@@ -37,7 +37,9 @@ def explain(table: str, label: str, key: str | None, plan: Plan, settings: Setti
         column = content.columns[column_key]
         folder = run.folder(settings.results)
         record = read_json(folder / "run.json") or {}
-        metrics = (read_json(folder / "metrics.json") or {}).get("metrics", {})
+        # published runs have their run.json only, which holds the result too
+        result = read_json(folder / "metrics.json") or record.get("result") or {}
+        metrics = result.get("metrics", {})
         value = metrics.get(metric)
         paper = row.paper.get(column_key)
         status = record.get("status", "missing")
