@@ -16,6 +16,17 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """The arithmetic of one thread, whatever the machine has."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> Path:
     """A copy of `experiments/`, in an empty working directory."""

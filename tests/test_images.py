@@ -37,12 +37,7 @@ CPU = Runtime(torch.device("cpu"), torch.float32, "test")
 RANKS = [dataclasses.replace(CPU, rank=rank, world=2) for rank in (0, 1)]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def recipe(**keys) -> Classification:

@@ -60,12 +60,7 @@ ALPHA = "crate_alpha_base_patch32"
 TINY = {"*": {"dim": 16, "depth": 2, "heads": 2, "patch_size": 14}}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # --- the engine alone -----------------------------------------------------------

@@ -18,8 +18,8 @@ class Dataset:
     """One classification data set.
 
     `splits` maps train / validation / test to their number of images (for real sets as published,
-    used for estimates only; `crate data check` counts). `channels_mean` and `channels_std` are of
-    pixel values in [0, 1].
+    used for estimates only; `crate data check` counts). `mean` and `std` are of pixel values in
+    [0, 1], by channel.
     """
 
     name: str
