@@ -1,8 +1,24 @@
-"""torch and torchvision must belong together; this says so before a riddle does."""
+"""The machine and the installed packages: what run.json records of them, and what cannot work."""
 
+import contextlib
+import platform
 from importlib import metadata
+from pathlib import Path
 
 from crate.errors import UsageError
+
+
+def cpu_name() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def describe_machine() -> dict:
+    """What run.json records of a step that does without torch."""
+    return {"device": cpu_name(), "device_type": "cpu", "python": platform.python_version()}
 
 
 def mismatch() -> str:

@@ -1,7 +1,7 @@
-"""The two ways things go wrong, and the one line a person reads about it.
+"""The ways things go wrong, and the one line a person reads about it.
 
 `UsageError`  the request makes no sense (exit status 2): nothing was started.
-`RunError`    a run failed (exit status 1): other runs go on.
+`RunError`    a run failed (exit status 1): other runs go on. `Stopped`: it can be continued.
 """
 
 import difflib
@@ -14,6 +14,14 @@ class UsageError(Exception):
 
 class RunError(Exception):
     """A run failed while working; the message is one line that names the step, file or value."""
+
+
+class Stopped(RunError):
+    """A signal ended a run between two updates; its checkpoint is saved, the next start goes on."""
+
+    def __init__(self, message: str, number: int):
+        super().__init__(message)
+        self.number = number
 
 
 def nearest(name: object, valid: Iterable[str]) -> str:

@@ -9,6 +9,7 @@
     checkpoint-<id>.pt    where an unfinished run stands; only a run of the same identity resumes it
     log.txt               what was printed, and tracebacks
     .lock                 held by the process that works here; dies with it
+    job.json              which job of a cluster works here (crate/launch.py)
 
 This module imports no torch.
 """
@@ -163,6 +164,7 @@ class RunFolder:
         self.weights = folder / "weights.safetensors"
         self.log = folder / "log.txt"
         self.lock = folder / ".lock"
+        self.job = folder / "job.json"
 
     def checkpoint(self, identity: str) -> Path:
         return self.folder / f"checkpoint-{identity}.pt"
@@ -174,12 +176,12 @@ class RunFolder:
             leftover.unlink(missing_ok=True)
         write_json(self.record, {**record, "status": "running", "started": now()})
 
-    def fail(self, error: str) -> None:
-        """Record why the run failed, in its log too; tables show it."""
+    def fail(self, error: str, status: str = "failed") -> None:
+        """Record why the run failed (or was "stopped"), in its log too; tables show it."""
         with contextlib.suppress(OSError), self.log.open("a", encoding="utf-8") as log:
-            log.write(f"failed: {error}\n")
+            log.write(f"{error}\n" if status == "stopped" else f"{status}: {error}\n")
         record = read_json(self.record) or {}
-        write_json(self.record, {**record, "status": "failed", "error": error, "ended": now()})
+        write_json(self.record, {**record, "status": status, "error": error, "ended": now()})
 
     def finish(self, metrics: dict[str, Any], details: dict[str, Any]) -> None:
         """Record the result: run.json first, metrics.json last, then drop the checkpoints."""

@@ -1,6 +1,7 @@
 """One run from start to end: what a rule of the workflow calls, and a person can."""
 
 import contextlib
+import dataclasses
 import importlib
 import os
 import sys
@@ -12,7 +13,8 @@ import yaml
 
 from crate.config import Settings
 from crate.data.registry import get_dataset, require
-from crate.errors import RunError, UsageError
+from crate.environment import describe_machine
+from crate.errors import RunError, Stopped, UsageError
 from crate.plan import Plan, Resolved, parent_weights, parse_path
 from crate.records import RunFolder, git_commit, lock, short_hash, write_text
 
@@ -37,26 +39,27 @@ class _Tee:
         return self.screen.isatty()
 
 
-def perform(
-    path: str,
-    plan: Plan,
-    settings: Settings,
-    *,
-    expected: str | None = None,
-    overrides: dict | None = None,
-    fresh: bool = False,
-) -> None:
-    """Bring the run at `path` to its end, unless it is there already.
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A run that may start: its recipe is the planned one and its parent is finished."""
+
+    resolved: Resolved
+    folder: RunFolder
+    parent: RunFolder | None
+    identity: str  # of configuration, code and the parent's weights
+
+
+def prepare(
+    path: str, plan: Plan, *, expected: str | None = None, overrides: dict | None = None
+) -> Prepared:
+    """Look up the run at `path` (its folder or its metrics.json).
 
     Args:
-        path: a run's folder or its metrics.json.
         expected: the identity the caller planned; another one is refused.
         overrides: changes of the recipe (tuning trials only).
-        fresh: train again even if a finished result of the same identity is here.
 
     Raises:
-        UsageError: the path names no run, or the parent run is not there.
-        RunError: the run failed; run.json says how.
+        UsageError: the path names no run, the parent run is not there, or the code was edited.
     """
     run, results = parse_path(path)
     if overrides and run.trial is None:
@@ -68,7 +71,6 @@ def perform(
         raise UsageError(
             f"{run}: experiments/ or crate/ changed after this was planned; start the command again"
         )
-    folder = RunFolder(run.folder(results))
     parent = None
     if run.parent is not None:
         parent = RunFolder(run.parent.folder(results))
@@ -80,23 +82,45 @@ def perform(
             )
     # the parent's weights decide the result too; their hash is known only now
     identity = short_hash(resolved.identity + (parent_weights(run, results) or ""))
+    return Prepared(resolved, RunFolder(run.folder(results)), parent, identity)
+
+
+def perform(
+    prepared: Prepared, settings: Settings, *, fresh: bool = False, job: dict | None = None
+) -> None:
+    """Bring a run to its end in this process, unless it is there already.
+
+    Args:
+        fresh: train again even if a finished result of the same identity is here.
+        job: what run.json records of the cluster's job.
+
+    Raises:
+        UsageError: the data set is not there.
+        RunError: the run failed; run.json says how. `Stopped`: a signal ended it.
+    """
+    run, folder = prepared.resolved.run, prepared.folder
     main = os.environ.get("RANK", "0") == "0"
     waiting = f"{run}: another process is at work on this run; waiting for it"
     with lock(folder.lock, waiting) if main else contextlib.nullcontext():
-        if not fresh and folder.accept(identity):  # every rank looks, or the others would wait
-            if main:
-                print(f"{run}: already finished, nothing to do", file=sys.stderr)
-            return
+        finished = main and not fresh and folder.accept(prepared.identity)
+        if finished:
+            print(f"{run}: already finished, nothing to do", file=sys.stderr)
+            if os.environ.get("WORLD_SIZE", "1") == "1":  # the other ranks must hear of it
+                return
         with _logging(folder) if main else contextlib.nullcontext():
             try:
-                _work(resolved, folder, parent, identity, settings, main)
+                _work(prepared, settings, main, finished, job)
+            except Stopped as error:
+                if main:
+                    folder.fail(str(error), status="stopped")
+                raise
             except (RunError, UsageError) as error:
                 if main:
                     folder.fail(str(error))
                 raise
             except KeyboardInterrupt:
                 if main:
-                    folder.fail("interrupted")
+                    folder.fail("interrupted", status="stopped")
                 raise
             except Exception as error:
                 message = (
@@ -131,46 +155,55 @@ def _logging(folder: RunFolder):
 
 
 def _work(
-    resolved: Resolved,
-    folder: RunFolder,
-    parent: RunFolder | None,
-    identity: str,
-    settings: Settings,
-    main: bool,
+    prepared: Prepared, settings: Settings, main: bool, finished: bool, job: dict | None
 ) -> None:
+    resolved, folder, parent = prepared.resolved, prepared.folder, prepared.parent
     run, step = resolved.run, resolved.step
-    require(get_dataset(step.dataset), settings.data_root)
-    record = {
-        "run": str(run),
-        "scale": run.scale,
-        "identity": identity,
-        "config": resolved.config,
-        "code": resolved.code,
-        "dataset": step.dataset,
-        "commit": git_commit(),
-        "parent_weights_sha256": parent and _checked_weights(run.parent, parent),
-    }
-    if main:
-        folder.start(record)
-        whole = {"model": resolved.config["model"], "step": step.model_dump(mode="json")}
-        write_text(folder.config, yaml.safe_dump(whole | {"seed": run.seed}, sort_keys=False))
+    if step.READS_DATA:
+        require(get_dataset(step.dataset), settings.data_root)
+    started = contextlib.nullcontext()
+    if step.TORCH:
+        from crate import runtime
 
-    from crate import runtime  # torch from here on
-
-    with runtime.start(step.compute) as here:
+        started = runtime.start(step.compute)
+    with started as here:
+        if here and any(here.agree(int(finished))):  # only rank 0 has looked
+            return
+        if main:
+            folder.start(_record(prepared, job))
+            whole = {"model": resolved.config["model"], "step": step.model_dump(mode="json")}
+            write_text(folder.config, yaml.safe_dump(whole | {"seed": run.seed}, sort_keys=False))
         task = importlib.import_module(f"crate.tasks.{step.task}")
         metrics, details = task.run(
             resolved,
             runtime=here,
             folder=folder,
-            identity=identity,
+            identity=prepared.identity,
             parent=parent and parent.weights,
             data_root=Path(settings.data_root),
         )
         if main:
-            folder.finish(metrics, details | {"environment": here.describe()})
+            machine = here.describe() if here else describe_machine()
+            folder.finish(metrics, details | {"environment": machine})
             told = ", ".join(f"{key} {value:g}" for key, value in metrics.items())
             print(f"{run}: {told}", file=sys.stderr)
+
+
+def _record(prepared: Prepared, job: dict | None) -> dict:
+    """What run.json states from the start."""
+    resolved, parent = prepared.resolved, prepared.parent
+    run = resolved.run
+    record = {
+        "run": str(run),
+        "scale": run.scale,
+        "identity": prepared.identity,
+        "config": resolved.config,
+        "code": resolved.code,
+        "dataset": resolved.step.dataset,
+        "commit": git_commit(),
+        "parent_weights_sha256": parent and _checked_weights(run.parent, parent),
+    }
+    return record | ({"job": job} if job else {})
 
 
 def _checked_weights(run, folder: RunFolder) -> str:

@@ -4,13 +4,12 @@ import contextlib
 import dataclasses
 import hashlib
 import os
-import platform
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
 from crate.config import Compute
+from crate.environment import cpu_name, describe_machine
 
 
 def seed_for(*parts: object) -> int:
@@ -22,14 +21,6 @@ def seed_for(*parts: object) -> int:
 def generator_for(*parts: object) -> torch.Generator:
     """A CPU generator seeded by `seed_for(*parts)`."""
     return torch.Generator().manual_seed(seed_for(*parts))
-
-
-def cpu_name() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def autocast_dtype(device: torch.device, wanted: str) -> tuple[torch.dtype, str]:
@@ -75,24 +66,34 @@ class Runtime:
             dist.all_reduce(values)
         return values
 
+    def agree(self, *values: int) -> list[int]:
+        """The largest of each value over all ranks: what one of them wants, all do.
+
+        Goes through the CPU, so that it waits for no GPU.
+        """
+        if self.world > 1:
+            wanted = torch.tensor(values)
+            dist.all_reduce(wanted, dist.ReduceOp.MAX)
+            values = wanted.tolist()
+        return list(values)
+
     def describe(self) -> dict:
         """What run.json records of the machine."""
         gpu = self.device.type == "cuda"
-        return {
+        return describe_machine() | {
             "device": torch.cuda.get_device_name(self.device) if gpu else cpu_name(),
             "device_type": self.device.type,
             "autocast": str(self.dtype).removeprefix("torch."),
             "autocast_reason": self.dtype_reason,
             "threads": torch.get_num_threads(),
             "processes": self.world,
-            "python": platform.python_version(),
             "torch": torch.__version__,
         }
 
 
 @contextlib.contextmanager
 def start(compute: Compute):
-    """Set threads and device, join the other ranks where the launcher gave RANK and WORLD_SIZE."""
+    """Set threads and device, join the other ranks where RANK and WORLD_SIZE say there are any."""
     torch.set_num_threads(compute.threads)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if torch.cuda.is_available():
@@ -103,7 +104,7 @@ def start(compute: Compute):
     else:
         device = torch.device("cpu")
     if world > 1:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield Runtime(device, *autocast_dtype(device, compute.autocast), rank, world)
     finally:

@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from crate.config import Training
-from crate.errors import RunError
+from crate.errors import RunError, Stopped
 from crate.optim import learning_rate, make_optimizer
 from crate.progress import Progress
 from crate.records import RunFolder, atomic_path
@@ -92,7 +92,7 @@ def fit(
 
             last = done == total
             if done % LOG_EVERY == 0 or last:
-                mean = _check_finite(pending, index, steps_per_epoch, runtime)
+                mean = _check_finite(_means(pending, runtime), index, steps_per_epoch)
                 pending = []
                 elapsed = time.monotonic() - began
                 epoch = done / steps_per_epoch
@@ -110,16 +110,22 @@ def fit(
                         file.write(json.dumps(line) + "\n")
                 note = f"epoch {epoch:.1f}/{step.epochs:g}, loss {mean:.3f}"
                 progress.update(done * step.batch_size, note)
+            # signals reach ranks at different updates, clocks differ: all do what one wants
             due = time.monotonic() - saved >= step.compute.checkpoint_seconds
-            if runtime.main and (last or due or stop.asked):
+            due, stopped = runtime.agree(int(due), stop.asked)
+            if last or due or stopped:
                 if pending:  # a checkpoint must not hide a loss that was never looked at
-                    _check_finite(pending, index, steps_per_epoch, runtime, keep=True)
-                _save_checkpoint(path, identity, done, pending, model, optimizer)
+                    pending = _means(pending, runtime)
+                    _check_finite(pending, index, steps_per_epoch)
+                if runtime.main:
+                    _save_checkpoint(path, identity, done, pending, model, optimizer)
+                runtime.agree(0)  # nobody leaves before the file is there
                 saved = time.monotonic()
-            if stop.asked and not last:
-                raise RunError(
-                    f"stopped by {stop.asked} at update {done:,} of {total:,}; "
-                    "the next start goes on from there"
+            if stopped and not last:
+                raise Stopped(
+                    f"stopped by {signal.Signals(stopped).name} at update {done:,} of {total:,}; "
+                    "the next start goes on from there",
+                    stopped,
                 )
     if done < total:
         raise RunError(f"the data ended at update {done:,} of {total:,}")
@@ -162,13 +168,14 @@ def _update(
     return mean
 
 
-def _check_finite(
-    losses: list[torch.Tensor], index: int, per_epoch: int, runtime: Runtime, keep: bool = False
-) -> float:
-    """Mean of the last losses over all ranks; the run fails at the first that is not finite."""
+def _means(losses: list[torch.Tensor], runtime: Runtime) -> list[torch.Tensor]:
+    """Mean over all ranks of each loss."""
+    return list(runtime.sum(torch.stack(losses)) / runtime.world)
+
+
+def _check_finite(losses: list[torch.Tensor], index: int, per_epoch: int) -> float:
+    """Mean of the last losses; the run fails at the first that is not finite."""
     values = torch.stack(losses)
-    if not keep:
-        values = runtime.sum(values) / runtime.world
     finite = values.isfinite()
     if not finite.all():
         bad = index - len(losses) + 1 + int((~finite).nonzero()[0])
@@ -258,21 +265,25 @@ def read_weights(path) -> dict[str, torch.Tensor]:
 
 
 class _Stop:
-    """Which signal asked to stop, if any."""
+    """The signal that asked to stop, or 0."""
 
-    asked = ""
+    asked = 0
 
 
 @contextmanager
 def _stop_signals():
-    """Turn SIGTERM and SIGINT into a wish: the loop saves a checkpoint and stops at an update."""
+    """Turn signals into a wish: the loop saves a checkpoint and stops at an update.
+
+    SIGTERM and SIGINT; SIGUSR2, by which a cluster tells that the time limit is near.
+    """
     stop = _Stop()
 
     def ask(number: int, _frame: object) -> None:
-        stop.asked = signal.Signals(number).name
+        stop.asked = number
 
     try:
-        before = {n: signal.signal(n, ask) for n in (signal.SIGTERM, signal.SIGINT)}
+        wishes = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+        before = {number: signal.signal(number, ask) for number in wishes}
     except ValueError:  # not the main thread (tests): leave signals alone
         before = {}
     try:

@@ -300,12 +300,12 @@ def run_folder(results: Path, model: str = ALPHA) -> Path:
 
 def perform(experiments: Path, results: Path, model: str = ALPHA) -> Path:
     """Bring the run to its end in this process; its folder."""
-    from crate.run import perform
+    from crate.run import perform, prepare
 
     plan = Plan(Experiments(experiments))
     folder = run_folder(results, model)
     with contextlib.redirect_stderr(sys.stdout):
-        perform(str(folder), plan, plan.experiments.settings())
+        perform(prepare(str(folder), plan), plan.experiments.settings())
     return folder
 
 
@@ -396,10 +396,22 @@ def test_sigterm_saves_and_the_next_start_goes_on(tmp_path, uninterrupted):
     last = error.strip().splitlines()[-1]
     assert last.startswith("failed: stopped by SIGTERM at update ")
     assert last.endswith("of 320; the next start goes on from there")
-    assert read_json(folder / "run.json")["status"] == "failed"
+    assert read_json(folder / "run.json")["status"] == "stopped"
     assert not (folder / "metrics.json").exists()
     perform(each, results)
     assert_same_result(folder, uninterrupted)
+
+
+def start_ranks(experiments: Path, results: Path) -> list[subprocess.Popen]:
+    """Two processes that train one run together."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [
+        command(experiments, results, RANK=str(rank), LOCAL_RANK=str(rank), **world)
+        for rank in (0, 1)
+    ]
 
 
 def test_two_processes_train_as_one(tmp_path):
@@ -407,22 +419,7 @@ def test_two_processes_train_as_one(tmp_path):
     compute = {"autocast": "float32", "micro_batch": 20}  # 32 pictures each: 20 + 12
     experiments = write_experiments(tmp_path, drop_path=0.0, compute=compute)
     alone = perform(experiments, tmp_path / "alone")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    ranks = [
-        command(
-            experiments,
-            tmp_path / "ranks",
-            RANK=str(rank),
-            LOCAL_RANK=str(rank),
-            WORLD_SIZE="2",
-            MASTER_ADDR="127.0.0.1",
-            MASTER_PORT=port,
-        )
-        for rank in (0, 1)
-    ]
-    ends = [end(process) for process in ranks]
+    ends = [end(process) for process in start_ranks(experiments, tmp_path / "ranks")]
     assert [code for code, _ in ends] == [0, 0], ends
     together = run_folder(tmp_path / "ranks")
     assert read_json(together / "run.json")["environment"]["processes"] == 2
@@ -436,11 +433,27 @@ def test_two_processes_train_as_one(tmp_path):
     metrics = [read_json(f / "metrics.json")["metrics"] for f in (alone, together)]
     assert metrics[0]["images"] == metrics[1]["images"] == 512
     assert metrics[1]["cross_entropy"] == pytest.approx(metrics[0]["cross_entropy"], abs=1e-3)
-    # A rank that finds the run finished must not wait for a first rank that has left already.
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RANK", "1")
-        patch.setenv("WORLD_SIZE", "2")
-        perform(experiments, tmp_path / "ranks")
+    # The first rank finds the run finished, and the other must hear of it, not wait.
+    ends = [end(process) for process in start_ranks(experiments, tmp_path / "ranks")]
+    assert [code for code, _ in ends] == [0, 0], ends
+    assert "already finished" in ends[0][1]
+
+
+def test_a_signal_to_one_of_two_processes_stops_both_at_one_update(tmp_path):
+    experiments = write_experiments(tmp_path, **LONG, compute=SAVE_EACH_UPDATE)
+    alone = perform(experiments, tmp_path / "alone")
+    ranks = start_ranks(experiments, tmp_path / "ranks")
+    folder = run_folder(tmp_path / "ranks")
+    interrupt(ranks[1], folder, signal.SIGUSR2, 0.05)
+    ends = [end(process) for process in ranks]
+    told = [text.strip().splitlines()[-1].removeprefix("failed: ") for _, text in ends]
+    assert told[0] == told[1]
+    assert told[0].startswith("stopped by SIGUSR2 at update ")
+    assert read_json(folder / "run.json")["status"] == "stopped"
+    ends = [end(process) for process in start_ranks(experiments, tmp_path / "ranks")]
+    assert [code for code, _ in ends] == [0, 0], ends
+    for a, b in zip(history(alone), history(folder), strict=True):
+        assert b["loss"] == pytest.approx(a["loss"], abs=1e-3)
 
 
 def refuse(capsys, monkeypatch, experiments: Path, results: Path) -> str:
