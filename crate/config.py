@@ -37,8 +37,43 @@ class Strict(pydantic.BaseModel):
 # --- settings of a command -----------------------------------------------------------
 
 
-class Settings(Strict):
-    """`experiments/config.yaml`, overridden by `--config key=value` after the targets."""
+class Site(Strict):
+    """Where runs are executed: `slurm/site.yaml` explains each key. None enters an identity."""
+
+    launcher: Literal["local", "slurm", "submitit-local"] = "local"
+    partition: str = ""
+    account: str = ""
+    qos: str = ""
+    constraint: str = ""
+    gpu_flag: Literal["gpus-per-node", "gres"] = "gpus-per-node"
+    gpu_type: str = ""
+    memory: bool = True
+    sbatch: dict[str, str | int | bool] = {}
+    setup: list[str] = []
+    python: str = ""
+    max_hours: pydantic.PositiveFloat = 24.0
+    signal_seconds: pydantic.PositiveInt = 120
+    max_jobs: pydantic.PositiveInt = 64
+    pack: pydantic.PositiveInt = 1
+    pack_hours: pydantic.PositiveFloat = 0.25
+    scratch: str = ""
+    poll_seconds: pydantic.PositiveFloat = 15.0
+    on_interrupt: Literal["cancel", "leave"] = "cancel"
+
+    @pydantic.field_validator("partition", "account", "qos", mode="before")
+    @classmethod
+    def _accept_numbers(cls, value: Any) -> Any:
+        """An account may be called 4711."""
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @pydantic.field_validator("max_hours", "pack_hours", "poll_seconds", mode="before")
+    @classmethod
+    def _accept_whole(cls, value: Any) -> Any:
+        return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+class Settings(Site):
+    """`experiments/config.yaml`, a site's file, and `--config key=value` after the targets."""
 
     scale: str = "mini"
     seeds: list[pydantic.NonNegativeInt] = [0]
@@ -77,6 +112,7 @@ class Compute(Strict):
 
     nodes: pydantic.PositiveInt = 1
     gpus: pydantic.NonNegativeInt = 0  # per node, for the launcher; a lone process takes one if any
+    processes: pydantic.PositiveInt | None = None  # per node; None: one per GPU, or one
     threads: pydantic.PositiveInt = 1  # CPU threads of each process
     workers: pydantic.NonNegativeInt = 0  # loader processes of each process (image folders only)
     micro_batch: pydantic.PositiveInt | None = None  # images at once on a device; None: no limit
@@ -88,14 +124,22 @@ class Compute(Strict):
 
     @property
     def cores(self) -> int:
-        """CPU cores of one node: the threads of one process for each GPU."""
-        return self.threads * max(1, self.gpus)
+        """CPU cores of one node: the threads of all its processes."""
+        return self.threads * self.tasks
+
+    @property
+    def tasks(self) -> int:
+        """Processes of one node."""
+        return self.processes or max(1, self.gpus)
 
 
 class Step(Strict):
     """Every kind of step: its task, its data set, and what it may come after."""
 
     METRICS: ClassVar[tuple[str, ...]] = ()  # what its metrics.json holds
+    READS_DATA: ClassVar[bool] = True
+    TORCH: ClassVar[bool] = True  # whether its task needs a device and torch's processes
+    AS_PUBLISHED: ClassVar[bool] = False  # looks at the published model, whatever the scale
 
     task: str
     dataset: str
@@ -152,7 +196,22 @@ class Classification(Training):
     mix_switch: float = pydantic.Field(0.5, ge=0, le=1)  # share of CutMix where both are on
 
 
-STEP_TYPES: dict[str, type[Step]] = {"classification": Classification}
+class Architecture(Step):
+    """The size of a model as published: nothing is trained and no data are read."""
+
+    METRICS = ("depth", "width", "heads", "parameters", "flops")
+    READS_DATA = False
+    TORCH = False
+    AS_PUBLISHED = True
+
+    task: Literal["architecture"] = "architecture"
+    image_size: pydantic.PositiveInt = 224
+
+
+STEP_TYPES: dict[str, type[Step]] = {
+    "classification": Classification,
+    "architecture": Architecture,
+}
 
 
 # --- scales and tables -----------------------------------------------------------
@@ -259,6 +318,14 @@ def read_yaml(path: Path) -> dict:
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise UsageError(f"{path}: must be a mapping of names to values")
     return content
+
+
+def read_value(text: str) -> Any:
+    """A value of the command line, as YAML (and Snakemake) would read it; else the text itself."""
+    try:
+        return yaml.load(text, Loader=_Loader) if text.strip() else text
+    except (yaml.YAMLError, ValueError):
+        return text
 
 
 def parse(schema: type[Strict], content: dict, where: str | Path) -> Any:
@@ -369,6 +436,10 @@ class Experiments:
         for step in scale.steps:
             if step not in self._steps:
                 raise unknown("step", step, self._steps, str(path))
+        fields = set().union(*(schema.model_fields for schema in STEP_TYPES.values()))
+        for key in scale.defaults:
+            if key not in fields:
+                raise unknown("key", key, fields, f"{path}: defaults")
         for dataset in (*scale.datasets, *scale.datasets.values()):
             if dataset not in DATASETS:
                 raise unknown("data set", dataset, DATASETS, f"{path}: datasets")
@@ -415,14 +486,17 @@ class Experiments:
         for before in step.follows:
             if before not in ("start", *self._steps):
                 raise unknown("step", before, ("start", *self._steps), f"{where}: follows")
+        if step.AS_PUBLISHED:
+            return step
         stand_in = self.scale(scale).datasets.get(step.dataset, step.dataset)
         return step.model_copy(update={"dataset": stand_in})
 
     def _step_content(self, name: str, scale: str, seen: tuple[str, ...]) -> dict:
         """Own keys over the extended step's, each as the scale changes it.
 
-        The scale's `defaults` change the recipes; its `steps` change one of them and those that
-        extend it, whose own keys stay (an untrained control's `epochs: 0`).
+        The scale's `defaults` change the recipes, each by the keys it knows; its `steps` change
+        one of them and those that extend it, whose own keys stay (an untrained control's
+        `epochs: 0`). A step that looks at published models takes only what it may use.
         """
         if name not in self._steps:
             where = str(self.folder / "steps" / f"{seen[-1]}.yaml") if seen else ""
@@ -435,13 +509,25 @@ class Experiments:
         base = content.pop("extends", None)
         if not isinstance(base, str | None):
             raise UsageError(f"{path}: extends: {base!r} should be the name of a step")
-        defaults = self.scale(scale).defaults
+        schema = STEP_TYPES.get(str(self._task(name)), Classification)
+        known = {"compute"} if schema.AS_PUBLISHED else set(schema.model_fields)
+        defaults = {k: v for k, v in self.scale(scale).defaults.items() if k in known}
         if base is None:
             content = merge(content, defaults)
         else:
             content = merge(content, _shared(defaults, content))
             content = merge(self._step_content(base, scale, (*seen, name)), content)
         return merge(content, self.scale(scale).steps.get(name, {}))
+
+    def _task(self, name: str) -> Any:
+        """The kind of step, its own or that of the step it extends."""
+        seen = set()
+        while isinstance(name, str) and name in self._steps and name not in seen:
+            seen.add(name)
+            if "task" in self._steps[name]:
+                return self._steps[name]["task"]
+            name = self._steps[name].get("extends")
+        return None
 
     def _once(self, key: tuple, make: Any) -> Any:
         if key not in self._cache:

@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from crate.config import Experiments, Settings, Step, Table
+from crate.config import Experiments, Settings, Step, Table, Training
 from crate.data.registry import data_identity, get_dataset
 from crate.errors import UsageError, nearest, unknown
 from crate.fingerprint import fingerprint
@@ -140,8 +140,8 @@ class Plan:
         model = changes.pop("model", {})
         if not isinstance(model, dict):
             raise UsageError(f"model: {model!r} should be settings of the model, as model.dim=64")
-        spec = self.spec(run.model, run.scale, model)
         step = self.experiments.step(run.step, run.scale, changes)
+        spec = self.spec(run.model, None if step.AS_PUBLISHED else run.scale, model)
         dataset = get_dataset(step.dataset)
         if run.parent is not None:
             self.resolve(run.parent)
@@ -170,8 +170,8 @@ class Plan:
             and record.get("code") == resolved.code
         )
 
-    def spec(self, model: str, scale: str, changes: dict | None = None) -> ModelSpec:
-        """A registry model, or one of `models.yaml`, at the size the scale gives it."""
+    def spec(self, model: str, scale: str | None, changes: dict | None = None) -> ModelSpec:
+        """A registry model, or one of `models.yaml`, at the size the scale gives it, if any."""
         own = self.experiments.models
         where = f"{self.experiments.folder / 'models.yaml'}: {model}"
         overrides: dict = {}
@@ -185,7 +185,8 @@ class Plan:
             raise unknown("model", base, [*list_models(), *own], where if model in own else "")
         at_scale: dict = {}
         scale_path = self.experiments.folder / "scales" / f"{scale}.yaml"
-        for pattern, delta in self.experiments.scale(scale).models.items():
+        patterns = {} if scale is None else self.experiments.scale(scale).models
+        for pattern, delta in patterns.items():
             matching = list_models(pattern)
             if not matching:
                 raise UsageError(f"{scale_path}: models: no model is called '{pattern}'")
@@ -194,7 +195,9 @@ class Plan:
         try:
             return resolve(base, **(at_scale | overrides | (changes or {})))
         except UsageError as error:
-            place = f"{where} (scale {scale})" if model in own else f"{scale_path}: models"
+            place = (
+                f"{where} (scale {scale or 'paper'})" if model in own else f"{scale_path}: models"
+            )
             raise UsageError(f"{place}: {error}") from None
 
     def _check_chain(self, run: Run, step: Step) -> None:
@@ -337,6 +340,8 @@ def cost(resolved: Resolved) -> Cost:
     shape = {"image_size": step.image_size, "num_classes": dataset.classes}
     parameters = parameter_count(resolved.spec, **shape)
     forward = 2 * macs(resolved.spec, **shape)
+    if not isinstance(step, Training):
+        return Cost(parameters, images=0, train_flops=0.0, eval_flops=0.0, disk_bytes=0)
     steps = int(step.epochs * (dataset.splits["train"] // step.batch_size))
     images = steps * step.batch_size
     moments = {"adamw": 2, "lion": 1}[step.optimizer]
