@@ -23,6 +23,10 @@ RESULTS = f"{SETTINGS.results}/{SETTINGS.scale}"
 include: "workflow/rules/common.smk"
 
 
+workflow.register_resource("jobs", SETTINGS.max_jobs)
+workflow.register_resource("gpu", 1)
+
+
 rule all:
     input:
         expand(f"{RESULTS}/tables/{{table}}.md", table=TABLES),
@@ -37,6 +41,7 @@ include: "workflow/rules/tables.smk"
 
 onstart:
     workflow.scheduler.keepgoing = True  # one failed run never sinks a sweep
+    driver.check_launcher(SETTINGS)
     driver.fresh_if_forced(workflow.dag_settings)
     driver.check_data(PLAN, SETTINGS, needed_datasets(workflow.dag))
 

@@ -65,6 +65,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--fresh", action="store_true", help="train again even if it is finished")
 
+    sub = command(
+        "launch", _launch, "a run as a job of the cluster of slurm/site.yaml", target=True
+    )
+    sub.add_argument("--configfile", default="slurm/site.yaml", help="facts of the site")
+    sub.add_argument(
+        "--preflight",
+        action="store_true",
+        help="submit nothing: print the job script of each kind of job, check what they need",
+    )
+    sub.add_argument(
+        "--probe", action="store_true", help="with --preflight: one short job that looks around"
+    )
+    command("jobs", _jobs, "the jobs under way: state, node, elapsed time, progress, restarts")
+    command("cancel", _cancel, "cancel the jobs of a run, a table, or all", target=True)
+
     sub = command("plan", _plan, "what a target would run, and what each run costs", target=True)
     sub.add_argument("--device", default="a100", help="device of the estimated hours")
 
@@ -117,9 +132,9 @@ def _pairs(words: Sequence[str], option: str) -> dict[str, str]:
     return pairs
 
 
-def _open(options):
-    """The plan and the settings of this command: its own over the workflow's over config.yaml."""
-    from crate.config import SETTINGS_VARIABLE, Experiments
+def _open(options, site: dict | None = None):
+    """The plan and the settings: the command's own over the workflow's, a site's, config.yaml."""
+    from crate.config import SETTINGS_VARIABLE, Experiments, read_value
     from crate.plan import Plan
 
     experiments = Experiments()
@@ -129,27 +144,65 @@ def _open(options):
         raise UsageError(
             f"the environment variable {SETTINGS_VARIABLE} is no JSON object"
         ) from None
-    settings = experiments.settings(handed_down | _pairs(options.config, "--config"))
+    own = {key: read_value(text) for key, text in _pairs(options.config, "--config").items()}
+    settings = experiments.settings((site or {}) | handed_down | own)
     return Plan(experiments), settings
 
 
 def _run(options) -> None:
     from crate.environment import mismatch
-    from crate.run import perform
+    from crate.run import perform, prepare
     from crate.tune import nested
 
     warning = mismatch()
     if warning:
         print(f"warning: {warning}", file=sys.stderr)
     plan, settings = _open(options)
-    perform(
-        options.path,
-        plan,
-        settings,
-        expected=options.identity,
-        overrides=nested(_pairs(options.overrides, "--set")),
-        fresh=options.fresh or bool(os.environ.get("CRATE_FRESH")),
-    )
+    overrides = nested(_pairs(options.overrides, "--set"))
+    fresh = options.fresh or bool(os.environ.get("CRATE_FRESH"))
+    if settings.launcher == "local":
+        prepared = prepare(options.path, plan, expected=options.identity, overrides=overrides)
+        perform(prepared, settings, fresh=fresh)
+    else:
+        from crate.launch import launch
+
+        launch(options.path, plan, settings, options.identity, overrides, fresh)
+
+
+def _launch(options) -> None:
+    from pathlib import Path
+
+    from crate.config import read_yaml
+    from crate.launch import launch
+
+    plan, settings = _open(options, read_yaml(Path(options.configfile)))
+    if options.preflight:
+        from crate.jobs import preflight
+
+        if not preflight(options.target, plan, settings, submit_probe=options.probe):
+            raise RunError("not everything is there")
+    elif "/" not in options.target:
+        raise UsageError(
+            f"one run is launched by its path; snakemake --profile slurm {options.target} "
+            "launches all runs of a target"
+        )
+    elif settings.launcher == "local":
+        raise UsageError(f"{options.configfile}: launcher is local; 'crate run' runs it here")
+    else:
+        launch(options.target, plan, settings)
+
+
+def _jobs(options) -> None:
+    from crate.jobs import list_jobs
+
+    print(list_jobs(_open(options)[1]))
+
+
+def _cancel(options) -> None:
+    from crate.jobs import cancel_jobs
+
+    plan, settings = _open(options)
+    print("\n".join(cancel_jobs(options.target, plan, settings)))
 
 
 def _plan(options) -> None:

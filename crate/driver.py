@@ -9,6 +9,7 @@ finished work or its checkpoint (`crate/records.py`).
 import contextlib
 import functools
 import os
+import shutil
 import sys
 from base64 import urlsafe_b64decode
 from pathlib import Path
@@ -61,11 +62,23 @@ def _end(status: int, message: str) -> None:
 
 
 def check_data(plan: Plan, settings: Settings, names: set[str]) -> None:
-    """Check that the data sets a command needs are there, before the first run starts."""
+    """Check that the data sets a command needs are there, before the first run starts.
+
+    The nodes of a cluster may see what its login node does not: there it is only a warning.
+    """
     try:
         usage_of(settings.data_root, names)
     except UsageError as error:
-        _end(2, f"error: {error}")
+        if settings.launcher == "slurm":
+            print(f"warning: seen from here, {error}", file=sys.stderr)
+        else:
+            _end(2, f"error: {error}")
+
+
+def check_launcher(settings: Settings) -> None:
+    """Check that there is a Slurm where jobs are to be submitted."""
+    if settings.launcher == "slurm" and not shutil.which("sbatch"):
+        _end(2, "error: there is no sbatch here: run this on a login node, or with launcher=local")
 
 
 @functools.cache

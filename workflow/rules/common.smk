@@ -1,5 +1,6 @@
 # Paths and functions that the rules share.
 RUN = f"{RESULTS}/runs/{{model}}/seed{{seed}}/{{chain}}"
+LAUNCHED = SETTINGS.launcher == "slurm"
 STEPS = PLAN.steps_by_task(SETTINGS.scale)
 TABLES, FIGURES = PLAN.experiments.tables, PLAN.figures()
 
@@ -8,6 +9,19 @@ def run_of(wildcards):
     """The run a wildcard match names, with its configuration and code."""
     run, _ = parse_path(RUN.format(**wildcards))
     return PLAN.resolve(run)
+
+
+def threads_of(wildcards):
+    """All processes of a run that computes here; none of one that waits for a job elsewhere.
+
+    More than the machine has means one run at a time.
+    """
+    return 1 if LAUNCHED else run_of(wildcards).step.compute.cores
+
+
+def gpu_of(wildcards):
+    """1 for a run that uses this machine's GPUs; it has them for itself."""
+    return int(not LAUNCHED and run_of(wildcards).step.compute.gpus > 0)
 
 
 def parent_of(wildcards):

@@ -15,10 +15,11 @@ for task, steps in STEPS.items():
             model="[^/]+",
             seed="[0-9]+",
             chain=rf"(.+/)?({'|'.join(steps)})",
-        # all processes of the run; more than a machine has means one run at a time
-        threads: lambda wildcards: run_of(wildcards).step.compute.cores
+        threads: threads_of
         resources:
             mem_mb=lambda wildcards: 1000 * run_of(wildcards).step.compute.memory_gb,
+            jobs=int(LAUNCHED),
+            gpu=gpu_of,
         params:
             # What Snakemake compares to decide on a rerun.
             config=lambda wildcards: run_of(wildcards).config_json,
