@@ -1,6 +1,7 @@
 # make demo        set up if needed, then regenerate the ablation table at scale mini
 # make test        set up if needed, then the tests (about 10 minutes on 2 cores)
-# make test-all    the tests, and every table at scale smoke
+# make test-all    the slow tests too, and those on a real Slurm (skipped where it is not installed)
+# make drills      the launcher's long drills: time limits, a sweep of 200 runs (20 minutes)
 # make setup       only the environment: .venv from requirements.lock
 #
 # Inside an environment of your own (environment.yml makes one):  make demo VENV="$CONDA_PREFIX"
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 CORES ?= all
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: demo test test-all lint lock setup clean
+.PHONY: demo test test-all drills lint lock setup clean
 
 ifeq ($(VENV),.venv)
 READY := $(VENV)/.ready
@@ -41,10 +42,13 @@ demo: $(READY)
 	@python -m crate show ablation
 
 test: $(READY) lint
-	@python -m pytest -n 2 --dist loadfile -m "not slow"
+	@python -m pytest -n 2 --dist loadfile -m "not slow and not cluster"
 
 test-all: $(READY) lint
 	@python -m pytest -n 2 --dist loadfile
+
+drills: $(READY)
+	@python tests/cluster/drills.py
 
 lint: $(READY)
 	@ruff check --quiet .

@@ -9,7 +9,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from crate import slurm
-from crate.config import Settings
+from crate.config import Compute, Settings, Step
 from crate.data.registry import get_dataset, require
 from crate.errors import RunError, UsageError
 from crate.launch import Job, job_parameters, jobs_folder, make_executor, probe, read_job, state_of
@@ -136,7 +136,8 @@ def preflight(target: str, plan: Plan, settings: Settings, *, submit_probe: bool
     checks += _site_checks(settings)
     checks += _folder_checks(target, plan, settings, scratch)
     if submit_probe:
-        checks.append(_probe(settings, scratch))
+        steps = [plan.resolve(run).step for run in plan.runs(target, settings)]
+        checks.append(_probe(steps, settings, scratch))
     for good, text in checks:
         print(f"{'ok  ' if good else 'NO  '}{text}")
     return all(good for good, _ in checks)
@@ -193,16 +194,16 @@ def _folder_checks(
     return checks
 
 
-def _probe(settings: Settings, scratch: Path) -> tuple[bool, str]:
+def _probe(steps: list[Step], settings: Settings, scratch: Path) -> tuple[bool, str]:
     """Run a one-minute job that reports what a node sees."""
-    from crate.config import Compute
-
-    compute = Compute(hours=1 / 60, memory_gb=2)
+    gpus = int(any(step.compute.gpus for step in steps))
+    compute = Compute(hours=1 / 60, memory_gb=2, gpus=gpus)
     parameters = job_parameters(compute, settings, "crate:probe", "probe")
     executor = make_executor(scratch / "probe", parameters, settings)
     print("# probe job: waiting for it (Ctrl-C leaves it)", file=sys.stderr)
     try:
-        data_root = str(Path(settings.data_root).absolute())
+        real = any(step.READS_DATA and not get_dataset(step.dataset).embedded for step in steps)
+        data_root = str(Path(settings.data_root).absolute()) if real else ""
         job = executor.submit(probe, data_root, str(scratch))
         while not job.paths.result_pickle.exists():
             known = slurm.final_state(job.job_id) if settings.launcher == "slurm" else None
@@ -216,5 +217,6 @@ def _probe(settings: Settings, scratch: Path) -> tuple[bool, str]:
     except Exception as error:  # whatever the far side raised
         last = [line for line in str(error).splitlines() if line.strip()][-1]
         return False, f"probe job: {last}"
-    good = "not there" not in str(seen["data root"]) + str(seen["scratch"])
+    good = not any("is not there" in str(value) for value in seen.values())
+    good = good and seen["GPUs"] >= gpus
     return good, "probe job: " + ", ".join(f"{key} {value}" for key, value in seen.items())

@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import math
 import os
+import re
 import shutil
 import signal
 import sys
@@ -33,6 +34,7 @@ GONE_SECONDS = 10.0  # how long a shared file system may hide what a job wrote l
 PACK_SECONDS = 3.0  # how long a pack waits for one more run
 RETRY_SECONDS = 300.0  # how long a controller that does not answer is asked again
 NEVER = 10**6  # submitit's own count of time-outs must not end a run; ours of stalls does
+STOPS = (signal.SIGINT, signal.SIGTERM)
 LOST = ("BOOT_FAIL", "NODE_FAIL", "PREEMPTED", "TIMEOUT")  # ends that are not the run's fault
 SILENT = ("Unable to contact", "Socket timed out", "Connection refused", "Zero Bytes", "try again")
 
@@ -68,9 +70,11 @@ class Work:
         os.chdir(self.root)
         environment = submitit.JobEnvironment()
         if environment.num_tasks > 1:
-            # our own code picks the device by LOCAL_RANK
+            # the site's `setup` may name another address; we pick the device by LOCAL_RANK
+            address = {k: os.environ[k] for k in ("MASTER_ADDR",) if k in os.environ}
             distributed = submitit.helpers.TorchDistributedEnvironment()
             distributed.export(set_cuda_visible_devices=False, overwrite=True)
+            os.environ.update(address)
         main = environment.global_rank == 0
         settings = Settings.model_validate_json(self.settings)
         plan = Plan(Experiments(self.experiments))
@@ -82,6 +86,7 @@ class Work:
             "restarts": restarts,
         }
         self.started = time.time()
+        errors = []
         for item in list(self.items):
             error = ""
             try:
@@ -97,10 +102,13 @@ class Work:
                 sys.exit(0)
             except (RunError, UsageError) as failure:
                 error = str(failure)
+                errors.append(error)
                 print(f"failed: {error}", file=sys.stderr)
             self.items.remove(item)
             if main:
                 tell(self.folder, item.path, error)
+        if errors:
+            raise RunError("; ".join(errors))  # Slurm shall call the job failed
 
     def checkpoint(self):
         """What is requeued when the time limit is near or the job is preempted; None gives up."""
@@ -137,8 +145,15 @@ def tell(folder: Path, path: str, error: str) -> None:
     write_json(folder / "outcome.json", outcomes | {path: error})
 
 
+def _seen(folder: str) -> str:
+    return "there" if Path(folder).is_dir() else f"{folder} is not there"
+
+
 def probe(data_root: str, scratch: str) -> dict:
-    """What a node sees: the job that `crate launch --preflight … --probe` submits."""
+    """What a node sees: the job that `crate launch --preflight … --probe` submits.
+
+    An empty `data_root` means that only embedded data are used.
+    """
     import platform
 
     import torch
@@ -150,8 +165,8 @@ def probe(data_root: str, scratch: str) -> dict:
         "python": platform.python_version(),
         "torch": torch.__version__ + (f" ({mismatch()})" if mismatch() else ""),
         "GPUs": torch.cuda.device_count(),
-        "data root": "there" if Path(data_root).is_dir() else f"{data_root} is not there",
-        "scratch": "there" if Path(scratch).is_dir() else f"{scratch} is not there",
+        "data root": _seen(data_root) if data_root else "not used",
+        "scratch": _seen(scratch),
     }
 
 
@@ -205,11 +220,12 @@ def job_parameters(compute: Compute, site: Site, name: str, comment: str, runs: 
     """submitit's parameters for a job of `runs` runs with these needs on this site."""
     minutes = min(_minutes(compute, site) * runs, math.ceil(60 * site.max_hours))
     signal_seconds = min(site.signal_seconds, 30 * minutes)
+    cpus = compute.threads + compute.workers
     parameters = {
         "name": name,
         "nodes": compute.nodes,
         "tasks_per_node": compute.tasks,
-        "cpus_per_task": compute.threads + compute.workers,
+        "cpus_per_task": cpus,
         "timeout_min": minutes,
     }
     if site.launcher == "submitit-local":
@@ -228,6 +244,8 @@ def job_parameters(compute: Compute, site: Site, name: str, comment: str, runs: 
         "slurm_comment": comment,
         "slurm_signal_delay_s": signal_seconds,
         "slurm_setup": site.setup or None,
+        # since 22.05 srun does not take over sbatch's CPUs; one dead rank must end the others
+        "slurm_srun_args": [f"--cpus-per-task={cpus}", "--kill-on-bad-exit=1"],
         "slurm_additional_parameters": options | site.sbatch,
     }
 
@@ -257,12 +275,18 @@ def make_executor(folder: Path, parameters: dict, site: Site):
 
 
 def submit(
-    items: list[Item], prepared: list[Prepared], plan: Plan, settings: Settings, root: Path
+    items: list[Item],
+    prepared: list[Prepared],
+    plan: Plan,
+    settings: Settings,
+    root: Path,
+    interrupts: "_Interrupts",
 ) -> Job:
     """Submit one job for these runs, which have the same needs; its id is in every job.json.
 
     Raises:
         RunError: the cluster refuses the job, or does not answer for long.
+        KeyboardInterrupt: asked to stop while it did not answer.
     """
     from submitit.helpers import clean_env
 
@@ -293,7 +317,8 @@ def submit(
             if settings.launcher == "submitit-local":
                 number, born = _submit_local(executor, work)
                 return note(dataclasses.replace(job, id=str(number), born=born))
-            return note(dataclasses.replace(job, id=_submit_slurm(executor, work, token)))
+            number = _submit_slurm(executor, work, token, interrupts)
+            return note(dataclasses.replace(job, id=number))
     except BaseException:
         for one in prepared:
             one.folder.job.unlink(missing_ok=True)
@@ -315,13 +340,14 @@ def _slurm_conf():
 _SLURM_CONF = os.environ.get("SLURM_CONF")
 
 
-def _submit_slurm(executor, work: Work, token: str) -> str:
+def _submit_slurm(executor, work: Work, token: str, interrupts: "_Interrupts") -> str:
     """Id of the submitted job; asks again while the controller does not answer."""
     import submitit
 
     end = time.monotonic() + RETRY_SECONDS
     while True:
         try:
+            signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # Ctrl-C must not reach sbatch
             return executor.submit(work).job_id
         except submitit.core.utils.FailedJobError as error:
             said = str(error.__cause__ or error)
@@ -329,10 +355,15 @@ def _submit_slurm(executor, work: Work, token: str) -> str:
             said = said.decode() if isinstance(said, bytes) else said
         except OSError as error:
             raise RunError(f"{executor.folder}: cannot be written ({error.strerror})") from None
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
         if not any(words in said for words in SILENT) or time.monotonic() > end:
             raise RunError(f"the cluster refuses the job: {slurm.one_line(said)}")
         print(f"Slurm does not answer ({slurm.one_line(said)}); asking again", file=sys.stderr)
-        time.sleep(10)
+        for _ in range(10):
+            time.sleep(1)
+            if interrupts.asked:
+                raise KeyboardInterrupt
         with contextlib.suppress(RunError):  # it may have taken the job and lost the answer
             taken = slurm.find(token)
             if taken:
@@ -430,7 +461,7 @@ class _Interrupts:
         def note(number: int, frame: object) -> None:
             self.asked = True
 
-        self.before = {n: signal.signal(n, note) for n in (signal.SIGINT, signal.SIGTERM)}
+        self.before = {n: signal.signal(n, note) for n in STOPS}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -546,7 +577,14 @@ class _Waiter:
         compute = self.prepared.resolved.step.compute
         small = compute.nodes * compute.tasks == 1 and compute.hours <= self.settings.pack_hours
         if self.settings.pack == 1 or not small:
-            job = submit([self.item], [self.prepared], self.plan, self.settings, self.root)
+            job = submit(
+                [self.item],
+                [self.prepared],
+                self.plan,
+                self.settings,
+                self.root,
+                self.interrupts,
+            )
             return dataclasses.replace(job, identity=self.prepared.identity)
         return self._join_pack(compute)
 
@@ -589,7 +627,7 @@ class _Waiter:
             except UsageError:  # its own process says so
                 continue
         try:
-            submit(items, prepared, self.plan, self.settings, self.root)
+            submit(items, prepared, self.plan, self.settings, self.root, self.interrupts)
         finally:
             for path in taken:
                 path.unlink(missing_ok=True)
@@ -654,11 +692,13 @@ class _Waiter:
         if state in LOST or (stopped and state == "FAILED"):
             return state
         last = _last_lines(Path(job.folder))
+        for line in last:
+            print(f"  job {job.id}: {line}", file=sys.stderr)
         what = "was cancelled" if state == "CANCELLED" else "ended without a result"
         what += "" if state in (None, "CANCELLED") else f" ({state})"
         raise RunError(
             f"{self.run}: job {job.id} {what}"
-            + (f"; it said: {last[-1]}" if last else "")
+            + (f"; it said: {_telling(last)}" if last else "")
             + f"; logs in {job.folder}"
         )
 
@@ -690,4 +730,11 @@ def _last_lines(folder: Path) -> list[str]:
     logs = sorted(folder.glob("*_log.err"), key=lambda path: path.stat().st_mtime)
     text = "".join(path.read_text(errors="replace") for path in logs if path.stat().st_size)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return [line for line in lines if not line.startswith("submitit ")][-5:]
+    return [line for line in lines if not line.startswith("submitit ")][-8:]
+
+
+def _telling(lines: list[str]) -> str:
+    """The line of a log that names the cause; srun goes on to talk about the end of its tasks."""
+    causes = [x for x in lines if re.search("error|no such file|killed|denied", x, re.IGNORECASE)]
+    causes = [x for x in causes if not re.search(r"task \d+: |STEP|_step_signal", x)] or causes
+    return (causes or lines)[-1]

@@ -3,6 +3,7 @@
 Works without sacct. A controller that does not answer is no news: `None`, never "gone".
 """
 
+import contextlib
 import dataclasses
 import getpass
 import re
@@ -107,7 +108,8 @@ class Queue:
                 if jobs is not None:
                     listed = {i: dataclasses.asdict(job) for i, job in jobs.items()}
                     told = {"time": asked, "jobs": listed}
-                    write_json(self.path, told)
+                    with contextlib.suppress(RunError):  # a full disk: each asks for itself
+                        write_json(self.path, told)
         if told["time"] < since:
             return None
         return {i: JobState(**job) for i, job in told["jobs"].items()}
