@@ -305,3 +305,13 @@ def test_the_stand_ins_of_a_scale(plan):
     assert plan.stand_ins("mini", ["imagenet1k"]) == {
         "imagenet1k": "Fashion-MNIST (10,000 training images)"
     }
+
+
+def test_the_size_of_a_published_model_is_the_same_at_every_scale(plan):
+    def look(scale):
+        resolved = plan.resolve(Run(scale, "crate_alpha_base_patch32", 0, ("architecture",)))
+        return resolved.spec, resolved.step.image_size, resolved.step.dataset, resolved.identity
+
+    assert look("smoke") == look("mini") == look("paper")
+    assert look("smoke")[0].dim == 768
+    assert look("smoke")[1:3] == (224, "imagenet1k")

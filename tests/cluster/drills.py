@@ -34,7 +34,7 @@ def history(folder: Path) -> list[dict]:
 
 def limit(folder: Path, cluster: Cluster) -> str:
     """The published way to survive a time limit: USR2, checkpoint, requeue, resume."""
-    suite = make_suite(folder / "limit", epochs=4000)
+    suite = make_suite(folder / "limit", epochs=1500)
     change(suite / SCALE, ("defaults", "compute", "hours"), 2 / 60)
     began = time.monotonic()
     code, told = end(crate(suite, cluster, RUN, scale="smoke", signal_seconds=45), 1500)
@@ -42,7 +42,7 @@ def limit(folder: Path, cluster: Cluster) -> str:
     record = json.loads((suite / RUN / "run.json").read_text())
     seconds, restarts = time.monotonic() - began, record["job"]["restarts"]
     assert restarts >= 1, "the run was shorter than its limit"
-    whole = make_suite(folder / "whole", epochs=4000)
+    whole = make_suite(folder / "whole", epochs=1500)
     code, told = end(crate(whole, cluster, RUN, scale="smoke", launcher="submitit-local"), 1500)
     assert code == 0, told
     for name in ("metrics.json", "weights.safetensors"):
@@ -52,7 +52,7 @@ def limit(folder: Path, cluster: Cluster) -> str:
 
 
 def short(folder: Path, cluster: Cluster) -> str:
-    suite = make_suite(folder / "short", epochs=4000)
+    suite = make_suite(folder / "short", epochs=1500)
     change(suite / SCALE, ("defaults", "compute", "hours"), 1 / 60)
     # a start-up that outlasts the limit
     edit = suite / "crate/tasks/classification.py"
