@@ -310,16 +310,21 @@ def submit(
         return job
 
     note(job)  # first: a process killed while it submits must find its job again
+    taken = None
     # another process's ranks and this one's settings are not the job's
     hidden = ("CRATE_SETTINGS", "CRATE_DRIVER", "CRATE_FRESH")
     try:
         with clean_env(extra_names=hidden), _slurm_conf():
             if settings.launcher == "submitit-local":
                 number, born = _submit_local(executor, work)
-                return note(dataclasses.replace(job, id=str(number), born=born))
-            number = _submit_slurm(executor, work, token, interrupts)
-            return note(dataclasses.replace(job, id=number))
+                taken = dataclasses.replace(job, id=str(number), born=born)
+            else:
+                number = _submit_slurm(executor, work, token, interrupts)
+                taken = dataclasses.replace(job, id=number)
+            return note(taken)
     except BaseException:
+        if taken is not None:  # its id cannot be noted (a full disk): nobody would wait for it
+            taken.cancel()
         for one in prepared:
             one.folder.job.unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
@@ -386,7 +391,7 @@ def _gpu_count() -> int:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return len([part for part in visible.split(",") if part.strip()])
-    listed = slurm._ask("nvidia-smi", "-L")
+    listed = slurm.ask("nvidia-smi", "-L")
     return len((listed or "").splitlines())
 
 

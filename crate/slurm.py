@@ -38,7 +38,7 @@ class JobState:
         return f"{words} on {self.node}" if self.node else words
 
 
-def _ask(*words: str) -> str | None:
+def ask(*words: str) -> str | None:
     """Output of a Slurm command; None where it is missing, fails, or does not answer."""
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
@@ -49,7 +49,7 @@ def _ask(*words: str) -> str | None:
 
 def queued_jobs() -> dict[str, JobState] | None:
     """Every job of this user that is pending, running or ending, by id."""
-    told = _ask("squeue", "-h", "-u", getpass.getuser(), "-o", "%i|%T|%r|%N|%M|%k")
+    told = ask("squeue", "-h", "-u", getpass.getuser(), "-o", "%i|%T|%r|%N|%M|%k")
     if told is None:
         return None
     lines = [line.split("|", 5) for line in told.splitlines()]
@@ -59,11 +59,11 @@ def queued_jobs() -> dict[str, JobState] | None:
 
 def final_state(job: str) -> str | None:
     """A job's state as the controller, or else the accounting, remembers it; None: unknown."""
-    told = _ask("scontrol", "--oneliner", "show", "job", job) or ""
+    told = ask("scontrol", "--oneliner", "show", "job", job) or ""
     match = re.search(r"\bJobState=(\S+)", told)
     if match:
         return match[1]
-    told = _ask("sacct", "-X", "-n", "-P", "-j", job, "-o", "State") or ""
+    told = ask("sacct", "-X", "-n", "-P", "-j", job, "-o", "State") or ""
     return told.strip().splitlines()[-1].split()[0] if told.strip() else None
 
 
@@ -81,7 +81,7 @@ def find(comment: str) -> str | None:
 
 def cancel(job: str) -> bool:
     """Whether Slurm took the order."""
-    return _ask("scancel", job) is not None
+    return ask("scancel", job) is not None
 
 
 class Queue:
@@ -117,7 +117,7 @@ class Queue:
 
 def partitions() -> dict[str, dict] | None:
     """Partition → its time limit, nodes, and generic resources; None where Slurm is silent."""
-    told = _ask("sinfo", "-h", "-o", "%R|%l|%D|%G|%c|%m")
+    told = ask("sinfo", "-h", "-o", "%R|%l|%D|%G|%c|%m")
     if told is None:
         return None
     found: dict[str, dict] = {}
@@ -132,7 +132,7 @@ def partitions() -> dict[str, dict] | None:
 
 def accounts() -> list[str] | None:
     """Accounts this user may charge; None on a cluster without accounting."""
-    told = _ask(
+    told = ask(
         "sacctmgr", "-n", "-P", "show", "assoc", f"user={getpass.getuser()}", "format=account"
     )
     return None if told is None else sorted(set(told.split()))

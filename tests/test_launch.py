@@ -98,7 +98,7 @@ def test_squeue_is_read_with_reasons_and_ended_jobs_left_out(monkeypatch):
     told = (
         "5|PENDING|Resources||0:00|crate-1\n6|RUNNING|None|n[1-2]|1:02|a|b\n7|CANCELLED|||0:01|\n"
     )
-    monkeypatch.setattr(slurm, "_ask", lambda *words: told)
+    monkeypatch.setattr(slurm, "ask", lambda *words: told)
     jobs = slurm.queued_jobs()
     assert {i: str(job) for i, job in jobs.items()} == {
         "5": "queued (Resources)",
@@ -107,7 +107,7 @@ def test_squeue_is_read_with_reasons_and_ended_jobs_left_out(monkeypatch):
     assert jobs["6"].comment == "a|b"
     assert slurm.find("crate-1") == "5"
     assert slurm.find("crate-2") is None
-    monkeypatch.setattr(slurm, "_ask", lambda *words: None)
+    monkeypatch.setattr(slurm, "ask", lambda *words: None)
     with pytest.raises(RunError, match="does not answer"):
         slurm.find("crate-1")
 
