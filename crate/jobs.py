@@ -1,6 +1,7 @@
 """`crate jobs`, `crate cancel` and `crate launch --preflight`: looking at jobs without waiting."""
 
 import json
+import re
 import sys
 import tempfile
 import time
@@ -195,9 +196,12 @@ def _folder_checks(
 
 
 def _probe(steps: list[Step], settings: Settings, scratch: Path) -> tuple[bool, str]:
-    """Run a one-minute job that reports what a node sees."""
+    """Run a short job that reports what a node sees.
+
+    It asks for five minutes: Slurm may send the signal a minute earlier than it was told to.
+    """
     gpus = int(any(step.compute.gpus for step in steps))
-    compute = Compute(hours=1 / 60, memory_gb=2, gpus=gpus)
+    compute = Compute(hours=5 / 60, memory_gb=2, gpus=gpus)
     parameters = job_parameters(compute, settings, "crate:probe", "probe")
     executor = make_executor(scratch / "probe", parameters, settings)
     print("# probe job: waiting for it (Ctrl-C leaves it)", file=sys.stderr)
@@ -215,8 +219,9 @@ def _probe(steps: list[Step], settings: Settings, scratch: Path) -> tuple[bool, 
             time.sleep(0.5)
         seen = job.result()
     except Exception as error:  # whatever the far side raised
-        last = [line for line in str(error).splitlines() if line.strip()][-1]
-        return False, f"probe job: {last}"
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        causes = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b", line)]
+        return False, f"probe job: {(causes or lines)[-1]}"
     good = not any("is not there" in str(value) for value in seen.values())
     good = good and seen["GPUs"] >= gpus
     return good, "probe job: " + ", ".join(f"{key} {value}" for key, value in seen.items())
