@@ -125,10 +125,11 @@ def waiting_memory(suite: Path) -> list[int]:
 
 
 def main() -> None:
-    names = sys.argv[1:] or ["limit", "short", "sweep"]
+    drills = ["limit", "short", "sweep"]
     with tempfile.TemporaryDirectory() as scratch:
-        for port, name in enumerate(names):
-            cluster = Cluster(Path(scratch) / f"slurm-{name}", 28817 + 10 * port, SC_CPUS="16")
+        for name in sys.argv[1:] or drills:
+            port = 28817 + 10 * drills.index(name)
+            cluster = Cluster(Path(scratch) / f"slurm-{name}", port, SC_CPUS="16")
             cluster.script("start")
             try:
                 print(f"{name}: {globals()[name](Path(scratch), cluster)}", flush=True)
