@@ -320,11 +320,19 @@ def read_yaml(path: Path) -> dict:
     return content
 
 
+def load_value(text: str) -> Any:
+    """A value of the command line, as YAML. Raises `ValueError` where it is none."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from None
+
+
 def read_value(text: str) -> Any:
     """A value of the command line, as YAML (and Snakemake) would read it; else the text itself."""
     try:
-        return yaml.load(text, Loader=_Loader) if text.strip() else text
-    except (yaml.YAMLError, ValueError):
+        return load_value(text) if text.strip() else text
+    except ValueError:
         return text
 
 

@@ -9,11 +9,11 @@ finished work or its checkpoint (`crate/records.py`).
 import contextlib
 import functools
 import os
-import shutil
 import sys
 from base64 import urlsafe_b64decode
 from pathlib import Path
 
+from crate import slurm
 from crate.config import SETTINGS_VARIABLE, Experiments, Settings
 from crate.data.registry import usage_of
 from crate.errors import RunError, UsageError, nearest
@@ -77,8 +77,11 @@ def check_data(plan: Plan, settings: Settings, names: set[str]) -> None:
 
 def check_launcher(settings: Settings) -> None:
     """Check that there is a Slurm where jobs are to be submitted."""
-    if settings.launcher == "slurm" and not shutil.which("sbatch"):
-        _end(2, "error: there is no sbatch here: run this on a login node, or with launcher=local")
+    try:
+        if settings.launcher == "slurm":
+            slurm.require()
+    except UsageError as error:
+        _end(2, f"error: {error}")
 
 
 @functools.cache

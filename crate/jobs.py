@@ -14,7 +14,7 @@ from crate.config import Compute, Settings, Step
 from crate.data.registry import get_dataset, require
 from crate.errors import RunError, UsageError
 from crate.launch import Job, job_parameters, jobs_folder, make_executor, probe, read_job, state_of
-from crate.plan import Plan, parse_path
+from crate.plan import Plan, Run, parse_path
 from crate.records import RunFolder, canonical_json, read_json
 
 
@@ -109,17 +109,18 @@ def preflight(target: str, plan: Plan, settings: Settings, *, submit_probe: bool
     """
     if settings.launcher == "local":
         raise UsageError("launcher is local: nothing is submitted; see slurm/site.yaml")
-    kinds: dict[str, list] = {}
-    for run in plan.runs(target, settings):
-        step = plan.resolve(run).step
-        kinds.setdefault(canonical_json(step.compute.model_dump()), []).append((run, step))
+    steps = {run: plan.resolve(run).step for run in plan.runs(target, settings)}
+    kinds: dict[str, list[Run]] = {}
+    for run, step in steps.items():
+        kinds.setdefault(canonical_json(step.compute.model_dump()), []).append(run)
     checks: list[tuple[bool, str]] = []
     with tempfile.TemporaryDirectory() as folder:
         for runs in kinds.values():
-            run, step = runs[0]
-            parameters = job_parameters(step.compute, settings, "crate:preflight", "preflight")
+            run = runs[0]
+            compute = steps[run].compute
+            parameters = job_parameters(compute, settings, "crate:preflight", "preflight")
             executor = make_executor(Path(folder), parameters, settings)
-            names = sorted({run.step for run, _ in runs})
+            names = sorted({run.step for run in runs})
             print(f"# {len(runs)} jobs ({', '.join(names)}), at most {settings.max_jobs} at once")
             if settings.launcher == "slurm":
                 script = Path(folder) / "job.sh"
@@ -135,10 +136,9 @@ def preflight(target: str, plan: Plan, settings: Settings, *, submit_probe: bool
                 print(f"{parameters}\n")
     scratch = jobs_folder(settings.results, settings.scale, settings)
     checks += _site_checks(settings)
-    checks += _folder_checks(target, plan, settings, scratch)
+    checks += _folder_checks(list(steps.values()), settings, scratch)
     if submit_probe:
-        steps = [plan.resolve(run).step for run in plan.runs(target, settings)]
-        checks.append(_probe(steps, settings, scratch))
+        checks.append(_probe(list(steps.values()), settings, scratch))
     for good, text in checks:
         print(f"{'ok  ' if good else 'NO  '}{text}")
     return all(good for good, _ in checks)
@@ -172,9 +172,7 @@ def _site_checks(settings: Settings) -> list[tuple[bool, str]]:
     return checks
 
 
-def _folder_checks(
-    target: str, plan: Plan, settings: Settings, scratch: Path
-) -> list[tuple[bool, str]]:
+def _folder_checks(steps: list[Step], settings: Settings, scratch: Path) -> list[tuple[bool, str]]:
     checks = []
     try:
         scratch.mkdir(parents=True, exist_ok=True)
@@ -182,7 +180,6 @@ def _folder_checks(
             checks.append((True, f"scratch {scratch} can be written (it must be a shared folder)"))
     except OSError as error:
         checks.append((False, f"scratch {scratch} cannot be written ({error.strerror})"))
-    steps = [plan.resolve(run).step for run in plan.runs(target, settings)]
     for name in sorted({step.dataset for step in steps if step.READS_DATA}):
         try:
             require(get_dataset(name), settings.data_root)

@@ -57,7 +57,7 @@ class Work:
 
     def __init__(self, items: list[Item], settings: Settings, folder: Path, experiments: Path):
         self.items = items
-        self.settings = settings.model_dump_json()
+        self.settings_json = settings.model_dump_json()
         self.folder = folder
         self.experiments = experiments.absolute()
         self.root = Path.cwd()
@@ -76,7 +76,7 @@ class Work:
             distributed.export(set_cuda_visible_devices=False, overwrite=True)
             os.environ.update(address)
         main = environment.global_rank == 0
-        settings = Settings.model_validate_json(self.settings)
+        settings = self.settings
         plan = Plan(Experiments(self.experiments))
         restarts = max(self.restarts, int(os.environ.get("SLURM_RESTART_COUNT", 0)))
         job = {
@@ -120,7 +120,8 @@ class Work:
             path.stat().st_mtime_ns
             for path in run.folder(self.root / results).glob("checkpoint-*.pt")
         )
-        limit = _minutes(Plan(Experiments(self.experiments)).resolve(run).step.compute, self.site)
+        compute = Plan(Experiments(self.experiments)).resolve(run).step.compute
+        limit = _minutes(compute, self.settings)
         long = time.time() - self.started > 30 * limit  # a preemption comes at any time
         self.stalls = self.stalls + 1 if long and saved == self.saved else 0
         self.saved = saved
@@ -135,8 +136,8 @@ class Work:
         return submitit.helpers.DelayedSubmission(self)
 
     @property
-    def site(self) -> Settings:
-        return Settings.model_validate_json(self.settings)
+    def settings(self) -> Settings:
+        return Settings.model_validate_json(self.settings_json)
 
 
 def tell(folder: Path, path: str, error: str) -> None:
@@ -259,8 +260,8 @@ def make_executor(folder: Path, parameters: dict, site: Site):
     import submitit
 
     kind = "slurm" if site.launcher == "slurm" else "local"
-    if kind == "slurm" and not shutil.which("sbatch"):
-        raise UsageError("there is no sbatch here: run this on a login node, or launcher=local")
+    if kind == "slurm":
+        slurm.require()
     options = {f"{kind}_max_num_timeout": NEVER}
     if site.python:
         options[f"{kind}_python"] = site.python
@@ -272,63 +273,6 @@ def make_executor(folder: Path, parameters: dict, site: Site):
     except OSError as error:
         raise RunError(f"{folder}: cannot be written ({error.strerror})") from None
     return executor
-
-
-def submit(
-    items: list[Item],
-    prepared: list[Prepared],
-    plan: Plan,
-    settings: Settings,
-    root: Path,
-    interrupts: "_Interrupts",
-) -> Job:
-    """Submit one job for these runs, which have the same needs; its id is in every job.json.
-
-    Raises:
-        RunError: the cluster refuses the job, or does not answer for long.
-        KeyboardInterrupt: asked to stop while it did not answer.
-    """
-    from submitit.helpers import clean_env
-
-    compute = prepared[0].resolved.step.compute
-    if settings.launcher == "submitit-local":
-        compute = _fit_machine(compute)
-    token = f"crate-{uuid.uuid4().hex[:12]}"
-    folder = root / token
-    run = prepared[0].resolved.run
-    name = f"crate:{run.model}:seed{run.seed}:{'/'.join(run.chain)}"
-    name += f":and {len(items) - 1} more" if len(items) > 1 else ""
-    executor = make_executor(
-        folder, job_parameters(compute, settings, name, token, len(items)), settings
-    )
-    work = Work(items, settings, folder, plan.experiments.folder)
-    job = Job(settings.launcher, token, str(folder), "", None, time.time(), len(items))
-
-    def note(job: Job) -> Job:
-        for one in prepared:
-            write_json(one.folder.job, dataclasses.asdict(job) | {"identity": one.identity})
-        return job
-
-    note(job)  # first: a process killed while it submits must find its job again
-    taken = None
-    # another process's ranks and this one's settings are not the job's
-    hidden = ("CRATE_SETTINGS", "CRATE_DRIVER", "CRATE_FRESH")
-    try:
-        with clean_env(extra_names=hidden), _slurm_conf():
-            if settings.launcher == "submitit-local":
-                number, born = _submit_local(executor, work)
-                taken = dataclasses.replace(job, id=str(number), born=born)
-            else:
-                number = _submit_slurm(executor, work, token, interrupts)
-                taken = dataclasses.replace(job, id=number)
-            return note(taken)
-    except BaseException:
-        if taken is not None:  # its id cannot be noted (a full disk): nobody would wait for it
-            taken.cancel()
-        for one in prepared:
-            one.folder.job.unlink(missing_ok=True)
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
 
 
 @contextlib.contextmanager
@@ -546,7 +490,7 @@ class _Waiter:
                 job = self._submit()
                 self.say(f"job {job.id} submitted")
             end = self._wait(job)
-            if end is None:
+            if not end:
                 return
             # preempted, out of time without a signal, or its node died: go on from the checkpoint
             now = [p.stat().st_mtime_ns for p in self.folder.folder.glob("checkpoint-*.pt")]
@@ -581,20 +525,64 @@ class _Waiter:
     def _submit(self) -> Job:
         compute = self.prepared.resolved.step.compute
         small = compute.nodes * compute.tasks == 1 and compute.hours <= self.settings.pack_hours
-        if self.settings.pack == 1 or not small:
-            job = submit(
-                [self.item],
-                [self.prepared],
-                self.plan,
-                self.settings,
-                self.root,
-                self.interrupts,
-            )
-            return dataclasses.replace(job, identity=self.prepared.identity)
-        return self._join_pack(compute)
+        job = self._join_pack(compute) if self.settings.pack > 1 and small else None
+        return job or self._submit_job([self.item], [self.prepared])
 
-    def _join_pack(self, compute: Compute) -> Job:
-        """Put this run on a list; whoever holds its lock submits what is on it as one job."""
+    def _submit_job(self, items: list[Item], prepared: list[Prepared]) -> Job:
+        """Submit one job for these runs, which have the same needs; its id is in every job.json.
+
+        Raises:
+            RunError: the cluster refuses the job, or does not answer for long.
+            KeyboardInterrupt: asked to stop while it did not answer.
+        """
+        from submitit.helpers import clean_env
+
+        settings = self.settings
+        compute = prepared[0].resolved.step.compute
+        if settings.launcher == "submitit-local":
+            compute = _fit_machine(compute)
+        token = f"crate-{uuid.uuid4().hex[:12]}"
+        folder = self.root / token
+        run = prepared[0].resolved.run
+        name = f"crate:{run.model}:seed{run.seed}:{'/'.join(run.chain)}"
+        name += f":and {len(items) - 1} more" if len(items) > 1 else ""
+        parameters = job_parameters(compute, settings, name, token, len(items))
+        executor = make_executor(folder, parameters, settings)
+        work = Work(items, settings, folder, self.plan.experiments.folder)
+        identity = prepared[0].identity
+        job = Job(settings.launcher, token, str(folder), identity, None, time.time(), len(items))
+
+        def note(job: Job) -> Job:
+            for one in prepared:
+                write_json(one.folder.job, dataclasses.asdict(job) | {"identity": one.identity})
+            return job
+
+        note(job)  # first: a process killed while it submits must find its job again
+        taken = None
+        # another process's ranks and this one's settings are not the job's
+        hidden = ("CRATE_SETTINGS", "CRATE_DRIVER", "CRATE_FRESH")
+        try:
+            with clean_env(extra_names=hidden), _slurm_conf():
+                if settings.launcher == "submitit-local":
+                    number, born = _submit_local(executor, work)
+                    taken = dataclasses.replace(job, id=str(number), born=born)
+                else:
+                    number = _submit_slurm(executor, work, token, self.interrupts)
+                    taken = dataclasses.replace(job, id=number)
+                return note(taken)
+        except BaseException:
+            if taken is not None:  # its id cannot be noted (a full disk): nobody would wait for it
+                taken.cancel()
+            for one in prepared:
+                one.folder.job.unlink(missing_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+    def _join_pack(self, compute: Compute) -> Job | None:
+        """Put this run on a list; whoever holds its lock submits what is on it as one job.
+
+        None where that came to nothing: the run is no longer on the list and has no job.
+        """
         packs = self.root / f"pack-{short_hash(canonical_json(compute.model_dump()))}"
         mine = packs / f"{short_hash(str(self.folder.folder.absolute()))}.json"
         self.folder.job.unlink(missing_ok=True)
@@ -603,9 +591,12 @@ class _Waiter:
             if self.interrupts.asked:
                 mine.unlink(missing_ok=True)
                 raise KeyboardInterrupt
+            listed = mine.exists()  # before the job is looked for: it is noted first
             job = read_job(self.folder)
             if job and job.id:
                 return job
+            if not listed:
+                return None
             with lock(packs / ".lock") as leads:
                 if leads and mine.exists():
                     self._submit_pack(packs)
@@ -620,31 +611,33 @@ class _Waiter:
             if listed >= self.settings.pack or time.monotonic() > deadline:
                 break
             time.sleep(0.1)
-        items, prepared, taken = [], [], []
-        for path in waiting[: self.settings.pack]:
-            taken.append(path)
+        items, prepared = [], []
+        taken = waiting[: self.settings.pack]
+        for path in taken:
             item = Item(**(read_json(path) or {}))
             try:
                 prepared.append(
                     prepare(item.path, self.plan, expected=item.expected, overrides=item.overrides)
                 )
                 items.append(item)
-            except UsageError:  # its own process says so
+            except UsageError:  # its own process, or its own job, says so
                 continue
         try:
-            submit(items, prepared, self.plan, self.settings, self.root, self.interrupts)
+            if items:
+                self._submit_job(items, prepared)
         finally:
             for path in taken:
                 path.unlink(missing_ok=True)
 
-    def _wait(self, job: Job) -> str | None:
-        """None when the run is finished; else the state in which the job was lost."""
+    def _wait(self, job: Job) -> str:
+        """Empty when the run is finished; else the state in which the job was lost."""
         shown, gone, pause = "", None, 0.1
         while True:
             self.tail.show()
             outcome = job.outcome(self.item.path)
             if outcome is not None:
-                return self._end(job, outcome)
+                self._end(job, outcome)
+                return ""
             if self.interrupts.asked:
                 self._interrupted(job)
             self._check_driver(job)
@@ -683,17 +676,17 @@ class _Waiter:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _ended(self, job: Job) -> str | None:
-        """How a job ended that left no word. None: it has not; a state of `LOST`: go on."""
+        """How a job ended that left no word: as `_wait`; None: it has not."""
         state = slurm.final_state(job.id) if job.launcher == "slurm" else "FAILED"
         if state is not None and state not in slurm.ENDED:
             return None
         self.tail.show()
+        self.folder.job.unlink(missing_ok=True)
         if self.folder.accept(self.prepared.identity) and not self.item.fresh:
-            self.folder.job.unlink(missing_ok=True)
-            return self._end(job, "")
+            self._remove(job)
+            return ""
         record = read_json(self.folder.record) or {}
         stopped = record.get("status") == "stopped" and record.get("job", {}).get("id") == job.id
-        self.folder.job.unlink(missing_ok=True)
         if state in LOST or (stopped and state == "FAILED"):
             return state
         last = _last_lines(Path(job.folder))

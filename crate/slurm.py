@@ -7,11 +7,12 @@ import contextlib
 import dataclasses
 import getpass
 import re
+import shutil
 import subprocess
 import time
 from pathlib import Path
 
-from crate.errors import RunError
+from crate.errors import RunError, UsageError
 from crate.records import lock, read_json, write_json
 
 # States of a job that will not come back by itself
@@ -36,6 +37,12 @@ class JobState:
             return f"queued ({self.reason})" if self.reason not in ("", "None") else "queued"
         words = self.state.lower().replace("_", " ")
         return f"{words} on {self.node}" if self.node else words
+
+
+def require() -> None:
+    """Raises `UsageError` where no job can be submitted."""
+    if not shutil.which("sbatch"):
+        raise UsageError("there is no sbatch here: run this on a login node, or launcher=local")
 
 
 def ask(*words: str) -> str | None:

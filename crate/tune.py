@@ -12,9 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import yaml
-
-from crate.config import Settings, merge
+from crate.config import Settings, load_value, merge
 from crate.errors import RunError, UsageError
 from crate.plan import Plan, Run
 from crate.records import atomic_path, canonical_json, read_json
@@ -28,11 +26,9 @@ def nested(pairs: dict[str, str]) -> dict:
     changes: dict = {}
     for key, text in pairs.items():
         try:
-            value = yaml.safe_load(text)
-        except (yaml.YAMLError, ValueError):
+            value = load_value(text)
+        except ValueError:
             raise UsageError(f"{key}={text}: the value cannot be read as YAML") from None
-        if isinstance(value, str) and re.fullmatch(r"[-+]?\d+\.?\d*e[-+]?\d+", value):
-            value = float(value)
         for part in reversed(key.split(".")):
             value = {part: value}
         changes = merge(changes, value)

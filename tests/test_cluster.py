@@ -210,8 +210,9 @@ def test_a_job_of_higher_priority_preempts_and_the_run_goes_on(suite, cluster):
     waiter = crate(suite, cluster, RUN, scale="smoke", sbatch="{exclusive: true, nodelist: n1}")
     job = training(suite)
     urgent = cluster(
-        "sbatch", "--parsable", "-p", "urgent", "-w", "n1", "--exclusive", "--wrap", "sleep 1"
-    )
+        "sbatch", "--parsable", "-p", "urgent", "-w", "n1", "--exclusive",
+        "-o", "/dev/null", "--wrap", "sleep 1",
+    )  # fmt: skip
     wait_for(lambda: cluster.queue().get(job) == "PENDING", 60)
     assert urgent != job
     code, told = end(waiter)

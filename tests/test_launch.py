@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from crate.errors import RunError
 from crate.launch import Item, Job, Work, job_parameters, read_job
 from crate.plan import parse_path
 from crate.records import RunFolder, read_json, write_json
+from crate.run import prepare
 
 EIGHT = Compute(nodes=2, gpus=8, threads=2, workers=3, hours=48, memory_gb=240)
 RUN = "results/smoke/runs/crate_base_patch32_plain/seed0/imagenet21k"
@@ -116,6 +118,35 @@ def test_squeue_is_read_with_reasons_and_ended_jobs_left_out(monkeypatch):
 def test_a_foreign_job_file_is_no_job(tmp_path, content):
     (tmp_path / "job.json").write_text(content)
     assert read_job(RunFolder(tmp_path)) is None
+
+
+def waiter(plan, expected: str | None = None, **changes) -> launch._Waiter:
+    settings = plan.experiments.settings({"scale": "smoke", "launcher": "submitit-local"} | changes)
+    item = Item(RUN, expected, {}, False)
+    waiter = launch._Waiter(item, prepare(RUN, plan), plan, settings, Path("jobs").absolute())
+    waiter.interrupts = launch._Interrupts()
+    waiter.interrupts.asked = False
+    return waiter
+
+
+def test_a_run_finished_by_a_job_that_left_no_word_is_finished(plan, monkeypatch):
+    monkeypatch.setattr(launch, "GONE_SECONDS", 0.0)
+    waits = waiter(plan)
+    identity = waits.prepared.identity
+    result = {"metrics": {"top1": 50.0}}
+    write_json(waits.folder.record, {"status": "complete", "identity": identity, "result": result})
+    job = Job("submitit-local", "t", "jobs/t", identity, str(os.getpid()))  # gone: born later
+    assert waits._wait(job) == ""
+    assert read_json(waits.folder.metrics) == result
+
+
+def test_a_run_left_out_of_a_pack_has_a_job_of_its_own(plan, monkeypatch):
+    monkeypatch.setattr(launch, "PACK_SECONDS", 0.0)
+    waits = waiter(plan, "planned by an older recipe", pack=2)
+    submitted = []
+    monkeypatch.setattr(waits, "_submit_job", lambda items, prepared: submitted.append(items) or 7)
+    assert waits._submit() == 7
+    assert submitted == [[waits.item]]
 
 
 def test_interrupts_are_noted_not_raised():
