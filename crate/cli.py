@@ -109,13 +109,37 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("models", _models, "list model names", settings=False)
     sub.add_argument("pattern", nargs="?", default="*")
 
-    data = commands.add_parser("data", help="look at data sets").add_subparsers(
+    data = commands.add_parser("data", help="look at data sets, prepare them").add_subparsers(
         metavar="command", required=True
     )
     check = data.add_parser("check", help="say what of a data set is there and what is missing")
     check.add_argument("name")
     check.add_argument("--data-root", default=None)
     check.set_defaults(command=_data_check)
+    prepare = data.add_parser("prepare", help="download or unpack a data set, and index it")
+    prepare.add_argument("name")
+    prepare.add_argument("--data-root", default=None)
+    prepare.set_defaults(command=_data_prepare)
+
+    weights = commands.add_parser(
+        "weights", help="official checkpoints in, finished runs out"
+    ).add_subparsers(metavar="command", required=True)
+    text = "the official checkpoints that are known, and which of them are here"
+    listed = weights.add_parser("list", help=text, description=text)
+    listed.add_argument("--data-root", default=None)
+    listed.set_defaults(command=_weights_list)
+    text = "an official checkpoint (.pth, .npz, …) as weights of ours"
+    taken = weights.add_parser("import", help=text, description=text)
+    taken.add_argument("file")
+    taken.add_argument("--model", required=True, help="of 'crate models' or models.yaml")
+    taken.add_argument("--out", required=True, help="a .safetensors file to write")
+    taken.set_defaults(command=_weights_import)
+    text = "the weights of a finished run, for others"
+    given = weights.add_parser("export", help=text, description=text)
+    given.add_argument("path", help="results/<scale>/runs/<model>/seed<k>/<step>/…")
+    given.add_argument("--to", required=True, help="safetensors, onnx or torch-official")
+    given.add_argument("--out", required=True, help="the file to write")
+    given.set_defaults(command=_weights_export)
     return parser
 
 
@@ -323,8 +347,89 @@ def _models(options) -> None:
 
 
 def _data_check(options) -> None:
+    from crate.data.check import check
+    from crate.data.registry import advice
+
+    dataset, data_root = _data_set(options)
+    there, wrong = check(dataset, data_root)
+    print("\n".join(there), end="\n" if there else "")
+    for line in wrong:
+        print(line, file=sys.stderr)
+    if wrong:
+        raise RunError(f"{dataset.title} is not whole: {advice(dataset, data_root)}")
+
+
+def _data_prepare(options) -> None:
+    from crate.data.prepare import prepare
+
+    print("\n".join(prepare(*_data_set(options))))
+
+
+def _data_set(options) -> tuple:
+    """The named set and the folder of all sets, the option's or config.yaml's."""
     from crate.config import Experiments
-    from crate.data.registry import check, get_dataset
+    from crate.data.registry import get_dataset
+
+    dataset = get_dataset(options.name)
+    return dataset, options.data_root or Experiments().settings().data_root
+
+
+def _weights_list(options) -> None:
+    from tabulate import tabulate
+
+    from crate.config import EXPERIMENTS, Experiments
+    from crate.models.released import manifest, place, presence
 
     data_root = options.data_root or Experiments().settings().data_root
-    print("\n".join(check(get_dataset(options.name), data_root)))
+    entries = manifest(EXPERIMENTS)
+    rows = [
+        [
+            name,
+            entry.model or "none of ours",
+            f"{entry.classes:,}" if entry.classes else "",
+            f"{entry.bytes:,}" if entry.bytes else "unknown",
+            entry.sha256 or "unknown",
+            entry.status,
+            presence(place(name, data_root), entry),
+        ]
+        for name, entry in entries.items()
+    ]
+    headers = ["file", "model", "classes", "bytes", "sha256", "status", "here"]
+    sides = ("left", "left", "right", "right", "left", "left", "left")
+    print(tabulate(rows, headers, disable_numparse=True, colalign=sides))
+    print()
+    for name, entry in entries.items():
+        print(f"{name}: {entry.source}{'; ' if entry.note else ''}{entry.note}")
+    print(f"\nlooked for in {place('', data_root)}/; nothing is downloaded for you")
+
+
+def _weights_import(options) -> None:
+    from pathlib import Path
+
+    from crate.config import EXPERIMENTS, Experiments
+    from crate.models.released import manifest, verify
+    from crate.plan import Plan
+
+    path, out = Path(options.file), Path(options.out)
+    spec = Plan(Experiments()).spec(options.model, None)
+    if out.suffix != ".safetensors":
+        raise UsageError(f"--out {out}: should end in .safetensors")
+    entry = manifest(EXPERIMENTS).get(path.name)
+    if entry is not None and path.is_file():
+        if entry.model not in (None, options.model):
+            raise UsageError(
+                f"{EXPERIMENTS / 'released.yaml'} lists {path.name} as {entry.model}, not "
+                f"{options.model}; rename the file if you mean it"
+            )
+        verify(path, entry)
+    from crate.models.export import import_official
+
+    print(import_official(path, options.model, spec, out))
+
+
+def _weights_export(options) -> None:
+    from pathlib import Path
+
+    from crate.models.export import export_run
+
+    print(export_run(options.path, options.to, Path(options.out)))

@@ -197,7 +197,7 @@ def test_explain_tells_where_a_cell_comes_from(crate, ran):
         f"run       {where}/imagenet21k/imagenet1k\n",
         "step      imagenet21k: Fashion-MNIST, epochs ",
         "step      imagenet1k: Fashion-MNIST, epochs ",
-        "model     dim 64, ",
+        "model     dim 48, ",
         "residual False",
         "status    complete",
         "commit c0ffee",
@@ -275,25 +275,31 @@ def tree(tmp_path):
 def test_a_wrong_number_of_classes_is_told(crate, tree):
     status, _, errors = crate("data", "check", "imagenet1k", "--data-root", str(tree))
     assert status == 1
-    assert errors == (
-        f"failed: {tree}/imagenet1k/train: has 2 class folders, ImageNet-1K has 1,000\n"
+    assert errors.startswith(
+        f"{tree}/imagenet1k/train: has 2 class folders, ImageNet-1K has 1,000\n"
+        f"{tree}/imagenet1k/train: 2 images, ImageNet-1K has 1,281,167\n"
     )
+    assert "failed: ImageNet-1K is not whole: download ILSVRC2012_img_train.tar" in errors
 
 
 def test_a_tree_is_counted_and_an_empty_class_told(crate, tree, monkeypatch):
     import dataclasses
 
-    two = dataclasses.replace(registry.DATASETS["imagenet1k"], classes=2)
+    two = dataclasses.replace(
+        registry.DATASETS["imagenet1k"], classes=2, splits={"train": 2, "test": 2}
+    )
     monkeypatch.setitem(registry.DATASETS, "imagenet1k", two)
     status, out, _ = crate("data", "check", "imagenet1k", "--data-root", str(tree))
     assert status == 0
     assert out.splitlines() == [
-        f"{tree}/imagenet1k/{part}: 2 classes, 2 images" for part in ("train", "val")
+        f"{tree}/imagenet1k/{part}: 2 class folders, 2 images; no index"
+        for part in ("train", "val")
     ]
     (tree / "imagenet1k/val/n02/1.JPEG").unlink()
     status, _, errors = crate("data", "check", "imagenet1k", "--data-root", str(tree))
-    assert (status, errors.count("\n")) == (1, 1)
-    assert "no images in 1 class folders, first n02" in errors
+    assert (status, errors.count("\n")) == (1, 3)
+    assert "no images in 1 of its classes, first n02" in errors
+    assert "val: 1 images, ImageNet-1K has 2" in errors
 
 
 # --- what is imported -----------------------------------------------------------

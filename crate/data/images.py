@@ -1,16 +1,15 @@
 """Labelled pictures as batches of tensors: read, cropped, flipped, augmented, mixed.
 
-Embedded sets live in memory as uint8 tensors and are augmented batch-wise; image folders are read
-and augmented picture by picture in loader processes. Both draw every random number from a seed
+Embedded sets live in memory as uint8 tensors and are augmented batch-wise; real sets are read and
+augmented picture by picture in loader processes. Both draw every random number from a seed
 made of (seed, picture or update), so that the order of work never changes a result.
 
-    pixels (B, C, H, W) uint8 as stored; images (B, 3, H, W) float, normalised; labels (B,) int64
+    pixels (B, C, H, W) uint8 as stored; images (B, 3, H, W) float, normalised; labels (B,) int64,
+    or (B, M) padded with -1 where a picture may have several (imagenet1k_real)
     targets (B, classes) float after mixing
 """
 
-import functools
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,8 +19,9 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
 from crate.config import Classification
-from crate.data.folders import class_folders, image_files
-from crate.data.registry import Dataset, split_folder
+from crate.data.layouts import open_pictures
+from crate.data.pictures import Pictures
+from crate.data.registry import Dataset, home, split_part
 from crate.errors import RunError
 from crate.runtime import Runtime, generator_for, seed_for
 
@@ -218,17 +218,14 @@ class MemoryImages:
             yield pixels[part], labels[part]
 
 
-class FolderImages:
-    """One split of an image folder (root/class/picture), read as it is needed."""
+class StreamedImages:
+    """One split of pictures that are read as they are needed, in loader processes."""
 
-    def __init__(
-        self, files: np.ndarray, labels: np.ndarray, root: Path, *, size: int, runtime: Runtime
-    ):
-        self.files, self.labels, self.root = files, labels, root
-        self.size, self.runtime = size, runtime
+    def __init__(self, pictures: Pictures, *, size: int, runtime: Runtime):
+        self.pictures, self.size, self.runtime = pictures, size, runtime
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.pictures)
 
     def training(
         self, step: Classification, seed: int, first: int, last: int
@@ -259,6 +256,7 @@ class FolderImages:
             reader,
             batch_sampler=batches,
             num_workers=step.compute.workers,
+            prefetch_factor=4 if step.compute.workers else None,  # batches a process is ahead
             collate_fn=_collate,
             pin_memory=self.runtime.device.type == "cuda",
         )
@@ -271,32 +269,20 @@ class FolderImages:
                 labels.to(self.runtime.device, non_blocking=True),
             )
 
-    def read(self, index: int):
-        """Open one picture as RGB. Raises `RunError` naming the file."""
-        from PIL import Image
-
-        path = self.root / os.fsdecode(self.files[index])
-        try:
-            with Image.open(path) as image:
-                return image.convert("RGB")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            reason = str(error).split("\n")[0]
-            raise RunError(f"{path}: cannot be read as an image ({reason})") from None
-
 
 class _Reader(torch.utils.data.Dataset):
     """One picture by (index, seed), in a loader process; an error travels back as its text."""
 
-    def __init__(self, images: FolderImages, step: Classification):
-        self.images, self.step = images, step
+    def __init__(self, images: StreamedImages, step: Classification):
+        self.pictures, self.size, self.step = images.pictures, images.size, step
 
     def __getitem__(self, key: tuple[int, int]):
         index, seed = key
         try:
-            picture = self.prepare(self.images.read(index), seed)
+            image, label = self.pictures.read(index)
         except RunError as error:
             return str(error)
-        return picture, int(self.images.labels[index])
+        return self.prepare(image, seed), label
 
     def prepare(self, image, seed: int) -> torch.Tensor:
         raise TypeError("training and evaluation prepare pictures differently")
@@ -305,11 +291,14 @@ class _Reader(torch.utils.data.Dataset):
 class _TrainingReader(_Reader):
     def prepare(self, image, seed: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(seed)
-        box = sample_crops(1, image.height, image.width, self.step.crop_area_min, generator)[0]
-        top, left, h, w = box.tolist()
-        size = self.images.size
-        image = image.resize((size, size), 2, box=(left, top, left + w, top + h))  # 2: bilinear
-        picture = _to_tensor(image)
+        if self.step.center_crop:
+            picture = centre_view(image, self.size, self.step.eval_resize)
+        else:
+            box = sample_crops(1, image.height, image.width, self.step.crop_area_min, generator)[0]
+            top, left, h, w = box.tolist()
+            size = (self.size, self.size)
+            image = image.resize(size, 2, box=(left, top, left + w, top + h))  # 2: bilinear
+            picture = _to_tensor(image)
         if self.step.flip and torch.rand((), generator=generator) < 0.5:
             picture = picture.flip(-1)
         if self.step.randaugment:
@@ -319,13 +308,25 @@ class _TrainingReader(_Reader):
 
 class _EvaluationReader(_Reader):
     def prepare(self, image, seed: int) -> torch.Tensor:
-        size, resize = self.images.size, self.step.eval_resize
-        if resize is None:
-            return _to_tensor(image.resize((size, size), 2))
-        scale = resize / min(image.size)
-        image = image.resize((round(image.width * scale), round(image.height * scale)), 2)
-        left, top = (image.width - size) // 2, (image.height - size) // 2
-        return _to_tensor(image.crop((left, top, left + size, top + size)))
+        return centre_view(image, self.size, self.step.eval_resize)
+
+
+def centre_view(image, size: int, resize: int | None) -> torch.Tensor:
+    """torchvision's Resize(resize) and CenterCrop(size), rounding included; (3, size, size) uint8.
+
+    Without `resize`, the whole picture is scaled to a square.
+    """
+    if resize is None:
+        return _to_tensor(image.resize((size, size), 2))
+    shorter = min(image.size)
+    image = image.resize([resize * side // shorter for side in image.size], 2)
+    left, top = (_centre(side, size) for side in image.size)
+    return _to_tensor(image.crop((left, top, left + size, top + size)))
+
+
+def _centre(side: int, size: int) -> int:
+    """Where a crop of `size` begins; negative (and padded with black) if the side is smaller."""
+    return round((side - size) / 2) if side >= size else -((size - side) // 2)
 
 
 def _to_tensor(image) -> torch.Tensor:
@@ -337,7 +338,7 @@ def _collate(items: list) -> tuple[torch.Tensor, torch.Tensor] | str:
         if isinstance(item, str):
             return item
     pictures, labels = zip(*items, strict=True)
-    return torch.stack(pictures), torch.tensor(labels)
+    return torch.stack(pictures), torch.from_numpy(np.stack(labels))
 
 
 # --- opening -----------------------------------------------------------
@@ -354,30 +355,25 @@ def open_split(
     runtime: Runtime,
     data_root: str | Path,
     spare: str = "test",
-) -> "MemoryImages | FolderImages":
+) -> MemoryImages | StreamedImages:
     """Open a split (train, validation, test) with pictures of `size` pixels.
 
-    Where an image folder has no test part of its own, one is held out of its training part for
-    good. A validation part is held out only when it is what a run is judged on (`spare`):
-    published recipes train on everything.
+    Where a set has no test part of its own, one is held out of its training part for good. A
+    validation part is held out only when it is what a run is judged on (`spare`): published
+    recipes train on everything.
+
+    Raises:
+        UsageError: the set has no such split. RunError: it cannot be read.
     """
     if dataset.embedded:
         pixels, labels = _embedded_split(dataset, split)
         return MemoryImages(pixels, labels, size=size, runtime=runtime)
-    root = split_folder(dataset, split, data_root)
-    classes, files, labels = _listing(root)
-    if len(classes) != dataset.classes:
-        raise RunError(
-            f"{root}: has {len(classes):,} class folders, {dataset.title} has {dataset.classes:,}"
-        )
-    training_classes = class_folders(split_folder(dataset, "train", data_root))
-    if classes != training_classes:
-        odd = sorted(set(classes) ^ set(training_classes))[0]
-        raise RunError(f"{root}: its classes are not those of the training part, first {odd}")
+    part = split_part(dataset, split)
+    pictures = open_pictures(dataset, part, data_root)
     if split in dataset.folders and split != "train":
-        chosen = np.arange(len(files))
+        chosen = np.arange(len(pictures))
     else:
-        order = np.random.RandomState(SPLIT_SEED).permutation(len(files))
+        order = np.random.RandomState(SPLIT_SEED).permutation(len(pictures))
         parts, start = {}, 0
         for name in ("validation", "test"):
             if name not in dataset.folders:
@@ -385,42 +381,17 @@ def open_split(
                 start += dataset.holdout
         if split == "train":
             held_out = [parts[name] for name in {"test", spare} & set(parts)]
-            chosen = np.setdiff1d(np.arange(len(files)), np.concatenate([[], *held_out]))
+            chosen = np.setdiff1d(np.arange(len(pictures)), np.concatenate([[], *held_out]))
         else:
             chosen = np.sort(parts[split])
     if not len(chosen):
-        raise RunError(f"{root}: no images for the {split} split of {dataset.title}")
-    chosen = chosen.astype(np.int64)
-    return FolderImages(files[chosen], labels[chosen], root, size=size, runtime=runtime)
-
-
-@functools.lru_cache(maxsize=2)
-def _listing(root: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Class names, and names and labels of all pictures.
-
-    Arrays, not lists: millions of Python objects would be copied into every loader process.
-    """
-    classes = class_folders(root)
-    found = [
-        [os.fsencode(f"{name}/{file}") for file in image_files(root / name)] for name in classes
-    ]
-    labels = np.repeat(np.arange(len(classes)), [len(files) for files in found])
-    return classes, np.array([file for files in found for file in files], dtype=np.bytes_), labels
+        where = home(dataset, data_root) / part
+        raise RunError(f"{where}: no images for the {split} split of {dataset.title}")
+    return StreamedImages(pictures.select(chosen.astype(np.int64)), size=size, runtime=runtime)
 
 
 def _embedded_split(dataset: Dataset, split: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Fashion-MNIST: 45,000 to pre-train, 10,000 others to fine-tune, 5,000 to tune on."""
-    from crate.data.embedded import fashion_mnist
+    from crate.data.stand_ins import load
 
-    images, labels = fashion_mnist("test" if split == "test" else "train")
-    if split == "test":
-        chosen = np.arange(dataset.splits["test"])
-    else:
-        order = np.random.RandomState(SPLIT_SEED).permutation(len(labels))
-        start = {
-            "validation": 55_000,
-            "train": 45_000 if dataset.name == "fashion_mnist_finetune" else 0,
-        }[split]
-        chosen = order[start : start + dataset.splits[split]]
-    pixels = torch.from_numpy(np.ascontiguousarray(images[chosen])).unsqueeze(1)
-    return pixels, torch.from_numpy(labels[chosen].astype(np.int64))
+    pixels, labels = load(dataset.name, split, dataset.splits[split])
+    return torch.from_numpy(np.ascontiguousarray(pixels)), torch.from_numpy(labels)

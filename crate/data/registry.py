@@ -7,7 +7,6 @@ ones at the small scales. This module imports no torch: planning needs sizes and
 import dataclasses
 from pathlib import Path
 
-from crate.data.folders import class_folders, image_files
 from crate.errors import RunError, UsageError, unknown
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -17,23 +16,32 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class Dataset:
     """One classification data set.
 
-    `splits` maps train / validation / test to their number of images (for real sets as published,
-    used for estimates only; `crate data check` counts). `mean` and `std` are of pixel values in
-    [0, 1], by channel.
+    `splits` maps train / validation / test to their number of images (for real sets as published:
+    for estimates, and for `crate data check`; loading counts no images). `mean` and `std` are of
+    pixel values in [0, 1], by channel.
+
+    `form` is one of
+        "folder"       <data_root>/<name>/<part>/<class>/<picture>, or tar shards in <part>
+        "torchvision"  the folders that torchvision makes when its root is <data_root>/<name>
+        "embedded"     committed with the package
     """
 
     name: str
     title: str
     classes: int
     splits: dict[str, int]
-    form: str  # "folder": an ImageFolder tree under data_root; "embedded": in the package
+    form: str
     source: str
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
-    folders: dict[str, str] = dataclasses.field(default_factory=dict)  # split → subfolder
-    holdout: int = 0  # images taken from train for a split that has no folder of its own
+    folders: dict[str, str] = dataclasses.field(default_factory=dict)  # split → part on disk
+    holdout: int = 0  # images taken from train for a split that has no part of its own
+    labels: str = ""  # what crate/data/layouts.py reads the labels of; "": the class folders
+    at: str = ""  # the set's folder in data_root, where it is not called as the set
+    needs: tuple[str, ...] = ()  # files and folders that must be there, beside the parts
+    about: bool = False  # copies differ in a few images: another count is no mistake
     assets: tuple[str, ...] = ()  # files of crate/data/assets
-    get: str = ""  # how a person gets it
+    get: str = ""  # what a person does first; empty where `crate data prepare` does it all
 
     @property
     def embedded(self) -> bool:
@@ -49,9 +57,19 @@ _FASHION = {
     "std": (0.3530,),
     "assets": ("fashion-mnist-train", "fashion-mnist-test"),
 }
-_IMAGENET_GET = (
-    "download the archives from image-net.org (an account is needed) and unpack them to "
-    "one folder a class"
+_CLIP_ART = {
+    "form": "embedded",
+    "source": "the Open Clip Art Library, release 0.18",
+    "assets": ("open-clip-art-32",),
+}
+_FLOWERS, _PETS = "flowers-102/", "oxford-iiit-pet/"
+_ILSVRC_GET = (
+    "download ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz "
+    "from image-net.org (an account is needed) to {home}, "
+)
+_IMAGENET21K_GET = (
+    "download the archives of image-net.org (an account is needed), one tar a class, to "
+    "{home}/train (unpacked, or as WebDataset shards, they do too), "
 )
 
 DATASETS = {
@@ -66,7 +84,21 @@ DATASETS = {
             source="Russakovsky et al. 2015, ILSVRC 2012",
             folders={"train": "train", "test": "val"},
             holdout=10_000,
-            get=_IMAGENET_GET,
+            get=_ILSVRC_GET,
+        ),
+        # The pictures of imagenet1k's val, less those the authors found no label for.
+        Dataset(
+            name="imagenet1k_real",
+            title="ImageNet-1K with ReaL labels",
+            classes=1000,
+            splits={"test": 46_837},
+            form="folder",
+            source="Beyer et al. 2020, arXiv 2006.07159",
+            folders={"test": "val"},
+            labels="real",
+            at="imagenet1k",
+            needs=("real.json",),
+            get=_ILSVRC_GET,
         ),
         Dataset(
             name="imagenet21k",
@@ -77,7 +109,73 @@ DATASETS = {
             source="Deng et al. 2009; classes as in CRATE-alpha's configuration",
             folders={"train": "train"},
             holdout=51_200,
-            get=_IMAGENET_GET,
+            about=True,
+            get=_IMAGENET21K_GET,
+        ),
+        Dataset(
+            name="imagenet21k_fall11",
+            title="ImageNet-21K (fall 2011, 21,841 classes)",
+            classes=21_841,
+            splits={"train": 14_197_122, "validation": 51_200, "test": 51_200},
+            form="folder",
+            source="Deng et al. 2009; the classes of CRATE's CPAL paper",
+            folders={"train": "train"},
+            holdout=51_200,
+            about=True,
+            get=_IMAGENET21K_GET,
+        ),
+        Dataset(
+            name="cifar10",
+            title="CIFAR-10",
+            classes=10,
+            splits={"train": 50_000, "validation": 5_000, "test": 10_000},
+            form="torchvision",
+            source="Krizhevsky 2009",
+            folders={"train": "train", "test": "test"},
+            holdout=5_000,
+            labels="cifar10",
+            needs=tuple(
+                f"cifar-10-batches-py/{name}"
+                for name in (*(f"data_batch_{k}" for k in range(1, 6)), "test_batch")
+            ),
+        ),
+        Dataset(
+            name="cifar100",
+            title="CIFAR-100",
+            classes=100,
+            splits={"train": 50_000, "validation": 5_000, "test": 10_000},
+            form="torchvision",
+            source="Krizhevsky 2009",
+            folders={"train": "train", "test": "test"},
+            holdout=5_000,
+            labels="cifar100",
+            needs=("cifar-100-python/train", "cifar-100-python/test"),
+        ),
+        Dataset(
+            name="flowers102",
+            title="Oxford Flowers-102",
+            classes=102,
+            splits={"train": 1_020, "validation": 1_020, "test": 6_149},
+            form="torchvision",
+            source="Nilsback & Zisserman 2008",
+            folders={"train": "train", "validation": "val", "test": "test"},
+            labels="flowers102",
+            needs=(f"{_FLOWERS}jpg", f"{_FLOWERS}imagelabels.mat", f"{_FLOWERS}setid.mat"),
+        ),
+        Dataset(
+            name="pets",
+            title="Oxford-IIIT Pets",
+            classes=37,
+            splits={"train": 3_680, "validation": 368, "test": 3_669},
+            form="torchvision",
+            source="Parkhi et al. 2012",
+            folders={"train": "trainval", "test": "test"},
+            holdout=368,
+            labels="pets",
+            needs=tuple(
+                f"{_PETS}{name}"
+                for name in ("images", "annotations/trainval.txt", "annotations/test.txt")
+            ),
         ),
         # The 60,000 training images cut into three parts that share none; one standard test set.
         Dataset(
@@ -95,6 +193,45 @@ DATASETS = {
             splits={"train": 1_024, "validation": 256, "test": 512},
             **_FASHION,
         ),
+        # Open Clip Art by topic and by folder, and digits; relatives stay on one side of a split.
+        Dataset(
+            name="clip_art_topics",
+            title="Open Clip Art in 10 topics",
+            classes=10,
+            splits={"train": 1_579, "validation": 150, "test": 1_005},
+            mean=(0.7953, 0.7661, 0.7317),
+            std=(0.3168, 0.3267, 0.3592),
+            **_CLIP_ART,
+        ),
+        Dataset(
+            name="clip_art_folders",
+            title="Open Clip Art in 41 folders",
+            classes=41,
+            splits={"train": 1_490, "validation": 150, "test": 1_000},
+            mean=(0.7998, 0.7703, 0.7368),
+            std=(0.3111, 0.3253, 0.3588),
+            **_CLIP_ART,
+        ),
+        Dataset(
+            name="clip_art_symbols",
+            title="Open Clip Art, 10 folders of symbols",
+            classes=10,
+            splits={"train": 366, "validation": 150, "test": 1_000},
+            mean=(0.7357, 0.7136, 0.6803),
+            std=(0.3526, 0.3494, 0.3812),
+            **_CLIP_ART,
+        ),
+        Dataset(
+            name="handwritten_digits",
+            title="handwritten digits",
+            classes=10,
+            splits={"train": 647, "validation": 150, "test": 1_000},
+            form="embedded",
+            source="Alpaydin & Kaynak 1998, as in scikit-learn",
+            mean=(0.2891,),
+            std=(0.3549,),
+            assets=("handwritten-digits",),
+        ),
     )
 }
 
@@ -108,7 +245,7 @@ def get_dataset(name: str) -> Dataset:
 
 def data_identity(dataset: Dataset) -> dict:
     """What of an entry decides a run's result, for its canonical configuration."""
-    decisive = ("classes", "mean", "std", "folders", "holdout")
+    decisive = ("classes", "mean", "std", "folders", "holdout", "labels")
     values = {key: getattr(dataset, key) for key in decisive if getattr(dataset, key)}
     identity = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}  # as JSON
     if dataset.embedded:
@@ -119,9 +256,20 @@ def data_identity(dataset: Dataset) -> dict:
     return identity
 
 
-def split_folder(dataset: Dataset, split: str, data_root: str | Path) -> Path:
-    """The folder an image-folder split is read from (`train` where it is held out of it)."""
-    return Path(data_root) / dataset.name / dataset.folders.get(split, dataset.folders["train"])
+def home(dataset: Dataset, data_root: str | Path) -> Path:
+    """The folder of a set that is not embedded."""
+    return Path(data_root) / (dataset.at or dataset.name)
+
+
+def split_part(dataset: Dataset, split: str) -> str:
+    """The part on disk a split is read from (`train`'s where it is held out of it).
+
+    Raises:
+        UsageError: the set has no such split.
+    """
+    if split not in dataset.splits:
+        raise unknown("split", split, dataset.splits, where=dataset.title)
+    return dataset.folders.get(split) or dataset.folders["train"]
 
 
 def require(dataset: Dataset, data_root: str | Path) -> None:
@@ -137,40 +285,18 @@ def require(dataset: Dataset, data_root: str | Path) -> None:
         if problems:
             raise RunError(f"{dataset.title}: {problems[0]}")
         return
-    for split in dataset.folders:
-        folder = split_folder(dataset, split, data_root)
-        if not folder.is_dir():
-            raise RunError(
-                f"{dataset.title} is not at {folder}: {dataset.get}; then see "
-                f"'crate data check {dataset.name} --data-root {data_root}'"
-            )
+    root = home(dataset, data_root)
+    parts = dataset.folders.values() if dataset.form == "folder" else ()
+    missing = [root / part for part in parts if not (root / part).is_dir()]
+    missing += [root / name for name in dataset.needs if not (root / name).exists()]
+    if missing:
+        raise RunError(f"{dataset.title} is not at {missing[0]}: {advice(dataset, data_root)}")
 
 
-def check(dataset: Dataset, data_root: str | Path) -> list[str]:
-    """Lines that say what is there, class and image counts against the published ones.
-
-    Raises:
-        RunError: something is missing or the number of classes is wrong.
-    """
-    require(dataset, data_root)
-    if dataset.embedded:
-        counts = ", ".join(f"{split} {count:,}" for split, count in dataset.splits.items())
-        return [f"{dataset.name}: embedded, complete ({dataset.classes} classes; {counts})"]
-    lines = []
-    for split in dataset.folders:
-        folder = split_folder(dataset, split, data_root)
-        classes = class_folders(folder)
-        images = sum(len(image_files(folder / name)) for name in classes)
-        lines.append(f"{folder}: {len(classes):,} classes, {images:,} images")
-        empty = [name for name in classes if not image_files(folder / name)]
-        if len(classes) != dataset.classes:
-            raise RunError(
-                f"{folder}: has {len(classes):,} class folders, {dataset.title} has "
-                f"{dataset.classes:,}"
-            )
-        if empty:
-            raise RunError(f"{folder}: no images in {len(empty)} class folders, first {empty[0]}")
-    return lines
+def advice(dataset: Dataset, data_root: str | Path) -> str:
+    """What to do where a set is not there, or not whole."""
+    first = dataset.get.format(home=home(dataset, data_root)) + "then " if dataset.get else ""
+    return f"{first}run 'crate data prepare {dataset.name} --data-root {data_root}'"
 
 
 def usage_of(data_root: str | Path, names: set[str]) -> None:

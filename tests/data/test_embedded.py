@@ -12,7 +12,13 @@ import pytest
 from crate.data import embedded
 from crate.errors import RunError, UsageError
 
-NAMES = ("fashion-mnist-test", "fashion-mnist-train", "open-clip-art-32", "open-clip-art-64")
+NAMES = (
+    "fashion-mnist-test",
+    "fashion-mnist-train",
+    "handwritten-digits",
+    "open-clip-art-32",
+    "open-clip-art-64",
+)
 
 
 @pytest.fixture(scope="module")
@@ -141,10 +147,25 @@ def test_both_sizes_show_the_same_drawings(drawings):
     assert np.abs(small - halved).mean() < 8
 
 
+def test_handwritten_digits_are_the_published_ones():
+    images, labels = embedded.handwritten_digits()
+    assert images.shape == (1797, 8, 8)
+    # classes and the first picture as scikit-learn's documentation of the set prints them
+    assert np.bincount(labels).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
+    assert labels[:10].tolist() == list(range(10))
+    assert (images[0][:3] / 15).tolist() == [
+        [0, 0, 5, 13, 9, 1, 0, 0],
+        [0, 0, 13, 15, 10, 15, 5, 0],
+        [0, 3, 15, 2, 0, 11, 8, 0],
+    ]
+
+
 def test_digest_names_a_version_of_the_data():
     both = embedded.asset_digest("fashion-mnist-train", "fashion-mnist-test")
     assert both == embedded.asset_digest("fashion-mnist-test", "fashion-mnist-train")
-    assert len({both, embedded.asset_digest(), *map(embedded.asset_digest, NAMES)}) == 6
+    assert len({both, embedded.asset_digest(), *map(embedded.asset_digest, NAMES)}) == 2 + len(
+        NAMES
+    )
     with pytest.raises(RunError, match="did you mean 'fashion-mnist-train'"):
         embedded.asset_digest("fashion-mnist-trian")
 
@@ -170,7 +191,7 @@ def test_missing_files_are_named(copied):
     with pytest.raises(RunError, match=r"open-clip-art-32\.zip: No such file"):
         embedded.open_clip_art(32)
     problems = embedded.verify_assets()
-    assert len(problems) == 2
+    assert len(problems) == 3
     assert "fashion-mnist-train.zip" in problems[0]
     (copied / "SHA256SUMS").unlink()
     with pytest.raises(RunError, match="SHA256SUMS: No such file"):

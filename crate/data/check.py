@@ -1,0 +1,126 @@
+"""What of a data set is on disk, against what was published (`crate data check`)."""
+
+from pathlib import Path
+
+import numpy as np
+
+from crate.data.layouts import open_pictures
+from crate.data.listing import index_path, read_index, scan
+from crate.data.registry import Dataset, advice, home, require
+from crate.environment import import_torchvision
+from crate.errors import RunError
+
+
+def check(dataset: Dataset, data_root: str | Path) -> tuple[list[str], list[str]]:
+    """Count classes and images of every part, and compare files with their published md5 sums.
+
+    Returns:
+        Lines that say what is there, and lines that say what is wrong or missing.
+
+    Raises:
+        RunError: there is nothing at all, or the assets of an embedded set are damaged.
+    """
+    if dataset.embedded:
+        require(dataset, data_root)
+        counts = ", ".join(f"{split} {count:,}" for split, count in dataset.splits.items())
+        return [f"{dataset.name}: embedded, complete ({dataset.classes} classes; {counts})"], []
+    root = home(dataset, data_root)
+    if not root.is_dir():
+        require(dataset, data_root)
+    there, wrong, classes = [], [], {}
+    for split, part in dataset.folders.items():
+        where = root / part if dataset.form == "folder" else f"{root}, {part}"
+        try:
+            if dataset.labels:
+                labels = open_pictures(dataset, part, data_root).labels
+                there.append(f"{where}: {len(labels):,} images")
+            else:
+                found = scan(root / part)  # as it is, not as an index says
+                labels, classes[part] = found["labels"], found["classes"].tolist()
+                there.append(_counted(root / part, found))
+                wrong += _wrong_classes(dataset, root / part, found)
+        except RunError as error:
+            wrong.append(str(error).removesuffix(f"; {advice(dataset, data_root)}"))
+            continue
+        if len(labels) != dataset.splits[split] and not dataset.about:
+            wrong.append(
+                f"{where}: {len(labels):,} images, {dataset.title} has {dataset.splits[split]:,}"
+            )
+    train = set(classes.get(dataset.folders.get("train"), ()))
+    for part, names in classes.items():
+        odd = sorted(set(names) ^ train)
+        if odd and names and train:  # WebDataset shards name no classes
+            first = odd[0].decode()
+            wrong.append(f"{root / part}: its classes are not those of train, first {first}")
+    if dataset.form == "torchvision":
+        wrong += _other_files(dataset, root)
+    return there, wrong
+
+
+def _kind(found: dict[str, np.ndarray]) -> str:
+    if "shards" not in found:
+        return "class folders"
+    return "class tars" if len(found["classes"]) else "labels"  # WebDataset names no classes
+
+
+def _counted(folder: Path, found: dict[str, np.ndarray]) -> str:
+    classes = len(found["classes"]) or len(np.unique(found["labels"]))
+    if not index_path(folder).is_file():
+        index = "no index"
+    else:
+        try:
+            read_index(folder)
+            index = "indexed"
+        except RunError as error:
+            index = f"the index {str(error).partition(': ')[2]}"
+    return f"{folder}: {classes:,} {_kind(found)}, {len(found['labels']):,} images; {index}"
+
+
+def _wrong_classes(dataset: Dataset, folder: Path, found: dict[str, np.ndarray]) -> list[str]:
+    labels, names = found["labels"], found["classes"]
+    classes = len(names) or len(np.unique(labels))
+    wrong = []
+    if classes != dataset.classes:
+        wrong.append(
+            f"{folder}: has {classes:,} {_kind(found)}, {dataset.title} has {dataset.classes:,}"
+        )
+    elif labels.max() >= dataset.classes:
+        wrong.append(f"{folder}: a label is {labels.max()}, the last is {dataset.classes - 1:,}")
+    empty = np.setdiff1d(np.arange(len(names)), labels)
+    if len(empty):
+        first = names[empty[0]].decode()
+        wrong.append(f"{folder}: no images in {len(empty):,} of its classes, first {first}")
+    return wrong
+
+
+def torchvision_class(dataset: Dataset):
+    import_torchvision()
+    from torchvision import datasets
+
+    names = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}
+    names |= {"flowers102": "Flowers102", "pets": "OxfordIIITPet"}
+    return getattr(datasets, names[dataset.labels])
+
+
+def published_files(dataset: Dataset) -> dict[str, str]:
+    """Files of the unpacked set whose md5 is known, relative to the set's folder."""
+    known = torchvision_class(dataset)
+    if dataset.labels == "flowers102":
+        return {f"flowers-102/{known._file_dict[key][0]}": known._file_dict[key][1]
+                for key in ("label", "setid")}  # fmt: skip
+    if dataset.labels == "pets":
+        return {}  # only the archives' are
+    files = [*known.train_list, *known.test_list]
+    return {f"{known.base_folder}/{name}": md5 for name, md5 in files}
+
+
+def _other_files(dataset: Dataset, root: Path) -> list[str]:
+    """Files that are there, but not those published (md5 as torchvision knows it)."""
+    import_torchvision()
+    from torchvision.datasets.utils import check_integrity
+
+    return [
+        f"{root / name}: is not the published file (its md5 is another)"
+        for name, md5 in published_files(dataset).items()
+        if (root / name).is_file() and not check_integrity(root / name, md5)
+    ]

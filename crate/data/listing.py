@@ -1,0 +1,234 @@
+"""Which pictures an ImageNet-like part holds: a tree root/class/picture, or tar shards in root.
+
+Shards are of one of two kinds:
+
+- one tar a class, called as the class (n01440764.tar), its members pictures;
+- WebDataset: members `key.jpg` (jpeg, png …), each with `key.cls`, its label as text.
+
+All three give the same pictures in the same order (by label, then by name), so that a run does not
+depend on which of them is on disk; the labels of `key.cls` must count the sorted classes.
+
+Listing 13 million files at every start is slow, so `crate data prepare` keeps what was found in
+`index-<part>.npz`, beside the part. An index is believed as long as the times of all folders, or
+the sizes and times of all shards, are those it was made from. Loading without one is only slower.
+"""
+
+import functools
+import os
+import sys
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from crate.data.folders import IMAGE_SUFFIXES, class_folders, image_files, shard_files
+from crate.data.pictures import FilePictures, Pictures, ShardPictures
+from crate.errors import RunError
+from crate.records import atomic_path
+
+INDEX_VERSION = 1
+
+
+def index_path(root: Path) -> Path:
+    return root.parent / f"index-{root.name}.npz"
+
+
+@functools.lru_cache(maxsize=2)
+def list_part(root: Path) -> tuple[list[str], Pictures]:
+    """Class names in label order (none of WebDataset shards), and all pictures.
+
+    They come from the index if it is there and still true.
+
+    Raises:
+        RunError: naming the folder or the shard that cannot be read.
+    """
+    index = index_path(root)
+    if index.is_file():
+        try:
+            return _unpacked(root, read_index(root))
+        except RunError as error:
+            command = f"'crate data prepare {root.parent.name}' makes it anew"
+            print(f"warning: {error}; listing {root} ({command})", file=sys.stderr, flush=True)
+    return _unpacked(root, scan(root))
+
+
+def scan(root: Path) -> dict[str, np.ndarray]:
+    """What is on disk, as the arrays of an index.
+
+    classes (C,), labels (N,); of a tree folders (F,), times (F,), files (N,); of shards
+    shards (S,), times (S,), sizes (S,), places (N, 3). Names are bytes.
+    """
+    classes, shards = class_folders(root), shard_files(root)
+    found = _scan_shards(root, shards) if shards and not classes else _scan_tree(root, classes)
+    return {"version": np.array(INDEX_VERSION), **found}
+
+
+def write_index(root: Path) -> int:
+    """Write the index of a part; returns the number of pictures."""
+    found = scan(root)
+    with atomic_path(index_path(root)) as temporary, temporary.open("wb") as file:
+        np.savez(file, **found)
+    return len(found["labels"])
+
+
+def read_index(root: Path) -> dict[str, np.ndarray]:
+    """The arrays of the index of a part. Raises `RunError` where it is damaged or out of date."""
+    index = index_path(root)
+    try:
+        with np.load(index, allow_pickle=False) as file:
+            found = {name: file[name] for name in file.files}
+        pictures = _unpacked(root, found)[1]
+        rows = {len(getattr(pictures, name)) for name in pictures.ARRAYS}
+        whole = int(found["version"]) == INDEX_VERSION and len(rows) == 1
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise RunError(f"{index}: is damaged ({str(error).splitlines()[0]})") from None
+    if not whole:
+        raise RunError(f"{index}: is damaged, or of another version")
+    changed = _changed(root, found)
+    if changed:
+        raise RunError(f"{index}: is out of date ({changed} changed)")
+    return found
+
+
+def _changed(root: Path, found: dict[str, np.ndarray]) -> str:
+    """The first folder or shard that is not as it was; empty if none."""
+    classes, shards = class_folders(root), shard_files(root)
+    if "shards" in found:
+        before, today = _texts(found["shards"]), [] if classes else shards
+        state = list(zip(found["sizes"].tolist(), found["times"].tolist(), strict=True))
+    else:
+        before, today = _texts(found["classes"]), classes
+        state = found["times"].tolist()
+    if before != today:
+        return sorted(set(before) ^ set(today))[0]
+    names = before if "shards" in found else _texts(found["folders"])
+    for name, then in zip(names, state, strict=True):
+        try:
+            now = (root / name).stat()
+        except OSError:
+            return name
+        if then != ((now.st_size, now.st_mtime_ns) if "shards" in found else now.st_mtime_ns):
+            return name
+    return ""
+
+
+def _unpacked(root: Path, found: dict[str, np.ndarray]) -> tuple[list[str], Pictures]:
+    labels = found["labels"].astype(np.int64)
+    if "shards" in found:
+        pictures = ShardPictures(root, found["shards"], found["places"], labels)
+    else:
+        pictures = FilePictures(root, found["files"], labels)
+    return _texts(found["classes"]), pictures
+
+
+def _names(texts: list[str]) -> np.ndarray:
+    return np.array([os.fsencode(text) for text in texts], dtype=np.bytes_)
+
+
+def _texts(names: np.ndarray) -> list[str]:
+    return [os.fsdecode(name) for name in names.tolist()]
+
+
+# --- trees -----------------------------------------------------------
+
+
+def _scan_tree(root: Path, classes: list[str]) -> dict[str, np.ndarray]:
+    folders, times, files, counts = [], [], [], []
+    for name in classes:
+        found, state = image_files(root / name)
+        files += [os.fsencode(f"{name}/{file}") for file in found]
+        counts.append(len(found))
+        folders += [os.path.normpath(f"{name}/{inside}") for inside in state]
+        times += state.values()
+    return {
+        "classes": _names(classes),
+        "folders": _names(folders),
+        "times": np.array(times, dtype=np.int64),
+        "files": np.array(files, dtype=np.bytes_),
+        "labels": np.repeat(np.arange(len(classes), dtype=np.int32), counts),
+    }
+
+
+# --- shards -----------------------------------------------------------
+
+
+def _scan_shards(root: Path, shards: list[str]) -> dict[str, np.ndarray]:
+    webdataset = any(name.endswith(".cls") for name, *_ in _members(root / shards[0]))
+    sizes, times, keys, labels, places = [], [], [], [], []
+    for shard, name in enumerate(shards):
+        state = (root / name).stat()
+        sizes.append(state.st_size)
+        times.append(state.st_mtime_ns)
+        if webdataset:
+            found = _labelled(root / name)
+        else:
+            found = [
+                (os.path.normpath(member), shard, offset, size)
+                for member, offset, size in _members(root / name)
+                if member.lower().endswith(IMAGE_SUFFIXES)
+            ]
+        keys.append(_names([key for key, *_ in found]))
+        labels.append(np.array([label for _, label, *_ in found], dtype=np.int32))
+        where = [(shard, offset, size) for *_, offset, size in found]
+        places.append(np.array(where, dtype=np.int64).reshape(-1, 3))
+    keys, labels, places = (np.concatenate(parts) for parts in (keys, labels, places))
+    order = np.lexsort((keys, labels))
+    classes = [] if webdataset else [name.removesuffix(".tar") for name in shards]
+    return {
+        "classes": _names(classes),
+        "shards": _names(shards),
+        "sizes": np.array(sizes, dtype=np.int64),
+        "times": np.array(times, dtype=np.int64),
+        "places": places[order],
+        "labels": labels[order],
+    }
+
+
+def _members(path: Path) -> Iterator[tuple[str, int, int]]:
+    """Name, offset and size of each file of a tar; only headers are read.
+
+    Raises:
+        RunError: it is no tar, or not a whole one.
+    """
+    try:
+        with tarfile.open(path, "r:") as tar:
+            while (member := tar.next()) is not None:
+                tar.members = []  # it would keep them all
+                if member.isreg():
+                    yield member.name, member.offset_data, member.size
+            # tarfile ends quietly at a bad header, and where a download was cut between members
+            tar.fileobj.seek(tar.offset)
+            if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise RunError(f"{path}: is cut off or damaged at byte {tar.offset:,}")
+    except (tarfile.TarError, OSError, EOFError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RunError(f"{path}: cannot be read as a tar ({reason})") from None
+
+
+def _labelled(path: Path) -> list[tuple[str, int, int, int]]:
+    """Key, label, offset and size of each picture of a WebDataset shard."""
+    pictures, labels = {}, {}
+    with path.open("rb", buffering=0) as file:
+        for name, offset, size in _members(path):
+            folder, base = os.path.split(name)
+            stem, _, extension = base.partition(".")
+            key = os.path.join(folder, stem)
+            if extension.lower() != "cls" and f".{extension.lower()}" not in IMAGE_SUFFIXES:
+                continue
+            kind = labels if extension.lower() == "cls" else pictures
+            if key in kind:
+                raise RunError(f"{path}: '{name}' is there twice")
+            if kind is pictures:
+                pictures[key] = (offset, size)
+                continue
+            text = os.pread(file.fileno(), size, offset)
+            if not text.strip().isdigit() or len(text) > 9:
+                raise RunError(f"{path}: '{name}' is not a label: {text[:20]!r}")
+            labels[key] = int(text)
+    odd = sorted(pictures.keys() ^ labels.keys())
+    if odd:
+        lacks = "label ('.cls')" if odd[0] in pictures else "picture"
+        raise RunError(f"{path}: '{odd[0]}' has no {lacks}")
+    return [(key, labels[key], *place) for key, place in pictures.items()]

@@ -1,0 +1,129 @@
+"""Labelled pictures of one part of a data set, one by one: files, tar shards, or an array.
+
+All three are a few numpy arrays (13 million Python objects would be copied into every loader
+process) and open nothing before a picture is read.
+
+    labels (N,) int64, or (N, M) int64 padded with -1 where a picture may have several
+    read(index) → (PIL image in RGB, its label)
+"""
+
+import io
+import os
+import tarfile
+from pathlib import Path
+
+import numpy as np
+
+from crate.errors import RunError
+
+
+class Pictures:
+    """What the three kinds share."""
+
+    ARRAYS: tuple[str, ...] = ("labels",)  # attributes with one row a picture
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def select(self, indices: np.ndarray) -> "Pictures":
+        """Some of the pictures, in the order of `indices`."""
+        chosen = object.__new__(type(self))
+        chosen.__dict__ = self.__getstate__()
+        for name in self.ARRAYS:
+            setattr(chosen, name, getattr(self, name)[indices])
+        return chosen
+
+    def __getstate__(self) -> dict:
+        return dict(self.__dict__)
+
+    def read(self, index: int):
+        """Raises `RunError` naming the file that cannot be read."""
+        from PIL import Image, UnidentifiedImageError
+
+        try:
+            with Image.open(self.source(index)) as image:
+                return image.convert("RGB"), self.labels[index]
+        except UnidentifiedImageError:
+            reason = "its format is unknown"
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            reason = str(error).split("\n")[0]
+        raise RunError(f"{self.name(index)}: cannot be read as an image ({reason})")
+
+    def source(self, index: int) -> Path | io.BytesIO:
+        """What Pillow reads a picture from."""
+        raise NotImplementedError
+
+    def name(self, index: int) -> str:
+        """What a message calls a picture."""
+        raise NotImplementedError
+
+
+class FilePictures(Pictures):
+    """Files below a folder; `files` (N,) bytes, relative to `root`."""
+
+    ARRAYS = ("files", "labels")
+
+    def __init__(self, root: Path, files: np.ndarray, labels: np.ndarray):
+        self.root, self.files, self.labels = root, files, labels
+
+    def source(self, index: int) -> Path:
+        return self.root / os.fsdecode(self.files[index])
+
+    def name(self, index: int) -> str:
+        return str(self.source(index))
+
+
+class ShardPictures(Pictures):
+    """Members of tar files, each read by its offset and size.
+
+    Access is random, so order, resume and ranks are those of folders; unlike WebDataset, nothing
+    is shuffled in a buffer. `shards` (S,) bytes, relative to `root`; `places` (N, 3) int64:
+    shard, offset, size.
+    """
+
+    ARRAYS = ("places", "labels")
+    OPEN = 64  # shards a process keeps open: opening is what a file system of a network is slow at
+
+    def __init__(self, root: Path, shards: np.ndarray, places: np.ndarray, labels: np.ndarray):
+        self.root, self.shards, self.places, self.labels = root, shards, places, labels
+        self._open: dict[int, io.FileIO] = {}
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_open": {}}
+
+    def source(self, index: int) -> io.BytesIO:
+        shard, offset, size = self.places[index].tolist()
+        return io.BytesIO(self._pread(shard, size, offset))
+
+    def name(self, index: int) -> str:
+        """shard/member; the member's name stands in the header before its content."""
+        shard, offset, _ = self.places[index].tolist()
+        try:
+            header = self._pread(shard, tarfile.BLOCKSIZE, offset - tarfile.BLOCKSIZE)
+            member = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape").name
+        except (OSError, tarfile.TarError):
+            member = f"byte {offset}"
+        return str(self.root / os.fsdecode(self.shards[shard]) / member)
+
+    def _pread(self, shard: int, size: int, offset: int) -> bytes:
+        if shard not in self._open:
+            if len(self._open) >= self.OPEN:
+                self._open.pop(next(iter(self._open))).close()
+            path = self.root / os.fsdecode(self.shards[shard])
+            self._open[shard] = path.open("rb", buffering=0)
+        return os.pread(self._open[shard].fileno(), size, offset)
+
+
+class ArrayPictures(Pictures):
+    """Pixels in memory, uint8 (N, H, W, 3)."""
+
+    ARRAYS = ("pixels", "labels")
+
+    def __init__(self, pixels: np.ndarray, labels: np.ndarray):
+        self.pixels, self.labels = pixels, labels
+
+    def read(self, index: int):
+        from PIL import Image
+
+        return Image.fromarray(self.pixels[index]), self.labels[index]

@@ -1,0 +1,136 @@
+"""Bring a real data set into its layout (`crate data prepare`): download, unpack, write indexes.
+
+This is the one place that uses the network, and only for CIFAR, Flowers-102, Pets and the ReaL
+labels. Addresses, md5 sums and the unpacking of ImageNet's archives are torchvision's.
+"""
+
+import contextlib
+import http.client
+import shutil
+import socket
+import sys
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from crate.data.check import check, torchvision_class
+from crate.data.layouts import open_pictures
+from crate.data.listing import index_path, write_index
+from crate.data.registry import Dataset, home, require
+from crate.environment import import_torchvision
+from crate.errors import RunError
+
+REAL_URL = "https://raw.githubusercontent.com/google-research/reassessed-imagenet/master/real.json"
+
+
+def prepare(dataset: Dataset, data_root: str | Path) -> list[str]:
+    """Do what can be done without a person; returns lines that say what was done.
+
+    Raises:
+        RunError: something is missing that a person must get, or there is no network.
+    """
+    root = home(dataset, data_root)
+    if dataset.embedded:
+        return [f"{dataset.name}: embedded, nothing to prepare"]
+    if dataset.form == "torchvision":
+        return _download(dataset, data_root)
+    if root.name == "imagenet1k":
+        for part in dataset.folders.values():
+            _unpack(root, part)
+    if dataset.labels == "real" and not (root / "real.json").is_file():
+        _fetch(REAL_URL, root, None)
+    require(dataset, data_root)
+    lines = []
+    for part in dataset.folders.values():
+        _say(f"listing {root / part}")
+        count = write_index(root / part)
+        lines.append(f"{index_path(root / part)}: {count:,} images")
+    if dataset.labels:
+        for part in dataset.folders.values():
+            count = len(open_pictures(dataset, part, data_root))
+            lines.append(f"{root / part}: {count:,} images with labels")
+    return lines
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+# --- torchvision's sets -----------------------------------------------------------
+
+
+def sources(dataset: Dataset) -> list[tuple[str, str, str]]:
+    """Address, folder it goes to (relative to the set's) and md5 of each file to download."""
+    known = torchvision_class(dataset)
+    if dataset.labels == "flowers102":
+        prefix = known._download_url_prefix
+        return [(prefix + file, "flowers-102", md5) for file, md5 in known._file_dict.values()]
+    if dataset.labels == "pets":
+        return [(url, "oxford-iiit-pet", md5) for url, md5 in known._RESOURCES]
+    return [(known.url, "", known.tgz_md5)]
+
+
+def _download(dataset: Dataset, data_root: str | Path) -> list[str]:
+    """Download and unpack, unless all is there; archives already in place are not loaded again."""
+    there, wrong = check(dataset, data_root)
+    if wrong:
+        for url, folder, md5 in sources(dataset):
+            _fetch(url, home(dataset, data_root) / folder, md5)
+        there, wrong = check(dataset, data_root)
+    if wrong:
+        raise RunError(wrong[0])
+    return there
+
+
+def _fetch(url: str, folder: Path, md5: str | None) -> None:
+    """Download a file with torchvision, which compares md5, and unpack it if it is an archive."""
+    import_torchvision()
+    from torchvision.datasets.utils import download_url, extract_archive
+
+    name = url.rsplit("/", 1)[1]
+    with _told(folder / name, f"to go without a network, put {url} there and run this again"):
+        _say(f"{folder / name} from {url}")
+        download_url(url, folder, md5=md5)
+        if tarfile.is_tarfile(folder / name):
+            extract_archive(folder / name, folder)
+
+
+@contextlib.contextmanager
+def _told(path: Path, advice: str) -> Iterator[None]:
+    """Whatever goes wrong with a file becomes one line."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(60)  # urllib would wait for ever
+    try:
+        yield
+    except (OSError, RuntimeError, EOFError, tarfile.TarError, http.client.HTTPException) as error:
+        reason = str(error).split("\n")[0] or type(error).__name__
+        raise RunError(f"{path}: {reason}; {advice}") from None
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+# --- ImageNet's archives -----------------------------------------------------------
+
+
+def _unpack(root: Path, part: str) -> None:
+    """Unpack the ILSVRC 2012 archive of a part to one folder a class, if only the archive is there.
+
+    It happens in a folder of another name, so that a part is whole or not there at all.
+    """
+    import_torchvision()
+    from torchvision.datasets import imagenet
+
+    archive = root / imagenet.ARCHIVE_META[part][0]
+    if (root / part).exists() or not archive.is_file():
+        return
+    unfinished = root / f".{part}.unfinished"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    with _told(archive, "download it again, or make room for what is in it"):
+        _say(f"unpacking {archive} (its md5 is compared first)")
+        if part == "val":  # its labels are in the devkit
+            if not (root / imagenet.META_FILE).is_file():
+                imagenet.parse_devkit_archive(root)
+            imagenet.parse_val_archive(root, folder=unfinished.name)
+        else:
+            imagenet.parse_train_archive(root, folder=unfinished.name)
+        unfinished.rename(root / part)

@@ -1,0 +1,125 @@
+"""Embedded pictures as labelled sets with splits: what stands in for the real sets when small.
+
+    fashion_mnist_*       Fashion-MNIST, its training part cut into parts that share no picture
+    clip_art_*            Open Clip Art at 32 pixels on white, by topic or by folder
+    handwritten_digits    scikit-learn's digits, 8 pixels a side
+
+Splits are fixed: parts of one permutation (numpy's legacy generator never changes). Drawings that
+vary one theme (`house_01.png`, `house_02.png`) stay on one side. Nothing here needs torch.
+"""
+
+import re
+from collections.abc import Callable
+
+import numpy as np
+
+from crate.data.embedded import (
+    fashion_mnist,
+    folder_of,
+    handwritten_digits,
+    open_clip_art,
+    topic_of,
+)
+
+SPLIT_SEED = 2024
+
+
+def load(name: str, split: str, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """One split of an embedded set of the registry.
+
+    Args:
+        split: "train", "validation" or "test".
+        count: pictures of the split, as the registry states them.
+
+    Returns:
+        pixels uint8 (N, C, H, W) with 1 or 3 channels, labels int64 (N,).
+    """
+    if name.startswith("fashion_mnist"):
+        return _fashion_mnist(name, split, count)
+    pixels, labels, relatives = _SETS[name]()
+    chosen = _parts(relatives)[split][:count]
+    return pixels[chosen], labels[chosen]
+
+
+# The smallest test part that may decide anything; what is held out to tune on.
+TEST, VALIDATION = 1_000, 150
+
+
+def _parts(relatives: list[str]) -> dict[str, np.ndarray]:
+    """Split → indices: families at random, as many as fill the test part, then the validation."""
+    families, member = np.unique(relatives, return_inverse=True)
+    place = np.random.RandomState(SPLIT_SEED).permutation(len(families))[member]
+    ends = np.cumsum(np.bincount(place))  # pictures of the first families, in their random order
+    last = {"test": np.searchsorted(ends, TEST)}
+    last["validation"] = np.searchsorted(ends, ends[last["test"]] + VALIDATION)
+    part = np.digitize(place, [last["test"] + 1, last["validation"] + 1])
+    return {
+        name: np.flatnonzero(part == i) for i, name in enumerate(("test", "validation", "train"))
+    }
+
+
+def _fashion_mnist(name: str, split: str, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """45,000 pictures to pre-train on, 10,000 others to fine-tune, 5,000 to tune on."""
+    images, labels = fashion_mnist("test" if split == "test" else "train")
+    if split == "test":
+        chosen = np.arange(count)
+    else:
+        order = np.random.RandomState(SPLIT_SEED).permutation(len(labels))
+        fine_tuning = name == "fashion_mnist_finetune"
+        start = {"validation": 55_000, "train": 45_000 if fine_tuning else 0}[split]
+        chosen = order[start : start + count]
+    return np.ascontiguousarray(images[chosen])[:, None], labels[chosen]
+
+
+def _clip_art(
+    label_of: Callable[[str], str], topics: tuple[str, ...] = (), most: int = 400
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Drawings on white, at most `most` of a class; classes of at least 20 families.
+
+    Returns pixels, labels, and the family of each drawing.
+    """
+    images, names = open_clip_art(32)
+    family = [re.sub(r"[\W\d_]+$", "", name.removesuffix(".png")) for name in names]
+    classes: dict[str, list[int]] = {}
+    for place in np.random.RandomState(SPLIT_SEED).permutation(len(names)):
+        if not topics or topic_of(names[place]) in topics:
+            classes.setdefault(label_of(names[place]), []).append(int(place))
+    kept = [
+        sorted(places[:most])
+        for _, places in sorted(classes.items())
+        if len({family[place] for place in places[:most]}) >= 20
+    ]
+    chosen = [place for places in kept for place in places]
+    labels = np.repeat(np.arange(len(kept)), [len(places) for places in kept])
+    colour, alpha = images[chosen, ..., :3].astype(int), images[chosen, ..., 3:].astype(int)
+    pixels = (colour * alpha + 255 * (255 - alpha) + 127) // 255
+    pixels = pixels.astype(np.uint8).transpose(0, 3, 1, 2)
+    return pixels, labels, [family[place] for place in chosen]
+
+
+TOPICS = (
+    "animals",
+    "computer",
+    "food",
+    "geography",
+    "people",
+    "recreation",
+    "shapes",
+    "signs_and_symbols",
+    "tools",
+    "transportation",
+)
+SYMBOLS = ("computer", "shapes", "signs_and_symbols")
+
+
+def _digits() -> tuple[np.ndarray, np.ndarray, list[str]]:
+    images, labels = handwritten_digits()
+    return images[:, None], labels, [f"{place:04d}" for place in range(len(labels))]
+
+
+_SETS = {
+    "clip_art_topics": lambda: _clip_art(topic_of, TOPICS),
+    "clip_art_folders": lambda: _clip_art(folder_of, most=120),
+    "clip_art_symbols": lambda: _clip_art(folder_of, SYMBOLS),
+    "handwritten_digits": _digits,
+}

@@ -1,0 +1,303 @@
+"""`crate data check` and `crate data prepare`: what is told, what is unpacked, never half."""
+
+import dataclasses
+import hashlib
+import io
+import json
+import shutil
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.io import savemat
+from torchvision import datasets
+from torchvision.datasets import imagenet
+from writers import WRITERS, noise
+
+from crate.cli import main
+from crate.data import prepare as module
+from crate.data.layouts import open_pictures
+from crate.data.listing import index_path, list_part
+from crate.data.registry import DATASETS
+
+NOWHERE = "http://127.0.0.1:9/"  # refuses connections: stands for a machine without a network
+
+
+def crate(capsys, *words: str) -> tuple[int, list[str], list[str]]:
+    list_part.cache_clear()
+    capsys.readouterr()
+    status = main(["data", *words])
+    out, errors = capsys.readouterr()
+    return status, out.splitlines(), errors.splitlines()
+
+
+def md5(path: Path) -> str:
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def set_as_published(request, tmp_path, monkeypatch):
+    """A tiny set, whose sizes and md5 sums are made the published ones: name, data_root, folder."""
+    name = request.param
+    folder = WRITERS[name](tmp_path)
+    sizes = dict.fromkeys(DATASETS[name].splits, 0)
+    for split, part in DATASETS[name].folders.items():
+        sizes[split] = len(open_pictures(DATASETS[name], part, tmp_path))
+    monkeypatch.setitem(DATASETS, name, dataclasses.replace(DATASETS[name], splits=sizes))
+    if name.startswith("cifar"):
+        known = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
+        for files in ("train_list", "test_list"):
+            sums = [[file, md5(folder / file)] for file, _ in getattr(known, files)]
+            monkeypatch.setattr(known, files, sums)
+        archive = pack(folder, tmp_path / name / known.filename, folder.name)
+        monkeypatch.setattr(known, "url", NOWHERE + known.filename)
+        monkeypatch.setattr(known, "tgz_md5", md5(archive))
+    elif name == "flowers102":
+        archive = pack(folder / "jpg", folder / "102flowers.tgz", "jpg")
+        files = {"image": archive.name, "label": "imagelabels.mat", "setid": "setid.mat"}
+        sums = {key: (file, md5(folder / file)) for key, file in files.items()}
+        monkeypatch.setattr(datasets.Flowers102, "_file_dict", sums)
+        monkeypatch.setattr(datasets.Flowers102, "_download_url_prefix", NOWHERE)
+    else:
+        archives = [
+            pack(folder / part, folder / f"{part}.tar.gz", part)
+            for part in ("images", "annotations")
+        ]
+        sums = tuple((f"{NOWHERE}{path.name}", md5(path)) for path in archives)
+        monkeypatch.setattr(datasets.OxfordIIITPet, "_RESOURCES", sums)
+    return name, tmp_path, folder
+
+
+def pack(folder: Path, archive: Path, name: str) -> Path:
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(folder, name)
+    return archive
+
+
+every_set = pytest.mark.parametrize("set_as_published", WRITERS, indirect=True)
+
+
+@every_set
+def test_a_whole_set_is_told(set_as_published, capsys):
+    name, root, _ = set_as_published
+    for command in ("check", "prepare"):  # nothing to do: no network is used
+        status, out, errors = crate(capsys, command, name, "--data-root", str(root))
+        assert (status, errors) == (0, [])
+        assert out == [
+            f"{root}/{name}, {part}: {DATASETS[name].splits[split]} images"
+            for split, part in DATASETS[name].folders.items()
+        ]
+
+
+@every_set
+def test_what_is_missing_is_unpacked_again(set_as_published, capsys):
+    """The archives are there; what they hold is half there, or damaged."""
+    name, root, folder = set_as_published
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    victim = {"cifar10": "data_batch_4", "cifar100": "test", "flowers102": "jpg/image_00004.jpg"}
+    victim = folder / victim.get(name, "images/shiba_inu_3.jpg")
+    victim.unlink()
+    if name.startswith("cifar"):
+        victim.write_bytes(before[victim][:-7])
+    status, _, errors = crate(capsys, "check", name, "--data-root", str(root))
+    assert status == 1
+    assert errors[-1] == (
+        f"failed: {DATASETS[name].title} is not whole: "
+        f"run 'crate data prepare {name} --data-root {root}'"
+    )
+    assert any(victim.name in line for line in errors)
+    status, _, errors = crate(capsys, "prepare", name, "--data-root", str(root))
+    assert status == 0, errors
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+@every_set
+def test_without_a_network_one_line_says_what_to_do(set_as_published, capsys):
+    name, root, folder = set_as_published
+    (archive,) = (path for path in (root / name).rglob("*gz") if path.name != "annotations.tar.gz")
+    archive.write_bytes(archive.read_bytes()[:-20])  # half downloaded
+    if not name.startswith("cifar"):
+        folder = folder / ("jpg" if name == "flowers102" else "images")
+    shutil.rmtree(folder)
+    status, out, errors = crate(capsys, "prepare", name, "--data-root", str(root))
+    assert (status, out) == (1, [])
+    assert "refused" in errors[-1]
+    assert sum(line.startswith("failed: ") for line in errors) == 1
+    assert errors[-1].startswith(f"failed: {archive}: ")
+    assert f"to go without a network, put {NOWHERE}{archive.name} there" in errors[-1]
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("set_as_published", ["cifar10", "flowers102"], indirect=True)
+def test_files_that_are_not_the_published_ones_are_told(set_as_published, capsys):
+    name, root, folder = set_as_published
+    path = folder / ("test_batch" if name == "cifar10" else "setid.mat")
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"training batch 1", b"another batch :)") + b"\0" * 8)
+    status, out, errors = crate(capsys, "check", name, "--data-root", str(root))
+    assert status == 1
+    assert len(out) == len(DATASETS[name].folders)  # it can be read
+    assert errors[0] == f"{path}: is not the published file (its md5 is another)"
+
+
+def test_a_tiny_set_is_read_but_not_called_whole(tmp_path, capsys):
+    folder = WRITERS["cifar10"](tmp_path)
+    status, out, errors = crate(capsys, "check", "cifar10", "--data-root", str(tmp_path))
+    assert status == 1
+    assert out[0] == f"{tmp_path}/cifar10, train: 15 images"
+    assert errors[0] == f"{tmp_path}/cifar10, train: 15 images, CIFAR-10 has 50,000"
+    assert f"{folder}/data_batch_1: is not the published file (its md5 is another)" in errors
+
+
+# --- ImageNet -----------------------------------------------------------
+
+WNIDS = ("n03000001", "n01000001", "n02000001")  # by ILSVRC2012_ID, not sorted
+
+
+def jpeg(seed: int) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(noise(12, 16, 3, seed=seed)).save(file, "JPEG")
+    return file.getvalue()
+
+
+def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))
+
+
+@pytest.fixture
+def ilsvrc(tmp_path, monkeypatch) -> Path:
+    """The three archives of ILSVRC 2012, small, in their layouts."""
+    root = tmp_path / "imagenet1k"
+    root.mkdir()
+    with tarfile.open(root / "ILSVRC2012_img_train.tar", "w") as outer:
+        for k, wnid in enumerate(WNIDS):
+            inner = io.BytesIO()
+            with tarfile.open(fileobj=inner, mode="w") as tar:
+                for i in range(k + 2):
+                    add(tar, f"{wnid}_{i}.JPEG", jpeg(10 * k + i))
+            add(outer, f"{wnid}.tar", inner.getvalue())
+    truth = [2, 1, 3, 3, 2]  # ILSVRC2012_ID of each validation picture
+    with tarfile.open(root / "ILSVRC2012_img_val.tar", "w") as tar:
+        for number in range(1, 6):
+            add(tar, f"ILSVRC2012_val_{number:08d}.JPEG", jpeg(100 + number))
+    kinds = [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("words", "O"), ("gloss", "O")]
+    kinds += [(name, "O") for name in ("num_children", "children", "wordnet_height")]
+    kinds += [("num_train_images", "O")]
+    synsets = np.array(
+        [(float(k + 1), wnid, f"thing {k}, other", "a thing", 0.0, [], 0.0, 2.0)
+         for k, wnid in enumerate(WNIDS)]
+        + [(4.0, "n09000001", "all things", "their parent", 3.0, [1.0, 2.0, 3.0], 1.0, 0.0)],
+        dtype=kinds,
+    )  # fmt: skip
+    meta = io.BytesIO()
+    savemat(meta, {"synsets": synsets.reshape(-1, 1)})
+    with tarfile.open(root / "ILSVRC2012_devkit_t12.tar.gz", "w:gz") as tar:
+        add(tar, "ILSVRC2012_devkit_t12/data/meta.mat", meta.getvalue())
+        lines = "".join(f"{k}\n" for k in truth).encode()
+        add(tar, "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt", lines)
+    sums = {k: (file, md5(root / file)) for k, (file, _) in imagenet.ARCHIVE_META.items()}
+    monkeypatch.setattr(imagenet, "ARCHIVE_META", sums)
+    small = {"classes": 3, "splits": {"train": 9, "validation": 2, "test": 5}, "holdout": 2}
+    whole = dataclasses.replace(DATASETS["imagenet1k"], **small)
+    monkeypatch.setitem(DATASETS, "imagenet1k", whole)
+    real = dataclasses.replace(DATASETS["imagenet1k_real"], classes=3, splits={"test": 4})
+    monkeypatch.setitem(DATASETS, "imagenet1k_real", real)
+    return root
+
+
+def test_imagenets_archives_become_trees_and_indexes(ilsvrc, capsys):
+    data_root = ilsvrc.parent
+    status, out, _ = crate(capsys, "prepare", "imagenet1k", "--data-root", str(data_root))
+    assert status == 0
+    counts = {"train": 9, "val": 5}
+    assert out == [f"{index_path(ilsvrc / part)}: {n} images" for part, n in counts.items()]
+    for part, count in counts.items():
+        mine = open_pictures(DATASETS["imagenet1k"], part, data_root)
+        theirs = datasets.ImageNet(ilsvrc, part)
+        assert len(mine) == len(theirs) == count
+        for k in range(count):
+            assert np.array_equal(np.array(mine.read(k)[0]), np.array(theirs[k][0]))
+            assert mine.labels[k] == theirs[k][1]
+    # picture 1 is of ILSVRC2012_ID 2, the first class by name
+    assert (ilsvrc / "val/n01000001/ILSVRC2012_val_00000001.JPEG").read_bytes() == jpeg(101)
+    status, out, errors = crate(capsys, "check", "imagenet1k", "--data-root", str(data_root))
+    assert (status, errors) == (0, [])
+    assert out == [
+        f"{ilsvrc / part}: 3 class folders, {n} images; indexed" for part, n in counts.items()
+    ]
+    (ilsvrc / "val/n01000001/more.JPEG").write_bytes(jpeg(3))
+    status, out, errors = crate(capsys, "check", "imagenet1k", "--data-root", str(data_root))
+    assert out[1].endswith("6 images; the index is out of date (n01000001 changed)")
+    assert errors[0] == f"{ilsvrc}/val: 6 images, ImageNet-1K has 5"
+    shutil.rmtree(ilsvrc / "val/n03000001")
+    (ilsvrc / "val/n0300").mkdir()
+    _, _, errors = crate(capsys, "check", "imagenet1k", "--data-root", str(data_root))
+    assert f"{ilsvrc}/val: no images in 1 of its classes, first n0300" in errors
+    odd = f"{ilsvrc}/val: its classes are not those of train, first n0300"
+    assert odd in errors
+
+
+def test_a_part_is_unpacked_whole_or_not_at_all(ilsvrc, capsys, monkeypatch):
+    data_root = str(ilsvrc.parent)
+    extract = imagenet.extract_archive
+
+    def interrupted(source, *arguments, **keys):
+        if str(source).endswith("n01000001.tar"):
+            raise OSError(28, "No space left on device")
+        return extract(source, *arguments, **keys)
+
+    monkeypatch.setattr(imagenet, "extract_archive", interrupted)
+    status, _, errors = crate(capsys, "prepare", "imagenet1k", "--data-root", data_root)
+    assert status == 1
+    assert "ILSVRC2012_img_train.tar: [Errno 28] No space left on device" in errors[-1]
+    assert not (ilsvrc / "train").exists()
+    monkeypatch.setattr(imagenet, "extract_archive", extract)
+    assert crate(capsys, "prepare", "imagenet1k", "--data-root", data_root)[0] == 0
+    names = {path.name for path in ilsvrc.iterdir() if path.is_dir()}
+    assert names == {"train", "val"}
+
+
+def test_a_half_downloaded_archive_of_imagenet(ilsvrc, capsys):
+    archive = ilsvrc / "ILSVRC2012_img_val.tar"
+    archive.write_bytes(archive.read_bytes()[:-5000])
+    status, _, errors = crate(capsys, "prepare", "imagenet1k", "--data-root", str(ilsvrc.parent))
+    assert status == 1
+    assert errors[-1].startswith(f"failed: {archive}: The archive {archive.name} is not present")
+    assert "download it again" in errors[-1]
+    assert not (ilsvrc / "val").exists()
+
+
+def test_without_archives_one_line_says_which(ilsvrc, capsys):
+    for archive in ilsvrc.iterdir():
+        archive.unlink()
+    status, _, errors = crate(capsys, "prepare", "imagenet1k", "--data-root", str(ilsvrc.parent))
+    assert (status, len(errors)) == (1, 1)
+    assert errors[0].startswith(f"failed: ImageNet-1K is not at {ilsvrc}/train: download ILSVRC20")
+    shutil.rmtree(ilsvrc)
+    for command in ("check", "prepare"):
+        status, out, errors = crate(
+            capsys, command, "imagenet1k", "--data-root", str(ilsvrc.parent)
+        )
+        assert (status, out, len(errors)) == (1, [], 1)
+
+
+def test_real_labels_are_fetched_or_told(ilsvrc, capsys, monkeypatch):
+    words = ("imagenet1k_real", "--data-root", str(ilsvrc.parent))
+    monkeypatch.setattr(module, "REAL_URL", NOWHERE + "real.json")
+    status, _, errors = crate(capsys, "prepare", *words)
+    assert status == 1
+    assert f"to go without a network, put {NOWHERE}real.json there" in errors[-1]
+    labels = [[1], [], [0, 2], [2], [1], *([[]] * 49_995)]
+    (ilsvrc / "real.json").write_text(json.dumps(labels))
+    status, out, _ = crate(capsys, "prepare", *words)
+    assert status == 0
+    assert out[-1] == f"{ilsvrc}/val: 4 images with labels"
+    assert crate(capsys, "check", *words)[:2] == (0, [f"{ilsvrc}/val: 4 images"])
+    (ilsvrc / "real.json").write_text(json.dumps(labels[:-1]))
+    status, out, errors = crate(capsys, "check", *words)
+    assert (status, len(errors)) == (1, 2)
+    assert errors[0] == f"{ilsvrc}/real.json: is not a list of 50,000 lists of labels"
