@@ -1,0 +1,533 @@
+"""Official checkpoints: which are known, how they are read, and their weights as ours and back.
+
+Three layouts, told apart by their keys (d width, p patch size, K heads):
+
+    alpha-torch   CRATE-alpha's PyTorch classes: conv1.weight (d, 3, p, p), to_out without a bias,
+                  dictionaries D and D1 (d, 4d), of which D encodes and D1 decodes; the rows of its
+                  ablation have D alone, (d, 4d) or (d, d)
+    alpha-jax     the .npz of CRATE-alpha's JAX code: the same under params/, kernels as (in, out),
+                  those of attention as (d, K, d/K) and (K, d/K, d)
+    crate-torch   the 2023 CRATE code: to_patch_embedding = LayerNorm, Linear, LayerNorm on a patch
+                  flattened as (p, p, 3), to_out with a bias, a dictionary weight (d, d)
+
+What has no weights leaves no trace in a file: whether the feed-forward has a residual connection
+(CRATE-alpha, or its row "+ decoupled") is for the caller to know, who names the model.
+torch is imported only where weights are read or converted: planning looks files up here.
+"""
+
+import math
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import pydantic
+
+from crate.config import Strict, parse, read_yaml
+from crate.errors import RunError, UsageError, unknown
+from crate.models.registry import MODELS, ModelSpec, list_models, resolve
+from crate.records import file_sha256
+
+if TYPE_CHECKING:
+    import torch
+
+SIGNS = {  # layout → a key that only it has
+    "alpha-torch": "conv1.weight",
+    "alpha-jax": "params/embedding/kernel",
+    "crate-torch": "to_patch_embedding.2.weight",
+}
+SUFFIXES = (".pth", ".pt", ".bin", ".npz", ".safetensors")
+
+
+# --- the manifest: experiments/released.yaml -----------------------------------------------------
+
+
+class Released(Strict):
+    """One official file, as it stands in `experiments/released.yaml` under its name."""
+
+    model: str | None  # of the registry or of models.yaml; null: no model of ours reads it
+    classes: pydantic.PositiveInt | None = None  # of its head
+    format: Literal["alpha-torch", "alpha-jax", "crate-torch", "clipa-torch"]
+    source: str
+    bytes: pydantic.PositiveInt | None = None
+    sha256: str | None = pydantic.Field(None, pattern=r"^[0-9a-f]{64}$")
+    status: Literal["available", "withdrawn", "not released"] = "available"
+    note: str = ""
+
+
+def manifest(folder: str | Path) -> dict[str, Released]:
+    """File name → entry, from `released.yaml` in the experiments folder. Raises `UsageError`."""
+    path = Path(folder) / "released.yaml"
+    own = read_yaml(Path(folder) / "models.yaml")
+    entries = {}
+    for name, content in read_yaml(path).items():
+        where = f"{path}: {name}"
+        if "/" in name or Path(name).suffix not in SUFFIXES:
+            raise UsageError(f"{where}: should be a file name ending in {', '.join(SUFFIXES)}")
+        if not isinstance(content, dict):
+            raise UsageError(f"{where}: {content!r} should be a mapping of keys to values")
+        entry = parse(Released, content, where)
+        if entry.model is not None and entry.model not in MODELS and entry.model not in own:
+            raise unknown("model", entry.model, [*list_models(), *own], where)
+        entries[name] = entry
+    return entries
+
+
+def place(name: str, data_root: str | Path) -> Path:
+    """Where an official file is looked for."""
+    return Path(data_root) / "released" / name
+
+
+def find(
+    model: str, classes: int | None, experiments_folder: str | Path, data_root: str | Path
+) -> Path | None:
+    """The official checkpoint of `model` that is here; None where there is none.
+
+    Args:
+        model: the name that the manifest gives.
+        classes: of its head; None for any.
+
+    Raises:
+        RunError: the file is here and is not as long as the manifest says.
+    """
+    for name, entry in _listed(model, classes, experiments_folder):
+        path = place(name, data_root)
+        if path.is_file():
+            verify(path, entry, hashed=False)
+            return path
+    return None
+
+
+def require(
+    model: str, classes: int | None, experiments_folder: str | Path, data_root: str | Path
+) -> Path:
+    """As `find`, for use at once: the sha256 is compared too, if the manifest has one.
+
+    Raises:
+        RunError: the file is damaged, or not here: what to download, and to where.
+    """
+    listed = _listed(model, classes, experiments_folder)
+    path = find(model, classes, experiments_folder, data_root)
+    if path is not None:
+        verify(path, dict(listed)[path.name])
+        return path
+    head = f" with {classes:,} classes" if classes else ""
+    if not listed:
+        raise RunError(
+            f"no official weights of {model}{head} are known; if you have some, add them to "
+            f"{Path(experiments_folder) / 'released.yaml'}"
+        )
+    name, entry = listed[0]
+    get = "download it from" if entry.status == "available" else f"it is {entry.status}; listed at"
+    raise RunError(
+        f"the official weights of {model}{head} are not here: no {place(name, data_root)}; "
+        f"{get} {entry.source}"
+    )
+
+
+def _listed(model: str, classes: int | None, folder: str | Path) -> list[tuple[str, Released]]:
+    """The manifest's files of a model and a number of classes, in its order."""
+    return [
+        (name, entry)
+        for name, entry in manifest(folder).items()
+        if entry.model == model and classes in (None, entry.classes)
+    ]
+
+
+def presence(path: Path, entry: Released) -> str:
+    """Whether a file is here, in words: yes, no, or half-downloaded."""
+    if not path.is_file():
+        return "no"
+    size = path.stat().st_size
+    if entry.bytes is None or size == entry.bytes:
+        return "yes"
+    if size < entry.bytes:
+        return f"half-downloaded? {size:,} of {entry.bytes:,} bytes"
+    return f"another file? {size:,} bytes, not {entry.bytes:,}"
+
+
+def verify(path: Path, entry: Released, *, hashed: bool = True) -> None:
+    """Compare a file with its entry: size, and sha256 if `hashed`. Raises `RunError`."""
+    state = presence(path, entry)
+    if state != "yes":
+        raise RunError(f"{path}: {'is not there' if state == 'no' else state}; download it again")
+    if hashed and entry.sha256 and file_sha256(path) != entry.sha256:
+        raise RunError(f"{path}: its sha256 is not that of the official file; download it again")
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """What a checkpoint file holds: names to tensors, or to numpy arrays for .npz.
+
+    Reads .pth, .pt and .bin (tensors only: code in a pickle is refused and never run), .npz (only
+    what is under params/; the optimiser's state stays on the disk) and .safetensors.
+
+    Raises:
+        UsageError: there is no such file, or it has another suffix.
+        RunError: it is empty, cut short, damaged, or something else than weights.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UsageError(f"{path}: there is no such file")
+    if path.suffix not in SUFFIXES:
+        raise UsageError(f"{path}: is no checkpoint; read are {', '.join(SUFFIXES)}")
+    again = "; download it again"
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror})") from None
+    if not start:
+        raise RunError(f"{path}: is empty{again}")
+    if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise RunError(f"{path}: is a web page, not weights{again}, from the link to the file")
+    if start.startswith(b"version https://git-lfs"):
+        raise RunError(f"{path}: is a Git LFS pointer, not the weights; fetch it with git lfs pull")
+    if start.startswith(b"PK") and not zipfile.is_zipfile(path):
+        raise RunError(f"{path}: is cut short{again}")
+    reader = {".npz": _read_npz, ".safetensors": _read_safetensors}.get(path.suffix, _read_torch)
+    try:
+        weights = reader(path)
+    except RunError:
+        raise
+    except Exception as error:  # whatever a damaged file makes the readers say
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise RunError(f"{path}: is damaged or no {path.suffix} file ({reason}){again}") from None
+    if not isinstance(weights, dict) or not weights:
+        raise RunError(f"{path}: holds no weights")
+    return weights
+
+
+def _read_torch(path: Path) -> Any:
+    import pickle
+    import warnings
+
+    import torch
+
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:  # torch does not compare the checksums
+            damaged = archive.testzip()
+        if damaged:
+            raise RunError(f"{path}: is damaged (checksum of {damaged}); download it again")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of an unusual pickle: it is read or refused
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        # torch's own words recommend to run the code
+        raise RunError(
+            f"{path}: is damaged, or a pickle of more than tensors, whose code is not run here"
+        ) from None
+
+
+def _read_npz(path: Path) -> dict:
+    import numpy as np
+
+    if not zipfile.is_zipfile(path):
+        raise RunError(f"{path}: is no .npz file; download it again")
+    with np.load(path, allow_pickle=False) as archive:  # a member is read, and checked, when named
+        names = [name for name in archive.files if name.startswith("params/")]
+        if not names:
+            raise RunError(f"{path}: has nothing under params/: not a checkpoint of the JAX code")
+        return {name: archive[name] for name in names}
+
+
+def _read_safetensors(path: Path) -> dict:
+    import safetensors.torch
+
+    return safetensors.torch.load_file(path)
+
+
+# --- converting ----------------------------------------------------------------------------------
+
+
+class _Part(NamedTuple):
+    """Our name of an official tensor, its official shape, and how it becomes ours."""
+
+    ours: str
+    shape: tuple[int, ...]
+    turn: Callable[["torch.Tensor"], "torch.Tensor"] | None = None
+
+
+def convert(
+    weights: Mapping[str, Any], model: str | ModelSpec, *, where: str | Path = "the checkpoint"
+) -> dict[str, "torch.Tensor"]:
+    """Official weights under our names, for `load_state_dict(strict=True)`; all or nothing.
+
+    The number of classes and the image size are the checkpoint's (`sizes` tells them). float16 and
+    bfloat16 (in a .npz: two bytes of void) are widened exactly.
+
+    Args:
+        weights: tensors or numpy arrays by name, in one of the three layouts of this module; bare,
+            or under "state_dict"; with or without the prefix "module.".
+        model: a name of the registry, or a specification.
+        where: the file, for messages.
+
+    Returns:
+        float32 tensors that share no memory with `weights`.
+
+    Raises:
+        UsageError: the weights are another model's: the first key that is missing, foreign or of
+            another shape, with both shapes.
+        RunError: a value is no tensor, not of a floating type, or not finite.
+    """
+    spec, label = _named(model)
+    flat = _flat(weights, where)
+    layout = _layout_of_keys(flat, where)
+    if layout == "alpha-jax":
+        flat = _jax_params(flat)
+    for key, value in flat.items():
+        if not hasattr(value, "shape"):
+            raise RunError(f"{where}: '{key}' is no tensor but {type(value).__name__}")
+    shapes = {key: tuple(value.shape) for key, value in flat.items()}
+    expected = _expected(spec, layout, shapes) if layout in _layouts(spec) else None
+    complaint = _complaint(expected, shapes, layout)
+    if complaint:
+        fitting = [
+            name
+            for name, other in MODELS.items()
+            if layout in _layouts(other)
+            and not _complaint(_expected(other, layout, shapes), shapes, layout)
+        ]
+        fits = f"; the weights fit {' or '.join(fitting)}" if fitting else ""
+        raise UsageError(f"{where}: not the weights of {label}: {complaint}{fits}")
+    converted = {}
+    for key, part in expected.items():
+        tensor = _float32(flat[key], key, where)
+        converted[part.ours] = (part.turn(tensor) if part.turn else tensor).contiguous()
+    return converted
+
+
+def to_official(
+    state: Mapping[str, "torch.Tensor"], model: str | ModelSpec
+) -> dict[str, "torch.Tensor"]:
+    """Our weights in the layout of the model's PyTorch code; the inverse of `convert`, bit for bit.
+
+    alpha-torch for CRATE-alpha and the rows of its ablation, crate-torch for the 2023 CRATE.
+    Heads, η, λ, ε and the residual stand in that code, not in a file of weights.
+
+    Raises:
+        UsageError: no official code has this architecture (ViT), or the weights are another's.
+    """
+    spec, label = _named(model)
+    layout = next((name for name in _layouts(spec) if name.endswith("-torch")), None)
+    if layout is None:
+        raise UsageError(f"{label}: no official CRATE code has this architecture")
+    shapes = {key: tuple(value.shape) for key, value in state.items()}
+    tokens, classes = _tokens_and_classes(spec, shapes, "positions", "head.weight")
+    official = _torch_parts(spec, tokens, classes)
+    ours = {part.ours: part for part in official.values()}
+    complaint = _complaint(ours, shapes, "")
+    if complaint:
+        raise UsageError(f"not the weights of {label}: {complaint}")
+    return {key: state[part.ours].detach().cpu().clone() for key, part in official.items()}
+
+
+def sizes(state: Mapping[str, "torch.Tensor"], model: str | ModelSpec) -> dict[str, int]:
+    """`{"num_classes": …, "image_size": …}` of our weights, to build a model that they fit.
+
+    Raises `UsageError` where there is no head, or the positions are no square grid's.
+    """
+    spec, label = _named(model)
+    for key, axes in (("head.weight", 2), ("positions", 3)):
+        if key not in state or state[key].dim() != axes:
+            raise UsageError(f"not the weights of {label}: no '{key}' with {axes} axes")
+    grid = _grid(tuple(state["positions"].shape))
+    if grid is None:
+        shape = tuple(state["positions"].shape)
+        raise UsageError(f"'positions' should be (1, 1 + n², {spec.dim}), got {shape}")
+    return {"num_classes": len(state["head.weight"]), "image_size": grid * spec.patch_size}
+
+
+def _named(model: str | ModelSpec) -> tuple[ModelSpec, str]:
+    if isinstance(model, str):
+        return resolve(model), model
+    return model, f"a {model.attention}-{model.feedforward} model of width {model.dim}"
+
+
+def _layouts(spec: ModelSpec) -> tuple[str, ...]:
+    """The official layouts that an architecture has; none for ViT and for mixtures."""
+    if spec.attention != "MSSA" or spec.feedforward == "MLP" or spec.causal:
+        return ()
+    if spec.stem == "conv" and not spec.projection_bias:
+        return "alpha-torch", "alpha-jax"
+    if spec.stem == "linear" and spec.projection_bias and spec.feedforward == "ISTA":
+        return ("crate-torch",)
+    return ()
+
+
+def _flat(weights: Mapping[str, Any], where: str | Path) -> dict[str, Any]:
+    """The tensors by name, without a wrapper and without the prefix of a parallel model."""
+    inner = weights.get("state_dict", weights)
+    if not isinstance(inner, Mapping) or not inner or not all(isinstance(k, str) for k in inner):
+        raise RunError(f"{where}: holds no mapping of names to tensors")
+    if all(key.startswith("module.") for key in inner):
+        inner = {key.removeprefix("module."): value for key, value in inner.items()}
+    return dict(inner)
+
+
+def _layout_of_keys(flat: dict[str, Any], where: str | Path) -> str:
+    for layout, key in SIGNS.items():
+        if key in flat:
+            return layout
+    first = next(iter(flat))
+    if "patch_embedding.projection.weight" in flat:
+        raise UsageError(f"{where}: is in this suite's own layout already")
+    if any(key.startswith(("visual.", "params/img/")) for key in flat):
+        raise UsageError(f"{where}: is a contrastive (CLIPA) model, not a classifier ('{first}')")
+    raise UsageError(
+        f"{where}: no official CRATE checkpoint: it has none of {', '.join(SIGNS.values())}; its "
+        f"first key is '{first}'"
+    )
+
+
+def _jax_params(flat: dict[str, Any]) -> dict[str, Any]:
+    """What is under params/, the last norm directly so: big_vision nests it in the encoder."""
+    params = {key: value for key, value in flat.items() if key.startswith("params/")}
+    if "params/encoder_norm/scale" in params:
+        return params
+    nested, place = "params/Transformer/encoder_norm/", "params/encoder_norm/"
+    return {key.replace(nested, place): value for key, value in params.items()}
+
+
+def _expected(spec: ModelSpec, layout: str, shapes: dict[str, tuple]) -> dict[str, _Part]:
+    """The parts of an official checkpoint, with the classes and the grid of the one given."""
+    if layout == "alpha-jax":
+        head, positions = "params/head/bias", "params/pos_embedding"
+        return _jax_parts(spec, *_tokens_and_classes(spec, shapes, positions, head))
+    tokens, classes = _tokens_and_classes(spec, shapes, "pos_embedding", "mlp_head.1.weight")
+    # the ablation's vanilla row, in the words of either code
+    atoms = "weight" if "transformer.layers.0.1.fn.weight" in shapes else "D"
+    return _torch_parts(spec, tokens, classes, atoms)
+
+
+def _grid(positions: tuple[int, ...]) -> int | None:
+    """n of (1, 1 + n², d); None for another shape."""
+    n = math.isqrt(max(positions[1] - 1, 0)) if len(positions) == 3 else 0
+    return n if n and positions[:2] == (1, 1 + n * n) else None
+
+
+def _tokens_and_classes(
+    spec: ModelSpec, shapes: dict[str, tuple], positions: str, head: str
+) -> tuple[int, int]:
+    grid = _grid(shapes.get(positions, ())) or 224 // spec.patch_size
+    classes = shapes.get(head) or (1000,)
+    return 1 + grid * grid, classes[0]
+
+
+def _complaint(expected: dict[str, _Part] | None, shapes: dict[str, tuple], layout: str) -> str:
+    """What is wrong first: a missing key, a wrong shape, a foreign key; nothing if all fits."""
+    if expected is None:
+        return f"'{SIGNS[layout]}' is of the {layout} layout, which it does not have"
+    for key, part in expected.items():
+        if key not in shapes:
+            return f"there is no '{key}', which should be {part.shape}"
+        if shapes[key] != part.shape:
+            return f"'{key}' is {shapes[key]}, and should be {part.shape}"
+    foreign = next((key for key in shapes if key not in expected), None)
+    return f"it has no '{foreign}' ({shapes[foreign]})" if foreign else ""
+
+
+def _torch_parts(spec: ModelSpec, tokens: int, classes: int, atoms: str = "D") -> dict[str, _Part]:
+    """Official PyTorch names → parts, alpha-torch or crate-torch as the stem says."""
+    d, p = spec.dim, spec.patch_size
+    parts = {
+        "cls_token": _Part("class_token", (1, 1, d)),
+        "pos_embedding": _Part("positions", (1, tokens, d)),
+    }
+
+    def both(there: str, here: str, weight: tuple[int, ...], bias: int) -> None:
+        parts[f"{there}.weight"] = _Part(f"{here}.weight", weight)
+        parts[f"{there}.bias"] = _Part(f"{here}.bias", (bias,))
+
+    if spec.stem == "conv":
+        both("conv1", "patch_embedding.projection", (d, 3, p, p), d)
+    else:
+        pixels = 3 * p * p
+        both("to_patch_embedding.1", "patch_embedding.norm1", (pixels,), pixels)
+        both("to_patch_embedding.2", "patch_embedding.projection", (d, pixels), d)
+        both("to_patch_embedding.3", "patch_embedding.norm2", (d,), d)
+        atoms = "weight"
+    for layer in range(spec.depth):
+        there, here = f"transformer.layers.{layer}", f"blocks.{layer}"
+        both(f"{there}.0.norm", f"{here}.norm1", (d,), d)
+        both(f"{there}.1.norm", f"{here}.norm2", (d,), d)
+        subspaces, out = f"{there}.0.fn.qkv.weight", f"{there}.0.fn.to_out.0"
+        parts[subspaces] = _Part(f"{here}.attention.subspaces.weight", (d, d))
+        parts[f"{out}.weight"] = _Part(f"{here}.attention.projection.weight", (d, d))
+        if spec.projection_bias:
+            parts[f"{out}.bias"] = _Part(f"{here}.attention.projection.bias", (d,))
+        _dictionaries(parts, spec, f"{there}.1.fn.", f"{here}.feedforward.", atoms)
+    both("mlp_head.0", "norm", (d,), d)
+    both("mlp_head.1", "head", (classes, d), classes)
+    return parts
+
+
+def _dictionaries(parts: dict, spec: ModelSpec, there: str, here: str, atoms: str = "D") -> None:
+    d = spec.dim
+    if spec.feedforward == "ISTA":
+        parts[f"{there}{atoms}"] = _Part(f"{here}dictionary", (d, d))
+        return
+    parts[f"{there}D"] = _Part(f"{here}dictionary", (d, spec.dictionary_ratio * d))
+    if spec.decoupled:
+        parts[f"{there}D1"] = _Part(f"{here}decoder", (d, spec.dictionary_ratio * d))
+
+
+def _jax_parts(spec: ModelSpec, tokens: int, classes: int) -> dict[str, _Part]:
+    """Names of the JAX code → parts; a Dense kernel is (in, out), a Conv's (p, p, in, out)."""
+    d, p, k = spec.dim, spec.patch_size, spec.heads
+    parts = {
+        "params/cls": _Part("class_token", (1, 1, d)),
+        "params/pos_embedding": _Part("positions", (1, tokens, d)),
+        "params/embedding/kernel": _Part(
+            "patch_embedding.projection.weight", (p, p, 3, d), lambda w: w.permute(3, 2, 0, 1)
+        ),
+        "params/embedding/bias": _Part("patch_embedding.projection.bias", (d,)),
+    }
+
+    def norm(there: str, here: str) -> None:
+        parts[f"{there}/scale"] = _Part(f"{here}.weight", (d,))
+        parts[f"{there}/bias"] = _Part(f"{here}.bias", (d,))
+
+    for layer in range(spec.depth):
+        there, here = f"params/Transformer/encoderblock_{layer}/", f"blocks.{layer}."
+        norm(f"{there}LayerNorm_0", f"{here}norm1")
+        norm(f"{there}LayerNorm_1", f"{here}norm2")
+        attention = f"{there}MultiHeadDotProductSubspaceAttention_0/"
+        parts[f"{attention}proj/kernel"] = _Part(
+            f"{here}attention.subspaces.weight", (d, k, d // k), lambda w: w.flatten(1).t()
+        )
+        parts[f"{attention}out/kernel"] = _Part(
+            f"{here}attention.projection.weight", (k, d // k, d), lambda w: w.flatten(0, 1).t()
+        )
+        block = "ISTABlock_0/" if spec.feedforward == "ISTA" else "OvercompleteISTABlock_0/"
+        _dictionaries(parts, spec, f"{there}{block}", f"{here}feedforward.")
+    norm("params/encoder_norm", "norm")
+    parts["params/head/kernel"] = _Part("head.weight", (d, classes), lambda w: w.t())
+    parts["params/head/bias"] = _Part("head.bias", (classes,))
+    return parts
+
+
+def _float32(value: Any, key: str, where: str | Path) -> "torch.Tensor":
+    """A copy as float32, exactly; `RunError` for what is no finite float of at most that width."""
+    import numpy as np
+    import torch
+
+    if isinstance(value, np.ndarray):
+        if value.dtype.kind == "V" and value.dtype.itemsize == 2:  # how numpy keeps bfloat16
+            bits = np.ascontiguousarray(value).view(np.int16)
+            tensor = torch.tensor(bits).view(torch.bfloat16)
+        elif value.dtype.kind == "f" and value.dtype.itemsize <= 4:
+            tensor = torch.tensor(value.astype(value.dtype.newbyteorder("="), copy=False))
+        else:
+            raise RunError(f"{where}: '{key}' is {value.dtype}, not float32, float16 or bfloat16")
+    else:
+        tensor = value.detach().cpu().clone()
+    if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        raise RunError(f"{where}: '{key}' is {tensor.dtype}, not float32, float16 or bfloat16")
+    tensor = tensor.float()
+    if not tensor.isfinite().all():
+        raise RunError(f"{where}: '{key}' holds values that are not finite")
+    return tensor
