@@ -11,6 +11,7 @@ with a default changes no run's identity, because only what differs from the def
 This module imports no torch.
 """
 
+import itertools
 import os
 import re
 from pathlib import Path
@@ -79,6 +80,7 @@ class Settings(Site):
     seeds: list[pydantic.NonNegativeInt] = [0]
     data_root: str = "data"  # real data sets, one folder each
     results: str = "results"  # where results/<scale>/ is written
+    frozen: bool = False  # take from results/published what is there instead of running it
 
     @pydantic.field_validator("seeds", mode="before")
     @classmethod
@@ -140,6 +142,7 @@ class Step(Strict):
     READS_DATA: ClassVar[bool] = True
     TORCH: ClassVar[bool] = True  # whether its task needs a device and torch's processes
     AS_PUBLISHED: ClassVar[bool] = False  # looks at the published model, whatever the scale
+    TIMED: ClassVar[tuple[str, ...]] = ()  # metrics of the machine; such a run has it for itself
 
     task: str
     dataset: str
@@ -177,23 +180,42 @@ class Training(Step):
     clip_grad: pydantic.PositiveFloat | None = None  # global norm
     drop_path: float = pydantic.Field(0.0, ge=0, lt=1)
     dont_load: list[str] = []  # parameters (by prefix) that start anew instead of from the parent
+    evaluate_epochs: pydantic.PositiveInt | None = None  # evaluate after every so many epochs too
 
 
 class Classification(Training):
     """Supervised image classification: pre-training, fine-tuning, or evaluation (epochs: 0)."""
 
-    METRICS = ("top1", "top5", "cross_entropy", "chance", "images")
+    METRICS = (
+        "top1",
+        "top5",
+        "cross_entropy",
+        "chance",
+        "images",
+        "flops",
+        "train_flops",
+        "best_epoch_top1",
+        "best_epoch",
+    )
 
     task: Literal["classification"] = "classification"
     image_size: pydantic.PositiveInt = 224
     eval_resize: pydantic.PositiveInt | None = None  # shorter side before the centre crop
     crop_area_min: float = pydantic.Field(1.0, gt=0, le=1)  # inception crop; 1: none
+    center_crop: bool = False  # train on the centre crop that evaluation sees
     flip: bool = True
     randaugment: list[int] | None = pydantic.Field(None, min_length=2, max_length=2)  # [ops, level]
     label_smoothing: float = pydantic.Field(0.0, ge=0, lt=1)
     mixup: pydantic.NonNegativeFloat = 0.0  # Beta(a, a); 0: off
     cutmix: pydantic.NonNegativeFloat = 0.0
     mix_switch: float = pydantic.Field(0.5, ge=0, le=1)  # share of CutMix where both are on
+    zero_head: bool = False  # the classifier starts from zeros
+
+    @pydantic.model_validator(mode="after")
+    def _one_way_to_crop(self) -> "Classification":
+        if self.center_crop and self.crop_area_min < 1:
+            raise ValueError("center_crop and crop_area_min exclude each other")
+        return self
 
 
 class Architecture(Step):
@@ -208,9 +230,37 @@ class Architecture(Step):
     image_size: pydantic.PositiveInt = 224
 
 
+class Throughput(Step):
+    """Speed of a published model's forward pass on the device at hand, and its FLOPs."""
+
+    METRICS = ("images_per_second", "flops", "parameters")
+    READS_DATA = False
+    AS_PUBLISHED = True
+    TIMED = ("images_per_second",)
+
+    task: Literal["throughput"] = "throughput"
+    image_size: pydantic.PositiveInt = 224
+    batch_size: pydantic.PositiveInt = 64  # on a GPU; a CPU takes one image at a time
+    seconds: pydantic.PositiveFloat = 10.0  # at most this long, but one batch at least
+
+
+class Released(Step):
+    """A chain's start from an official checkpoint: converted, strictly, and nothing trained."""
+
+    METRICS = ("parameters",)
+    READS_DATA = False
+    TORCH = False  # no device, no ranks
+    AS_PUBLISHED = True
+
+    task: Literal["released"] = "released"
+    image_size: pydantic.PositiveInt = 224
+
+
 STEP_TYPES: dict[str, type[Step]] = {
     "classification": Classification,
     "architecture": Architecture,
+    "throughput": Throughput,
+    "released": Released,
 }
 
 
@@ -241,7 +291,7 @@ class Row(Strict):
     model: str
     control: bool = False  # a reference point, not a competitor: no bold, no ranking
     metric: str | None = None  # shown in place of the columns' metrics
-    steps: dict[str, str] = {}  # column → chain, where it differs from the column's
+    steps: dict[str, str | None] = {}  # column → chain, if not the column's; null: an empty cell
     paper: dict[str, PaperValue] = {}  # column → the paper's number
 
 
@@ -249,16 +299,30 @@ class Column(Strict):
     label: str
     metric: str
     chain: str
-    direction: Literal["up", "down"] = "up"
+    direction: Literal["up", "down"] | None = "up"  # null: a fact, nothing to win
     unit: str = ""
-    decimals: pydantic.NonNegativeInt = 1
+    factor: pydantic.PositiveFloat = 1.0  # printed value = metric × factor
+    decimals: pydantic.NonNegativeInt | None = 1  # null: three digits and an SI prefix
     tolerance: pydantic.NonNegativeFloat | None = None  # |ours − paper| that counts as reproduced
 
 
 class Figure(Strict):
-    kind: Literal["bars"]
+    """`bars`: a column, the paper's beside ours. `scaling`: one against another, and losses."""
+
+    kind: Literal["bars", "scaling"]
     column: str  # the column that is drawn
     title: str
+    against: str | None = None  # scaling: the column along the horizontal axis
+    losses: str | None = None  # scaling: the column whose runs' training losses are drawn
+    panels: dict[str, list[str]] = {}  # scaling: title of a panel of losses → its rows
+
+    @pydantic.model_validator(mode="after")
+    def _complete(self) -> "Figure":
+        if (self.kind == "scaling") != (self.against is not None):
+            raise ValueError("'against' belongs to kind 'scaling', which needs it")
+        if bool(self.panels) != (self.losses is not None):
+            raise ValueError("'losses' and 'panels' belong together")
+        return self
 
 
 class Table(Strict):
@@ -467,8 +531,14 @@ class Experiments:
             for label in labels:
                 if labels.count(label) > 1:
                     raise UsageError(f"{path}: two {kind} are called '{label}'")
-        if table.figure and table.figure.column not in table.columns:
-            raise unknown("column", table.figure.column, table.columns, f"{path}: figure")
+        if table.figure:
+            figure, labels = table.figure, [row.label for row in table.rows]
+            for column in filter(None, (figure.column, figure.against, figure.losses)):
+                if column not in table.columns:
+                    raise unknown("column", column, table.columns, f"{path}: figure")
+            for label in itertools.chain(*figure.panels.values()):
+                if label not in labels:
+                    raise unknown("row", label, labels, f"{path}: figure: panels")
         return table
 
     def step(self, name: str, scale: str, overrides: dict | None = None) -> Step:

@@ -4,12 +4,13 @@ Written as PDF, SVG and PNG, byte for byte the same for the same numbers.
 """
 
 import os
+import re
 from pathlib import Path
 
 from crate.config import Settings
 from crate.plan import Plan
 from crate.records import atomic_path
-from crate.tables import cells_of, read_metrics
+from crate.tables import cells_of, read_losses, read_metrics
 
 # Okabe & Ito's colours, told apart by all kinds of colour vision
 OURS, PAPER, CONTROL = "#0072B2", "#E69F00", "#999999"
@@ -22,7 +23,9 @@ def write_figure(name: str, plan: Plan, settings: Settings) -> list[Path]:
 
     matplotlib.use("agg")
     matplotlib.rcParams.update({"svg.hashsalt": "crate", "font.size": 9, "pdf.fonttype": 42})
-    figure = {"bars": _bars}[plan.experiments.table(name).figure.kind](name, plan, settings)
+    figure = {"bars": _bars, "scaling": _scaling}[plan.experiments.table(name).figure.kind](
+        name, plan, settings
+    )
     paths = []
     for suffix, metadata in (
         ("pdf", {"CreationDate": None}),
@@ -53,7 +56,7 @@ def _bars(name: str, plan: Plan, settings: Settings):
     figure = Figure(figsize=(7.2, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     paper = [[row.paper[key].value] if key in row.paper else [] for row in rows]
-    ours = [list(cells[row.label, key].values) for row in rows]
+    ours = [[v * column.factor for v in cells[row.label, key].values] for row in rows]
     unit = f" ({column.unit})" if column.unit else ""
 
     _panel(left, paper, PAPER, column.decimals)
@@ -72,6 +75,77 @@ def _bars(name: str, plan: Plan, settings: Settings):
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(content.figure.title)
     return figure
+
+
+def _scaling(name: str, plan: Plan, settings: Settings):
+    """A column against another, the paper's points and ours; then panels of training losses."""
+    from matplotlib.figure import Figure
+
+    content = plan.experiments.table(name)
+    drawn = content.figure
+    cells = cells_of(content, read_metrics(name, settings))
+    rows = [row for row in content.rows if not row.control]
+    x, y = content.columns[drawn.against], content.columns[drawn.column]
+    families = list(dict.fromkeys(_family(row.model) for row in rows))
+
+    paper = {
+        row.label: [(row.paper[drawn.against].value, row.paper[drawn.column].value)]
+        for row in rows
+        if {drawn.against, drawn.column} <= row.paper.keys()
+    }
+    ours = {
+        row.label: [
+            (a * x.factor, b * y.factor)
+            for a, b in zip(
+                cells[row.label, drawn.against].values,
+                cells[row.label, drawn.column].values,
+                strict=False,
+            )
+        ]
+        for row in rows
+    }
+    scatters = [("paper", paper)] if paper else []
+    scatters.append((f"ours, {settings.scale} scale", ours))
+    count = len(scatters) + len(drawn.panels)
+    figure = Figure(figsize=(3.4 * count, 3.2), layout="constrained")
+    panels = figure.subplots(1, count, squeeze=False)[0]
+    for axes, (title, points) in zip(panels, scatters, strict=False):
+        for row in rows:
+            family = families.index(_family(row.model))
+            for place in points.get(row.label, []):
+                axes.plot(*place, _MARKERS[family], color=_COLOURS[family], markersize=4)
+            if points.get(row.label):
+                middle = [sum(axis) / len(axis) for axis in zip(*points[row.label], strict=True)]
+                axes.annotate(
+                    row.label, middle, (4, 3), textcoords="offset points", fontsize=6
+                )  # fmt: skip
+        axes.set_xscale("log")
+        axes.margins(x=0.2)
+        axes.set_title(title, fontsize=9)
+        axes.set_xlabel(f"{x.label}{f' ({x.unit})' if x.unit else ''}")
+        axes.set_ylabel(f"{y.label}{f' ({y.unit})' if y.unit else ''}")
+    losses = read_losses(name, settings) if drawn.panels else None
+    for axes, (title, labels) in zip(panels[len(scatters) :], drawn.panels.items(), strict=True):
+        for colour, label in zip(_COLOURS, labels, strict=False):
+            curve = losses[losses["row"] == label].groupby("images")["loss"].mean()
+            axes.plot(curve.index, curve.values, color=colour, linewidth=1, label=label)
+        axes.set_title(f"training loss {title}", fontsize=9)
+        axes.set_xlabel("training images")
+        axes.set_ylabel("cross-entropy (nats)")
+        axes.legend(fontsize=6, frameon=False)
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(drawn.title)
+    return figure
+
+
+_MARKERS = ("o", "s", "^", "D")
+_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")  # Okabe & Ito
+
+
+def _family(model: str) -> str:
+    """The model's name up to its size: points of one family look alike."""
+    return re.split(r"_(?:tiny|small|base|large|huge)", model)[0]
 
 
 def _panel(axes, samples: list[list[float]], colour: str, decimals: int) -> None:

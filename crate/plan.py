@@ -216,9 +216,10 @@ class Plan:
         """`(row, column key, run, metric)` of every value of a table, in the printed order."""
         for row in table.rows:
             for key, column in table.columns.items():
-                chain = tuple(row.steps.get(key, column.chain).split("/"))
-                for seed in seeds:
-                    yield row, key, Run(scale, row.model, seed, chain), row.metric or column.metric
+                chain = row.steps.get(key, column.chain)
+                for seed in seeds if chain else ():
+                    run = Run(scale, row.model, seed, tuple(chain.split("/")))
+                    yield row, key, run, row.metric or column.metric
 
     def table_runs(self, name: str, settings: Settings) -> list[Run]:
         """The runs whose metrics a table shows, each once, all checked."""
@@ -232,8 +233,36 @@ class Plan:
                 raise UsageError(f"{path}: row '{row.label}', {key}: {error}") from None
             if metric not in known:
                 raise unknown("metric", metric, known, f"{path}: row '{row.label}', {key}")
-            runs[run] = None
+            if not self.unavailable(run, settings) and not self.frozen(run, settings):
+                runs[run] = None
         return list(runs)
+
+    def released(self, run: Run) -> bool:
+        """Whether a run's chain begins with an official checkpoint."""
+        first = [*run.ancestors, run][0]
+        return self.resolve(first).step.task == "released"
+
+    def unavailable(self, run: Run, settings: Settings) -> str:
+        """Why a run from released weights cannot be made here; empty if it can."""
+        from crate.models import released
+
+        if not self.released(run):
+            return ""
+        if self.spec(run.model, run.scale) != self.spec(run.model, None):
+            return f"scale {run.scale} changes the model"
+        first = self.resolve([*run.ancestors, run][0])
+        classes = get_dataset(first.step.dataset).classes
+        folder = self.experiments.folder
+        if released.find(first.run.model, classes, folder, settings.data_root) is None:
+            return "the released weights are not here"
+        return ""
+
+    def frozen(self, run: Run, settings: Settings) -> dict | None:
+        """The published record of a run, if settings ask for it and there is one."""
+        if not settings.frozen or self.is_current(run, settings.results):
+            return None
+        record = read_json(run.folder(Path(settings.results) / "published") / "run.json") or {}
+        return record if record.get("status") == "complete" else None
 
     def steps_by_task(self, scale: str) -> dict[str, list[str]]:
         """Kind of step → the steps of that kind."""
@@ -276,8 +305,10 @@ class Plan:
         """Column → the data sets that its chain of recipes names at paper scale."""
         return {
             key: {
-                self.experiments.step(step.split("-")[-1], "paper").dataset  # from-… steps too
-                for step in column.chain.split("/")
+                step.dataset
+                for name in column.chain.split("/")
+                # from-… steps too
+                if not (step := self.experiments.step(name.split("-")[-1], "paper")).AS_PUBLISHED
             }
             for key, column in table.columns.items()
         }
@@ -342,7 +373,7 @@ def cost(resolved: Resolved) -> Cost:
     forward = 2 * macs(resolved.spec, **shape)
     if not isinstance(step, Training):
         return Cost(parameters, images=0, train_flops=0.0, eval_flops=0.0, disk_bytes=0)
-    steps = int(step.epochs * (dataset.splits["train"] // step.batch_size))
+    steps = int(step.epochs * (dataset.splits.get("train", 0) // step.batch_size))
     images = steps * step.batch_size
     moments = {"adamw": 2, "lion": 1}[step.optimizer]
     return Cost(

@@ -1,6 +1,7 @@
 """Tables from runs, in two steps: `collect` reads runs into a tidy CSV, `write_table` prints it.
 
     results/<scale>/metrics/<table>.csv            one value a line
+    results/<scale>/metrics/<table>.losses.csv     training losses, where its figure draws them
     results/<scale>/tables/<table>.{md,tex,csv}    made from that CSV and the table's YAML alone
 
 A cell is its values first and text last. A paper's number never competes with ours, and where a
@@ -11,6 +12,7 @@ This module imports no torch.
 import dataclasses
 import io
 import itertools
+import json
 import math
 import shutil
 from pathlib import Path
@@ -29,6 +31,10 @@ MARKS = {
     "partial": ("†", "some seeds are missing or failed"),
     "failed": ("✗", "the run failed"),
     "missing": ("…", "not run yet"),
+    "empty": ("", ""),
+    "released": ("°", "released weights, evaluated here"),
+    "unavailable": ("–", "released weights that cannot be evaluated here"),
+    "frozen": ("‡", "not run here: the record in results/published"),
 }
 
 
@@ -47,13 +53,29 @@ class Cell:
         mark = MARKS[self.status][0]
         if not self.n:
             return mark
-        shown = f"{self.mean:.{column.decimals}f}"
-        if self.n > 1:
-            # rounded up, so that a spread is never printed as ±0.0
-            unit = 10.0**-column.decimals
-            spread = max(unit, math.ceil(round(self.std / unit, 6)) * unit) if self.std else 0
-            shown += f" ± {spread:.{column.decimals}f}" if spread else ""
+        shown = number(self.mean, column)
+        if self.n > 1 and self.std:
+            if column.decimals is None:
+                shown += f" ± {number(self.std, column)}"
+            else:  # rounded up, so that a spread is never printed as ±0.0
+                unit = 10.0**-column.decimals
+                steps = max(1, math.ceil(round(self.std * column.factor / unit, 6)))
+                shown += f" ± {steps * unit:.{column.decimals}f}"
         return f"{shown} {mark}".strip()
+
+
+def number(value: float, column: Column, sign: str = "") -> str:
+    """A metric's value as the column prints it: decimals, or three digits and an SI prefix."""
+    value *= column.factor
+    if column.decimals is not None:
+        return f"{round(value, column.decimals) + 0.0:{sign}.{column.decimals}f}"  # never -0.0
+    power = 0
+    while abs(value) >= 999.5 and power < len(_PREFIXES) - 1:
+        value, power = value / 1000, power + 1
+    return f"{value:{sign}.3g} {_PREFIXES[power]}".rstrip()
+
+
+_PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")
 
 
 # --- collecting -----------------------------------------------------------
@@ -70,23 +92,38 @@ def collect(table: str, plan: Plan, settings: Settings, *, partial: bool = False
         RunError: a run is missing and `partial` was not asked for.
     """
     content = plan.experiments.table(table)
-    rows = []
+    rows, losses = [], []
+    drawn = content.figure and content.figure.losses
     for row, key, run, metric in plan.cells(content, settings.scale, settings.seeds):
         folder = run.folder(settings.results)
-        metrics = (read_json(folder / "metrics.json") or {}).get("metrics")
-        if not all(plan.is_current(step, settings.results) for step in [*run.ancestors, run]):
-            metrics = None  # of another recipe or code, or its parent is: not this table's number
         value, status, note = None, "ok", ""
-        if metrics is None:
-            record = read_json(folder / "run.json") or {}
+        why_not = plan.unavailable(run, settings)
+        frozen = plan.frozen(run, settings)
+        if why_not:
+            status, note = "unavailable", why_not
+        elif frozen:
+            value, status = frozen["result"]["metrics"].get(metric), "frozen"
+            folder = run.folder(Path(settings.results) / "published")
+        elif all(plan.is_current(step, settings.results) for step in [*run.ancestors, run]):
+            metrics = (read_json(folder / "metrics.json") or {}).get("metrics", {})
+            value = metrics.get(metric)
+            if metrics and value is None:
+                raise RunError(f"{run}: has no metric '{metric}', only {', '.join(metrics)}")
+            status = "released" if plan.released(run) else "ok"
+        record = read_json(folder / "run.json") or {}
+        if value is None and not why_not:  # not there, or of another recipe or code
             status = "failed" if record.get("status") == "failed" else "missing"
             note = record.get("error", "")
             if not partial:
                 raise RunError(f"{run}: {folder / 'metrics.json'} is not there, or out of date")
-        elif metric not in metrics:
-            raise RunError(f"{run}: has no metric '{metric}', only {', '.join(metrics)}")
-        else:
-            value = metrics[metric]
+        elif metric in plan.resolve(run).step.TIMED:  # of which machine?
+            machine = record.get("environment", {})
+            note = f"{machine.get('device')}, {machine.get('autocast')}"
+        if key == drawn and value is not None:
+            losses += [
+                {"row": row.label, "seed": run.seed, "images": images, "loss": loss}
+                for images, loss in thinned(folder / "train.jsonl", run, plan)
+            ]
         rows.append(
             {
                 "row": row.label,
@@ -107,7 +144,34 @@ def collect(table: str, plan: Plan, settings: Settings, *, partial: bool = False
     else:
         marker.unlink(missing_ok=True)
     text = pd.DataFrame(rows).to_csv(index=False, lineterminator="\n")
+    if drawn:
+        frame = pd.DataFrame(losses, columns=["row", "seed", "images", "loss"])
+        path = losses_csv(settings.results, settings.scale, table)
+        write_text(path, frame.to_csv(index=False, lineterminator="\n"))
     write_text(metrics_csv(settings.results, settings.scale, table), text)
+
+
+def losses_csv(results: str | Path, scale: str, table: str) -> Path:
+    return metrics_csv(results, scale, table).with_suffix(".losses.csv")
+
+
+def thinned(history: Path, run: Run, plan: Plan) -> list[tuple[int, float]]:
+    """Training images seen and the mean loss since the point before, at most POINTS of them."""
+    if not history.is_file():
+        return []
+    lines = [json.loads(line) for line in history.read_text(encoding="utf-8").splitlines()]
+    batch = plan.resolve(run).step.batch_size
+    every = math.ceil(len(lines) / POINTS)
+    groups = (
+        [lines[start : start + every] for start in range(0, len(lines), every)] if lines else []
+    )
+    return [
+        (group[-1]["step"] * batch, round(sum(line["loss"] for line in group) / len(group), 6))
+        for group in groups
+    ]
+
+
+POINTS = 200
 
 
 def read_metrics(table: str, settings: Settings) -> pd.DataFrame:
@@ -117,18 +181,30 @@ def read_metrics(table: str, settings: Settings) -> pd.DataFrame:
     return pd.read_csv(path, dtype={"row": str, "column": str, "note": str})
 
 
+def read_losses(table: str, settings: Settings) -> pd.DataFrame:
+    path = losses_csv(settings.results, settings.scale, table)
+    if not path.is_file():
+        raise RunError(f"{path} is not there; run 'crate collect {table}' first")
+    return pd.read_csv(path, dtype={"row": str})
+
+
 def cells_of(content: Table, metrics: pd.DataFrame) -> dict[tuple[str, str], Cell]:
     """Every cell by (row label, column key)."""
     found = {}
     for row, key in itertools.product(content.rows, content.columns):
         part = metrics[(metrics["row"] == row.label) & (metrics["column"] == key)]
         values = tuple(part["value"].dropna())
-        if len(values) == len(part) > 0:
-            status = "ok"
+        if part.empty:
+            status = "empty"
+        elif len(values) == len(part):
+            given = set(part["status"])
+            status = given.pop() if len(given) == 1 else "frozen"
         elif values:
             status = "partial"
         else:
-            status = "failed" if (part["status"] == "failed").any() else "missing"
+            status = next(
+                s for s in ("failed", "missing", "unavailable") if s in set(part["status"])
+            )
         series = pd.Series(values, dtype=float)
         # equal values have no spread, whatever rounding makes of it
         std = 0.0 if len(values) > 1 and len(set(values)) == 1 else series.std()
@@ -188,8 +264,8 @@ def verdict(cell: Cell, paper: float, column: Column) -> tuple[str, str]:
     """Difference to the paper and whether it is within the declared tolerance."""
     if not cell.n:
         return "", ""
-    delta = cell.mean - paper
-    shown = f"{delta:+.{column.decimals}f}"
+    delta = cell.mean * column.factor - paper
+    shown = number(delta / column.factor, column, "+")
     if column.tolerance is None:
         return shown, ""
     # 64.4 − 63.9 is a little more than 0.5 in floating point
@@ -222,9 +298,13 @@ def lay_out(name: str, plan: Plan, settings: Settings) -> Sheet:
     bold: set[tuple[int, int]] = set()
     notes: list[str] = []
     for key, column in content.columns.items():
-        arrow = {"up": "↑", "down": "↓"}[column.direction]
+        statuses = {cells[row.label, key].status for row in content.rows}
+        if "unavailable" in statuses <= {"unavailable", "empty"}:
+            notes.append(f"{column.label}: none here ('crate weights list' says why).")
+            continue
+        arrow = {"up": " ↑", "down": " ↓", None: ""}[column.direction]
         unit = f" ({column.unit})" if column.unit else ""
-        label = f"{column.label}{unit} {arrow}"
+        label = f"{column.label}{unit}{arrow}"
         headers.append(f"{label}, ours ({settings.scale})")
         best = _best(content, key, cells)
         for i, row in enumerate(content.rows):
@@ -253,6 +333,12 @@ def lay_out(name: str, plan: Plan, settings: Settings) -> Sheet:
                 notes.append(f"{row.label}, {column.label}: {why}")
         if not real:
             notes.append(order_agreement(content.rows, key, column, cells))
+    for key, column in content.columns.items():
+        machines = metrics[(metrics["column"] == key) & (metrics["status"] == "ok")][
+            "note"
+        ].dropna()
+        if len(machines):
+            notes.append(f"{column.label}: measured on {'; '.join(sorted(set(machines)))}.")
     used = {cell.status for cell in cells.values()}
     notes += [
         f"{mark} {text}." for status, (mark, text) in MARKS.items() if mark and status in used
@@ -269,11 +355,11 @@ def _best(content: Table, key: str, cells: dict) -> set[str]:
     """Labels of the best rows as printed, ties included; controls do not compete."""
     column = content.columns[key]
     shown = {
-        row.label: round(cells[row.label, key].mean, column.decimals)
+        row.label: round(cells[row.label, key].mean * column.factor, column.decimals or 0)
         for row in content.rows
         if not row.control and cells[row.label, key].n
     }
-    if len(shown) < 2:
+    if len(shown) < 2 or column.direction is None:
         return set()
     top = (max if column.direction == "up" else min)(shown.values())
     return {label for label, value in shown.items() if value == top}
@@ -282,7 +368,8 @@ def _best(content: Table, key: str, cells: dict) -> set[str]:
 def _paper_text(value, column: Column, row: Row) -> str:
     if value is None:
         return "" if row.control else "n/a"
-    return f"{value.value:.{column.decimals}f}" + ("*" if value.unexplained else "")
+    shown = number(value.value / column.factor, column)
+    return shown + ("*" if value.unexplained else "")
 
 
 def _caption(content: Table, seeds: list[int], title: str, stand_ins: dict) -> list[str]:
@@ -401,11 +488,11 @@ def publish(plan: Plan, settings: Settings) -> list[Path]:
     runs: dict[str, None] = {}
     for name in names:
         metrics = read_metrics(name, settings)
-        if (metrics["status"] != "ok").any():
+        if not metrics["status"].isin(("ok", "released", "unavailable")).all():
             raise RunError(
                 f"table {name} is not complete; run 'snakemake --cores all table_{name}' first"
             )
-        runs |= dict.fromkeys(metrics["run"])
+        runs |= dict.fromkeys(metrics[metrics["status"] != "unavailable"]["run"])
     for name in list(runs):  # the parents are behind the values too
         for run in _run_of(name).ancestors:
             runs.setdefault(run.folder("").as_posix())

@@ -43,6 +43,7 @@ def fit(
     identity: str,
     seed: int,
     name: str,
+    watch: Callable[[], dict] | None = None,
 ) -> dict:
     """Train `model` in place and return what the run took.
 
@@ -53,6 +54,8 @@ def fit(
         loss: mean loss of a batch, a scalar.
         batches: from an update's index, the batches from there to the end of training.
         identity: key of checkpoints; a checkpoint of another identity is refused.
+        watch: called after every `step.evaluate_epochs` epochs but the last, on all ranks; what it
+            returns joins that update's line of train.jsonl.
 
     Raises:
         RunError: the loss is not finite, or a checkpoint is damaged or foreign.
@@ -91,11 +94,17 @@ def fit(
             done = index + 1
 
             last = done == total
-            if done % LOG_EVERY == 0 or last:
+            every = (step.evaluate_epochs or 0) * steps_per_epoch
+            watched = watch is not None and every and done % every == 0 and not last
+            if done % LOG_EVERY == 0 or last or watched:
                 mean = _check_finite(_means(pending, runtime), index, steps_per_epoch)
                 pending = []
                 elapsed = time.monotonic() - began
                 epoch = done / steps_per_epoch
+                seen = {}
+                if watched:
+                    seen = watch()
+                    model.train()
                 if runtime.main:
                     speed = (done - first) * step.batch_size / elapsed
                     line = {
@@ -105,7 +114,7 @@ def fit(
                         "lr": rate,
                         "images_per_second": round(speed, 1),
                         "seconds": round(seconds + elapsed, 3),
-                    }
+                    } | seen
                     with folder.history.open("a", encoding="utf-8") as file:
                         file.write(json.dumps(line) + "\n")
                 note = f"epoch {epoch:.1f}/{step.epochs:g}, loss {mean:.3f}"
@@ -228,23 +237,25 @@ def _resume(path, identity: str, model: nn.Module, optimizer, runtime: Runtime) 
         raise RunError(f"{path}: does not fit the model ({reason}); delete it") from None
 
 
+def read_history(folder: RunFolder) -> list[dict]:
+    """The lines of train.jsonl; a last one that was cut short is left out."""
+    lines = []
+    if folder.history.exists():
+        for text in folder.history.read_text(encoding="utf-8").splitlines():
+            try:
+                lines.append(json.loads(text))
+            except ValueError:
+                break  # the process was killed while writing it
+    return lines
+
+
 def _truncate_history(folder: RunFolder, done: int) -> float:
     """Drop the lines of updates that are about to be trained again; returns the seconds so far."""
-    if not folder.history.exists():
-        return 0.0
-    kept, seconds = [], 0.0
-    for text in folder.history.read_text(encoding="utf-8").splitlines():
-        try:
-            line = json.loads(text)
-        except ValueError:
-            break  # the process was killed while writing it
-        if line["step"] > done:
-            break
-        kept.append(text + "\n")
-        seconds = line["seconds"]
-    with atomic_path(folder.history) as temporary:
-        temporary.write_text("".join(kept), encoding="utf-8")
-    return seconds
+    lines = [line for line in read_history(folder) if line["step"] <= done]
+    if folder.history.exists():
+        with atomic_path(folder.history) as temporary:
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return lines[-1]["seconds"] if lines else 0.0
 
 
 def save_weights(model: nn.Module, folder: RunFolder) -> None:

@@ -54,7 +54,7 @@ def finish(tmp_path, plan):
             "code": resolved.code,
             "commit": "c0ffee",
             "status": "complete",
-            "environment": {"device": "a test's CPU", "torch": "2.15.0"},
+            "environment": {"device": "a test's CPU", "autocast": "float32", "torch": "2.15.0"},
             "started": "2026-01-01T00:00:00+00:00",
             "ended": "2026-01-01T00:01:00+00:00",
             "train_seconds": 60,

@@ -1,11 +1,13 @@
 """From finished runs to printed tables: hand-worked numbers, honest marks, stable bytes."""
 
 import csv
+import dataclasses
 import itertools
 import math
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -19,9 +21,12 @@ from crate.tables import (
     cells_of,
     collect,
     lay_out,
+    losses_csv,
     metrics_csv,
+    number,
     publish,
     read_metrics,
+    thinned,
     verdict,
     write_joined_metrics,
     write_table,
@@ -471,3 +476,159 @@ def test_an_incomplete_table_is_not_published(plan, setup, train):
     with pytest.raises(RunError, match="table ablation is not complete"):
         publish(plan, settings)
     assert not (metrics_csv(settings.results, "mini", "ablation").parents[2] / "published").exists()
+
+
+# --- units, facts, and cells that are not ours to run -------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "changes", "text"),
+    [
+        (6_090_000.0, {"factor": 1e-6, "decimals": 2}, "6.09"),
+        (13_065_105_408.0, {"factor": 0.5, "decimals": None}, "6.53 G"),
+        (999_400.0, {"decimals": None}, "999 k"),
+        (999_600.0, {"decimals": None}, "1 M"),  # never 1e+03 k
+        (1.5e27, {"decimals": None}, "1.5e+03 Y"),
+        (12.0, {"decimals": None}, "12"),
+        (0.0, {"decimals": None}, "0"),
+    ],
+)
+def test_a_number_in_the_columns_unit(value, changes, text):
+    column = Column(label="a", metric="b", chain="c", **changes)
+    assert number(value, column) == text
+    assert Cell(value, math.nan, 1, "ok").text(column) == text
+
+
+def test_a_spread_is_in_the_columns_unit_too():
+    column = Column(label="a", metric="b", chain="c", factor=1e-6, decimals=2)
+    assert Cell(6_090_000.0, 14_200.0, 3, "ok").text(column) == "6.09 ± 0.02"
+
+
+@pytest.fixture
+def models(plan, finish, setup):
+    """The table of sizes, with what its runs measure."""
+    settings = setup("mini")
+    table = plan.experiments.table("models")
+    for row, _, run, _ in plan.cells(table, "mini", [0]):
+        value = 86_567_656 if row.label == "ViT-B/16" else 6_090_000
+        finish(run, depth=12, width=768, heads=12, parameters=value)
+    collect("models", plan, settings)
+    return lay_out("models", plan, settings)
+
+
+def test_facts_have_no_winner_and_are_compared_at_every_scale(models):
+    assert models.headers[:4] == ["Model", "depth, ours (mini)", "depth, paper", "Δ"]
+    assert not models.bold
+    rows = {row[0]: dict(zip(models.headers, row, strict=True)) for row in models.rows}
+    assert rows["CRATE-T/16"]["parameters (M), ours (mini)"] == "6.09"
+    assert rows["CRATE-T/16"]["parameters (M), paper"] == "6.09"
+    assert rows["CRATE-T/16"]["verdict"] == "reproduced"
+    assert rows["ViT-B/16"]["parameters (M), ours (mini)"] == "86.57"
+    assert rows["ViT-B/16"]["parameters (M), paper"] == "86.54*"
+    assert rows["ViT-B/16"]["verdict"] == "see note"
+    assert not any("stands in" in line for line in models.caption)  # published sizes: no data
+
+
+def test_released_weights_are_a_column_where_they_can_be_had(folder, setup, finish, tmp_path):
+    plan = Plan(Experiments(folder))
+    settings = setup("paper").model_copy(update={"data_root": str(tmp_path / "data")})
+    table = plan.experiments.table("imagenet")
+    released = [run for _, key, run, _ in plan.cells(table, "paper", [0]) if key == "released"]
+    assert released[1].chain == ("released", "imagenet1k_evaluated")
+    wanted = set(plan.table_runs("imagenet", settings))
+    assert not wanted & set(released)
+    for run in wanted:
+        finish(run, top1=70.0)
+        for ancestor in run.ancestors:
+            finish(ancestor, top1=70.0)
+    collect("imagenet", plan, settings)
+    sheet = lay_out("imagenet", plan, settings)
+    assert not any("released" in header for header in sheet.headers)
+    assert any(note.startswith("ImageNet-1K top-1, released weights: none") for note in sheet.notes)
+
+    # one of the files is put where it belongs
+    (folder / "released.yaml").write_text(
+        "crate_alpha_B16.pth: {model: crate_alpha_base_patch16, classes: 1000, "
+        "format: alpha-torch, source: a test, bytes: 3}\n"
+    )
+    (tmp_path / "data/released").mkdir(parents=True)
+    (tmp_path / "data/released/crate_alpha_B16.pth").write_bytes(b"abc")
+    new = set(plan.table_runs("imagenet", settings)) - wanted
+    assert [run.model for run in new] == ["crate_alpha_base_patch16"]
+    for run in new:
+        finish(run.parent, parameters=1)
+        finish(run, top1=81.2)
+    collect("imagenet", plan, settings)
+    sheet = lay_out("imagenet", plan, settings)
+    column = next(i for i, header in enumerate(sheet.headers) if "released weights" in header)
+    assert {row[0]: row[column] for row in sheet.rows if row[column]} == {
+        "CRATE-alpha-B/16": "81.2 °",
+        **{row[0]: "–" for row in sheet.rows if row[0] not in ("CRATE-alpha-B/16", "chance level")},
+    }
+    assert any(note.startswith("° ") for note in sheet.notes)
+    # at a scale that changes the model there is nothing to evaluate
+    assert "changes the model" in plan.unavailable(
+        dataclasses.replace(released[1], scale="mini"), settings
+    )
+
+
+def test_frozen_cells_come_from_the_published_records(plan, setup, train, finish):
+    settings = setup("mini")
+    train(settings, [[60.0], [70.0], [75.0], [76.0]])
+    runs = plan.table_runs("ablation", settings)
+    published = Path(settings.results) / "published"
+    shutil.copytree(Path(settings.results) / "mini", published / "mini")
+    shutil.rmtree(Path(settings.results) / "mini")
+    assert plan.table_runs("ablation", settings) == runs  # they are not taken unasked
+    asked = settings.model_copy(update={"frozen": True})
+    assert plan.table_runs("ablation", asked) == []
+    # one row is run here all the same: its own number counts
+    own = next(run for run in runs if run.model == "crate_alpha_base_patch32" and run.parent)
+    for run in (*own.ancestors, own):
+        finish(run, top1=88.8)
+    rows = printed(plan, asked)
+    key = "ImageNet-1K top-1 (%) ↑, ours (mini)"
+    assert rows["CRATE"][key] == "60.0 ‡"
+    assert rows["+ residual (CRATE-alpha)"][key] == "88.8"
+    assert any(note.startswith("‡ ") for note in lay_out("ablation", plan, asked).notes)
+
+
+def test_a_time_says_whose_it_is(plan, setup, finish):
+    settings = setup("mini")
+    table = plan.experiments.table("compute")
+    for _, _, run, _ in plan.cells(table, "mini", [0]):
+        finish(run, flops=2e9, parameters=1e6, images_per_second=3.14)
+    collect("compute", plan, settings)
+    notes = lay_out("compute", plan, settings).notes
+    assert "throughput: measured on a test's CPU, float32." in notes
+
+
+def test_losses_are_thinned_by_means(plan, setup, finish, tmp_path):
+    run = Run("mini", "crate_alpha_base_patch32", 0, ("imagenet21k",))
+    path = tmp_path / "train.jsonl"
+    path.write_text("".join(f'{{"step": {20 * k}, "loss": {k}}}\n' for k in range(1, 401)))
+    points = thinned(path, run, plan)
+    assert len(points) == 200
+    assert points[0] == (2 * 20 * 64, 1.5)  # two lines, batches of 64
+    assert points[-1] == (400 * 20 * 64, 399.5)
+    assert thinned(tmp_path / "nothing.jsonl", run, plan) == []
+
+
+def test_the_scaling_figure_is_drawn_from_what_was_collected(plan, setup, finish):
+    settings = setup("mini", "0,1")
+    table = plan.experiments.table("scaling")
+    for place, (_, _, run, _) in enumerate(plan.cells(table, "mini", [0, 1])):
+        for step in (*run.ancestors, run):
+            where = finish(step, top1=60.0 + place, flops=1e6 * (1 + place))
+            lines = (f'{{"step": {20 * k}, "loss": {2 / k}}}\n' for k in range(1, 9))
+            (where / "train.jsonl").write_text("".join(lines))
+    collect("scaling", plan, settings)
+    first = {path.name: path.read_bytes() for path in write_figure("scaling", plan, settings)}
+    assert set(first) == {"scaling.pdf", "scaling.svg", "scaling.png"}
+    again = {path.name: path.read_bytes() for path in write_figure("scaling", plan, settings)}
+    assert first == again
+    text = first["scaling.svg"].decode()
+    for words in ("paper", "ours, mini scale", "training loss by size", "training loss by patch"):
+        assert f"<!-- {words} -->" in text
+    losses = losses_csv(settings.results, "mini", "scaling")
+    assert len(losses.read_text().splitlines()) == 1 + 6 * 2 * 8  # rows × seeds × lines

@@ -10,11 +10,12 @@ from crate.data.images import mix, normalise, open_split
 from crate.data.registry import Dataset, get_dataset
 from crate.errors import UsageError
 from crate.models.carry import carry
+from crate.models.complexity import macs
 from crate.models.registry import build
 from crate.plan import Resolved
-from crate.records import RunFolder
+from crate.records import RunFolder, read_json
 from crate.runtime import Runtime, seed_for
-from crate.train import fit, read_weights, save_weights
+from crate.train import fit, read_history, read_weights, save_weights
 
 EVALUATION_BATCH = 500
 
@@ -34,8 +35,10 @@ def run(
         parent: weights to start from; None starts anew.
 
     Returns:
-        metrics (top-1 and top-5 accuracy in %, cross-entropy in nats, all on the evaluated split;
-        chance: % of its most frequent class) and details for run.json.
+        metrics (top-1 and top-5 accuracy in %, cross-entropy in nats, all on the evaluated split
+        after the last update; chance: % of its most frequent class; FLOPs of one image's forward
+        pass, and of training since the chain's start, three forward passes an image) and details
+        for run.json.
     """
     step, seed = resolved.step, resolved.run.seed
     dataset = get_dataset(step.dataset)
@@ -49,14 +52,23 @@ def run(
     details: dict = {}
     if parent is not None:
         details["carried"] = carry(model, read_weights(parent), step.dont_load)
+    if step.zero_head:
+        torch.nn.init.zeros_(model.head.weight)
+        torch.nn.init.zeros_(model.head.bias)
     model.to(runtime.device)
 
     opened = {"size": step.image_size, "runtime": runtime, "data_root": data_root}
     evaluated = open_split(dataset, step.evaluate, **opened)  # first: it must not fail afterwards
+
+    def accuracy() -> dict:
+        batches = evaluated.evaluation(step, EVALUATION_BATCH)
+        return evaluate(model, batches, dataset, runtime)
+
+    updates = 0
     if step.epochs:
         source = open_split(dataset, "train", spare=step.evaluate, **opened)
         per_epoch = len(source) // step.batch_size
-        total = int(step.epochs * per_epoch)
+        total = updates = int(step.epochs * per_epoch)
         if not total:
             raise UsageError(
                 f"{resolved.run}: {step.epochs:g} epochs of {len(source):,} images in batches of "
@@ -88,31 +100,55 @@ def run(
             identity=identity,
             seed=seed,
             name=str(resolved.run),
+            watch=lambda: {"top1": accuracy()["top1"]},
         )
     if runtime.main:
         save_weights(model, folder)
-    batches = evaluated.evaluation(step, EVALUATION_BATCH)
-    metrics = evaluate(model, batches, dataset, runtime)
+    metrics = accuracy()
+    forward = 2 * macs(resolved.spec, image_size=step.image_size, num_classes=dataset.classes)
+    before = read_json(parent.with_name("metrics.json"))["metrics"] if parent else {}
+    metrics["flops"] = forward
+    metrics["train_flops"] = before.get("train_flops", 0) + 3 * forward * updates * step.batch_size
+    if step.evaluate_epochs:
+        metrics |= best_epoch(read_history(folder), metrics["top1"], step.epochs)
     return metrics, details
+
+
+def best_epoch(history: list[dict], last: float, epochs: float) -> dict:
+    """The best accuracy on the evaluated split over the epochs looked at, the first of equals.
+
+    The official transfer script reports this, on the test set; the tables here show the last one.
+    """
+    seen = [(line["top1"], line["epoch"]) for line in history if "top1" in line]
+    top1, epoch = max([*seen, (last, epochs)], key=lambda pair: pair[0])
+    return {"best_epoch_top1": top1, "best_epoch": epoch}
 
 
 @torch.inference_mode()
 def evaluate(model: nn.Module, batches, dataset: Dataset, runtime: Runtime) -> dict:
-    """Accuracy and cross-entropy over all batches of all ranks, in float32."""
+    """Accuracy and cross-entropy over all batches of all ranks, in float32.
+
+    labels: (B,), or (B, M) where a picture has several, padded with -1: any of them is right, and
+    the cross-entropy is that of their summed probability.
+    """
     model.eval()
     counts = torch.zeros(dataset.classes, dtype=torch.float64, device=runtime.device)
-    sums = torch.zeros(3, dtype=torch.float64, device=runtime.device)
+    sums = torch.zeros(4, dtype=torch.float64, device=runtime.device)
     for pixels, labels in batches:
         logits = model(normalise(pixels, dataset))
         ranked = logits.topk(min(5, dataset.classes), dim=1).indices
-        hits = ranked == labels[:, None]
+        labels = labels.view(len(labels), -1)  # (B, M)
+        given = labels >= 0
+        hits = ((ranked[:, :, None] == labels[:, None, :]) & given[:, None, :]).any(2)  # (B, 5)
         sums[0] += hits[:, 0].sum()
-        sums[1] += hits.sum()
-        sums[2] += F.cross_entropy(logits, labels, reduction="sum").double()
-        counts += torch.bincount(labels, minlength=dataset.classes)
+        sums[1] += hits.any(1).sum()
+        likely = F.log_softmax(logits, 1).gather(1, labels.clamp(min=0))
+        sums[2] -= likely.masked_fill(~given, -torch.inf).logsumexp(1).sum().double()
+        sums[3] += len(labels)
+        counts += torch.bincount(labels[given], minlength=dataset.classes)
     sums, counts = runtime.sum(sums).cpu(), runtime.sum(counts).cpu()
-    images = int(counts.sum())
-    top1, top5, cross_entropy = (sums / images).tolist()
+    images = int(sums[3])
+    top1, top5, cross_entropy = (sums[:3] / images).tolist()
     return {
         "top1": round(100 * top1, 6),
         "top5": round(100 * top5, 6),

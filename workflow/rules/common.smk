@@ -14,9 +14,10 @@ def run_of(wildcards):
 def threads_of(wildcards):
     """All processes of a run that computes here; none of one that waits for a job elsewhere.
 
-    More than the machine has means one run at a time.
+    More than the machine has means one run at a time, and so does a run that measures time.
     """
-    return 1 if LAUNCHED else run_of(wildcards).step.compute.cores
+    step = run_of(wildcards).step
+    return 1 if LAUNCHED else workflow.cores if step.TIMED else step.compute.cores
 
 
 def gpu_of(wildcards):
@@ -38,6 +39,13 @@ def runs_of(table):
     ]
 
 
+def collected(table):
+    """What is read off a table's runs: its values, and the losses that its figure draws."""
+    figure = PLAN.experiments.table(table).figure
+    suffixes = [".csv", ".losses.csv"] if figure and figure.losses else [".csv"]
+    return [f"{RESULTS}/metrics/{table}{suffix}" for suffix in suffixes]
+
+
 def recipe_of(table):
     return f"{PLAN.experiments.folder}/tables/{table}.yaml"
 
@@ -45,4 +53,5 @@ def recipe_of(table):
 def needed_datasets(dag):
     """The data sets of all runs that are going to start."""
     jobs = [job for job in dag.needrun_jobs() if job.rule.name in STEPS]
-    return {run_of(job.wildcards).step.dataset for job in jobs}
+    steps = [run_of(job.wildcards).step for job in jobs]
+    return {step.dataset for step in steps if step.READS_DATA}

@@ -11,7 +11,7 @@ for table in TABLES:
             runs_of(table),
             recipe_of(table),
         output:
-            f"{RESULTS}/metrics/{table}.csv",
+            collected(table),
         log:
             f"{RESULTS}/metrics/{table}.log",
         localrule: True
@@ -52,7 +52,7 @@ for table in FIGURES:
         name:
             f"figure_{table}"
         input:
-            f"{RESULTS}/metrics/{table}.csv",
+            collected(table),
             recipe_of(table),
         output:
             multiext(f"{RESULTS}/figures/{table}", ".pdf", ".svg", ".png"),
