@@ -44,9 +44,14 @@ def environment() -> dict[str, str]:
     return {**kept, "CUDA_VISIBLE_DEVICES": ""}  # on a GPU nothing is equal bit for bit
 
 
-def snakemake(suite: Path, *words: str) -> subprocess.CompletedProcess:
+def snakemake(suite: Path, *words: str, timeout: int = 600) -> subprocess.CompletedProcess:
     return subprocess.run(
-        command(*words), cwd=suite, env=environment(), capture_output=True, text=True, timeout=600
+        command(*words),
+        cwd=suite,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
     )
 
 
@@ -152,7 +157,7 @@ def test_editing_an_operator_reruns_what_uses_it(suite):
 
 
 def test_changing_a_recipe_reruns_the_step_and_what_follows(suite):
-    edit(suite / "experiments/scales/smoke.yaml", "lr: 1e-3", "lr: 2e-3")
+    edit(suite / "experiments/scales/smoke.yaml", "0.25, lr: 1e-3", "0.25, lr: 2e-3")
     jobs = [job for job in planned(suite, "table_ablation") if "seed" in job]
     assert len(jobs) == 5  # four fine-tunings and the control, no pre-training
     assert all("imagenet1k" in job for job in jobs)
@@ -259,7 +264,7 @@ def test_an_old_result_that_snakemake_did_not_record_is_made_again(finished, tmp
     target = f"{PLAIN}/imagenet1k/metrics.json"
     assert planned(suite, target) == []
 
-    edit(suite / "experiments/scales/smoke.yaml", "lr: 1e-3", "lr: 2e-3")
+    edit(suite / "experiments/scales/smoke.yaml", "0.25, lr: 1e-3", "0.25, lr: 2e-3")
     assert "1 results are of another recipe or code" in snakemake(suite, "-n", target).stderr
     parent = (suite / PLAIN / "run.json").read_bytes()
     assert snakemake(suite, target).returncode == 0
@@ -350,3 +355,21 @@ def test_snakemake_lint_has_only_its_environment_remark(suite):
     done = snakemake(suite, "--lint")
     remarks = set(re.findall(r"^    \* (.+?):?$", done.stderr + done.stdout, flags=re.M))
     assert remarks <= {"Specify a conda environment or container for each rule."}
+
+
+@pytest.mark.slow
+def test_every_target_regenerates_at_smoke(finished):
+    """The whole of `all`, in the suite that has the ablation already."""
+    done = snakemake(finished, "all", timeout=1500)
+    assert done.returncode == 0, done.stderr
+    tables = {path.stem for path in (ROOT / "experiments" / "tables").glob("*.yaml")}
+    results = finished / "results/smoke"
+    for name in tables:
+        printed = (results / f"tables/{name}.md").read_text()
+        assert "✗" not in printed
+        assert "not run yet" not in printed
+    for name in ("ablation", "scaling", "efficient_scaling"):
+        assert (results / f"figures/{name}.png").stat().st_size > 10_000
+    joined = (results / "metrics.csv").read_text().splitlines()
+    assert {line.split(",")[0] for line in joined[1:]} == tables
+    assert planned(finished, "all") == []

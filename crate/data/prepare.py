@@ -72,8 +72,9 @@ def sources(dataset: Dataset) -> list[tuple[str, str, str]]:
 
 def _download(dataset: Dataset, data_root: str | Path) -> list[str]:
     """Download and unpack, unless all is there; archives already in place are not loaded again."""
-    there, wrong = check(dataset, data_root)
-    if wrong:
+    nothing = not home(dataset, data_root).is_dir()
+    there, wrong = ([], []) if nothing else check(dataset, data_root)
+    if nothing or wrong:
         for url, folder, md5 in sources(dataset):
             _fetch(url, home(dataset, data_root) / folder, md5)
         there, wrong = check(dataset, data_root)

@@ -130,6 +130,15 @@ def test_without_a_network_one_line_says_what_to_do(set_as_published, capsys):
     assert not folder.exists()
 
 
+@pytest.mark.parametrize("set_as_published", ["cifar10", "pets"], indirect=True)
+def test_where_there_is_nothing_yet_it_is_downloaded(set_as_published, capsys):
+    name, root, _ = set_as_published
+    shutil.rmtree(root / name)
+    status, _, errors = crate(capsys, "prepare", name, "--data-root", str(root))
+    assert status == 1
+    assert "refused" in errors[-1]  # it tried
+
+
 @pytest.mark.parametrize("set_as_published", ["cifar10", "flowers102"], indirect=True)
 def test_files_that_are_not_the_published_ones_are_told(set_as_published, capsys):
     name, root, folder = set_as_published

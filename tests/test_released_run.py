@@ -1,0 +1,103 @@
+"""A chain that starts from an official checkpoint, from the file to its number, and what refuses."""
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from crate.cli import main
+from crate.models import create_model
+from crate.models.released import to_official
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+MODEL = "crate_alpha_tiny_patch16"
+RUN = f"results/paper/runs/{MODEL}/seed0/released"
+FILE = Path("data/released/tiny.pth")
+SETTINGS = ["--config", "scale=paper"]
+
+
+@pytest.fixture
+def model(folder):
+    """A model at its published size, its official checkpoint, and ImageNet's empty class folders."""
+    (folder / "released.yaml").write_text(
+        f"tiny.pth: {{model: {MODEL}, classes: 1000, format: alpha-torch, source: a test}}\n"
+    )
+    torch.manual_seed(0)
+    model = create_model(MODEL).eval()
+    torch.nn.init.normal_(model.head.weight)  # so that pictures differ in their class
+    FILE.parent.mkdir(parents=True)
+    torch.save(to_official(model.state_dict(), MODEL), FILE)
+    for part in ("train", "val"):
+        for label in range(1000):
+            Path(f"data/imagenet1k/{part}/n{label:08d}").mkdir(parents=True)
+    return model
+
+
+def put_pictures(model) -> list[int]:
+    """Four pictures, filed under the class that the model sees in them, but the last one."""
+    random = np.random.RandomState(0)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    labels = []
+    for place in range(4):
+        small = Image.fromarray(random.randint(0, 256, (4, 4, 3), dtype=np.uint8))
+        image = small.resize((256, 256), Image.Resampling.BICUBIC)
+        pixels = torch.tensor(np.array(image.crop((16, 16, 240, 240)))) / 255
+        with torch.no_grad():
+            label = int(model(((pixels - mean) / std).permute(2, 0, 1)[None]).argmax())
+        labels.append(label if place < 3 else (label + 1) % 1000)
+        image.save(f"data/imagenet1k/val/n{labels[-1]:08d}/{place}.png")
+    return labels
+
+
+def test_released_weights_are_evaluated_without_training(model, capsys):
+    put_pictures(model)
+    assert main(["run", RUN, *SETTINGS]) == 0
+    assert main(["run", f"{RUN}/imagenet1k_evaluated", *SETTINGS]) == 0
+    found = json.loads(Path(f"{RUN}/imagenet1k_evaluated/metrics.json").read_text())["metrics"]
+    assert (found["top1"], found["images"], found["train_flops"]) == (75.0, 4, 0)
+    record = json.loads(Path(f"{RUN}/run.json").read_text())
+    assert record["file"] == "tiny.pth"
+    assert len(record["sha256"]) == 64
+
+
+def refused(capsys, *words: str) -> str:
+    assert main(["run", RUN, *SETTINGS]) in (1, 2)
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert not Path(f"{RUN}/weights.safetensors").exists()
+    for word in words:
+        assert word in said
+    return said
+
+
+def test_a_checkpoint_that_does_not_fit_is_one_line(model, capsys):
+    state = to_official(model.state_dict(), MODEL)
+    torch.save({k: v[:500] if k.startswith("mlp_head.1") else v for k, v in state.items()}, FILE)
+    refused(capsys, "tiny.pth", "500", "1,000")
+    torch.save({k: v for k, v in state.items() if "layers.11" not in k}, FILE)
+    refused(capsys, "tiny.pth", "transformer.layers.11")
+    other = create_model("crate_alpha_small_patch32").state_dict()
+    torch.save(to_official(other, "crate_alpha_small_patch32"), FILE)
+    refused(capsys, "tiny.pth", "(1, 1, 576)", "crate_alpha_small_patch32")
+
+
+def test_a_damaged_or_hostile_file_is_one_line(model, capsys):
+    whole = FILE.read_bytes()
+    FILE.write_bytes(whole[: len(whole) // 2])
+    refused(capsys, "tiny.pth", "cut short")
+    FILE.write_bytes(b"<!DOCTYPE html><p>Access denied")
+    refused(capsys, "tiny.pth", "web page")
+
+    class Hostile:
+        def __reduce__(self):
+            return (Path.touch, (Path("owned"),))
+
+    FILE.write_bytes(pickle.dumps({"conv1.weight": Hostile()}))
+    refused(capsys, "tiny.pth")
+    assert not Path("owned").exists()
+    FILE.unlink()
+    refused(capsys, "data/released/tiny.pth")
