@@ -211,6 +211,16 @@ class Classification(Training):
     mix_switch: float = pydantic.Field(0.5, ge=0, le=1)  # share of CutMix where both are on
     zero_head: bool = False  # the classifier starts from zeros
 
+    @property
+    def identity(self) -> dict:
+        """An evaluation alone (epochs: 0) does not depend on how one would train."""
+        identity = super().identity
+        if self.epochs:
+            return identity
+        kept = ("task", "dataset", "evaluate", "epochs", "image_size", "eval_resize", "dont_load",
+                "zero_head", "autocast")  # fmt: skip
+        return {key: value for key, value in identity.items() if key in kept}
+
     @pydantic.model_validator(mode="after")
     def _one_way_to_crop(self) -> "Classification":
         if self.center_crop and self.crop_area_min < 1:

@@ -12,6 +12,7 @@ This module imports no torch.
 
 import dataclasses
 import functools
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -203,9 +204,10 @@ class Plan:
     def _check_chain(self, run: Run, step: Step) -> None:
         *before, name = run.chain
         previous = before[-1] if before else "start"
-        if previous.startswith("from-"):
-            return  # continuing another model's run of a step is a start of its own kind
-        if previous not in step.follows:
+        origin = FROM.fullmatch(previous)
+        if origin and origin["step"] == name:
+            return  # another model goes on with what this one has learnt in the same step
+        if (origin["step"] if origin else previous) not in step.follows:
             allowed = ", ".join(step.follows)
             after = "begin a chain" if previous == "start" else f"follow '{previous}'"
             raise UsageError(f"{run}: '{name}' cannot {after}; it follows: {allowed}")
@@ -373,14 +375,17 @@ def cost(resolved: Resolved) -> Cost:
     forward = 2 * macs(resolved.spec, **shape)
     if not isinstance(step, Training):
         return Cost(parameters, images=0, train_flops=0.0, eval_flops=0.0, disk_bytes=0)
-    steps = int(step.epochs * (dataset.splits.get("train", 0) // step.batch_size))
+    held_out = 0 if "test" in dataset.folders else dataset.holdout
+    trained_on = dataset.splits.get("train", 0) - held_out
+    steps = int(step.epochs * (trained_on // step.batch_size))
+    looks = max(1, math.ceil(step.epochs / (step.evaluate_epochs or math.inf)))
     images = steps * step.batch_size
     moments = {"adamw": 2, "lion": 1}[step.optimizer]
     return Cost(
         parameters=parameters,
         images=images,
         train_flops=3.0 * forward * images,
-        eval_flops=float(forward * dataset.splits[step.evaluate]),
+        eval_flops=float(forward * dataset.splits[step.evaluate] * looks),
         disk_bytes=4 * parameters * (1 + (1 + moments if images else 0)),
     )
 

@@ -21,6 +21,7 @@ import pandas as pd
 from tabulate import tabulate
 
 from crate.config import Column, Row, Settings, Table
+from crate.data.registry import get_dataset
 from crate.errors import RunError
 from crate.plan import Plan, Run
 from crate.records import atomic_path, read_json, write_text
@@ -34,6 +35,7 @@ MARKS = {
     "empty": ("", ""),
     "released": ("°", "released weights, evaluated here"),
     "unavailable": ("–", "released weights that cannot be evaluated here"),
+    "incomplete": ("¶", "evaluated on another number of images than the data set has: not judged"),
     "frozen": ("‡", "not run here: the record in results/published"),
 }
 
@@ -110,6 +112,8 @@ def collect(table: str, plan: Plan, settings: Settings, *, partial: bool = False
             if metrics and value is None:
                 raise RunError(f"{run}: has no metric '{metric}', only {', '.join(metrics)}")
             status = "released" if plan.released(run) else "ok"
+            if not _whole(plan, run, metrics):
+                status = "incomplete"
         record = read_json(folder / "run.json") or {}
         if value is None and not why_not:  # not there, or of another recipe or code
             status = "failed" if record.get("status") == "failed" else "missing"
@@ -149,6 +153,14 @@ def collect(table: str, plan: Plan, settings: Settings, *, partial: bool = False
         path = losses_csv(settings.results, settings.scale, table)
         write_text(path, frame.to_csv(index=False, lineterminator="\n"))
     write_text(metrics_csv(settings.results, settings.scale, table), text)
+
+
+def _whole(plan: Plan, run: Run, metrics: dict) -> bool:
+    """Whether a run was evaluated on as many images as its data set was published with."""
+    step = plan.resolve(run).step
+    dataset = get_dataset(step.dataset)
+    published = dataset.splits.get(step.evaluate)
+    return dataset.embedded or metrics.get("images", published) == published
 
 
 def losses_csv(results: str | Path, scale: str, table: str) -> Path:
@@ -262,7 +274,7 @@ def order_agreement(
 
 def verdict(cell: Cell, paper: float, column: Column) -> tuple[str, str]:
     """Difference to the paper and whether it is within the declared tolerance."""
-    if not cell.n:
+    if not cell.n or cell.status == "incomplete":
         return "", ""
     delta = cell.mean * column.factor - paper
     shown = number(delta / column.factor, column, "+")
@@ -424,7 +436,8 @@ _TEX = {
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "±": r"$\pm$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "Δ": r"$\Delta$", "α": r"$\alpha$",
     "<": "$<$", ">": "$>$", "|": "$|$", "×": r"$\times$", "λ": r"$\lambda$", "η": r"$\eta$",
-    "†": r"$\dagger$", "✗": r"$\times$", "…": r"\ldots{}",
+    "†": r"$\dagger$", "‡": r"$\ddagger$", "°": r"$^\circ$", "¶": r"\P{}", "–": "--",
+    "✗": r"$\times$", "…": r"\ldots{}",
 }  # fmt: skip
 
 

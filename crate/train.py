@@ -44,6 +44,7 @@ def fit(
     seed: int,
     name: str,
     watch: Callable[[], dict] | None = None,
+    images: int = 0,
 ) -> dict:
     """Train `model` in place and return what the run took.
 
@@ -56,6 +57,7 @@ def fit(
         identity: key of checkpoints; a checkpoint of another identity is refused.
         watch: called after every `step.evaluate_epochs` epochs but the last, on all ranks; what it
             returns joins that update's line of train.jsonl.
+        images: size of the training set; a checkpoint made with another one is refused.
 
     Raises:
         RunError: the loss is not finite, or a checkpoint is damaged or foreign.
@@ -67,7 +69,7 @@ def fit(
     path = folder.checkpoint(identity)
     done, pending = 0, []  # losses since the last line, still on the device
     if path.exists():
-        done, pending = _resume(path, identity, model, optimizer, runtime)
+        done, pending = _resume(path, identity, images, model, optimizer, runtime)
     seconds = _truncate_history(folder, done) if runtime.main else 0.0
 
     trained = model
@@ -98,13 +100,14 @@ def fit(
             watched = watch is not None and every and done % every == 0 and not last
             if done % LOG_EVERY == 0 or last or watched:
                 mean = _check_finite(_means(pending, runtime), index, steps_per_epoch)
-                pending = []
-                elapsed = time.monotonic() - began
+                pending, now = [], time.monotonic()
+                elapsed = now - began
                 epoch = done / steps_per_epoch
                 seen = {}
                 if watched:
                     seen = watch()
                     model.train()
+                    began += time.monotonic() - now  # not time of training
                 if runtime.main:
                     speed = (done - first) * step.batch_size / elapsed
                     line = {
@@ -127,7 +130,7 @@ def fit(
                     pending = _means(pending, runtime)
                     _check_finite(pending, index, steps_per_epoch)
                 if runtime.main:
-                    _save_checkpoint(path, identity, done, pending, model, optimizer)
+                    _save_checkpoint(path, identity, images, done, pending, model, optimizer)
                 runtime.agree(0)  # nobody leaves before the file is there
                 saved = time.monotonic()
             if stopped and not last:
@@ -199,10 +202,11 @@ def _check_finite(losses: list[torch.Tensor], index: int, per_epoch: int) -> flo
 
 
 def _save_checkpoint(
-    path, identity: str, done: int, pending: list, model: nn.Module, optimizer
+    path, identity: str, images: int, done: int, pending: list, model: nn.Module, optimizer
 ) -> None:
     state = {
         "identity": identity,
+        "images": images,
         "done": done,
         "pending": [float(value) for value in pending],
         "model": model.state_dict(),
@@ -215,7 +219,9 @@ def _save_checkpoint(
             raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
-def _resume(path, identity: str, model: nn.Module, optimizer, runtime: Runtime) -> tuple[int, list]:
+def _resume(
+    path, identity: str, images: int, model: nn.Module, optimizer, runtime: Runtime
+) -> tuple[int, list]:
     """Load a checkpoint whole, or refuse it; returns the updates done and the losses not logged."""
     try:
         with zipfile.ZipFile(path) as archive:  # torch does not compare the checksums
@@ -227,6 +233,11 @@ def _resume(path, identity: str, model: nn.Module, optimizer, runtime: Runtime) 
         raise RunError(f"{path}: damaged checkpoint ({reason}); delete it to start anew") from None
     if not isinstance(state, dict) or state.get("identity") != identity:
         raise RunError(f"{path}: belongs to another run; delete it to start anew")
+    if state.get("images") != images:  # another set, other held-out pictures
+        raise RunError(
+            f"{path}: was made with {state.get('images'):,} training images, now there are "
+            f"{images:,}; restore the data, or delete it to start anew"
+        )
     try:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])

@@ -101,7 +101,7 @@ def test_every_epoch_is_looked_at_and_the_last_one_counts(transfer):
 
 
 def test_the_head_starts_from_zeros_and_compute_adds_up(transfer):
-    untrained = transfer("untrained", epochs=0.0)
+    untrained = transfer("untrained", epochs=0.0, zero_head=True)
     weights = read_weights(untrained.folder.weights)
     assert not weights["head.weight"].any()
     assert not weights["head.bias"].any()
@@ -121,5 +121,5 @@ def test_a_trial_plan_is_the_tables_recipe(plan: Plan):
     """The published transfer, as `paper.md` has it."""
     step = plan.experiments.step("flowers102_crate", "paper")
     assert (step.lr, step.epochs, step.batch_size, step.weight_decay) == (1e-4, 400, 256, 0.01)
-    assert step.zero_head
+    assert step.dont_load == ["head", "norm"]
     assert step.evaluate_epochs == 1

@@ -238,7 +238,7 @@ RECIPES = {
     "imagenet1k_evaluated": {
         "epochs": 0,
         "dont_load": [],
-        "eval_resize": 256,
+        "eval_resize": 224,
         "dataset": "imagenet1k",
     },
     "imagenet1k_real": {

@@ -1,4 +1,4 @@
-"""A chain that starts from an official checkpoint, from the file to its number, and what refuses."""
+"""A chain that starts from an official checkpoint: from the file to its number, or one line."""
 
 import json
 import pickle
@@ -23,7 +23,7 @@ SETTINGS = ["--config", "scale=paper"]
 
 @pytest.fixture
 def model(folder):
-    """A model at its published size, its official checkpoint, and ImageNet's empty class folders."""
+    """A model at its published size, its official checkpoint, ImageNet's empty class folders."""
     (folder / "released.yaml").write_text(
         f"tiny.pth: {{model: {MODEL}, classes: 1000, format: alpha-torch, source: a test}}\n"
     )

@@ -65,10 +65,10 @@ def train(plan, finish):
             elif key == "imagenet1k":
                 value = finetuned[ROWS.index(row.label)][settings.seeds.index(run.seed)]
             if value is not None:
-                finish(run, top1=value, images=100)
+                finish(run, top1=value)
             for ancestor in run.ancestors:
                 if not (ancestor.folder(settings.results) / "metrics.json").exists():
-                    finish(ancestor, top1=50.0 + run.seed, images=100)
+                    finish(ancestor, top1=50.0 + run.seed)
 
     return train
 
@@ -111,7 +111,7 @@ def test_a_cell_as_text(plan, setup, finish, values, decimals, text):
     settings = setup("mini", ",".join(map(str, range(len(values)))))
     for seed, value in enumerate(values):
         for row, _, run, _ in plan.cells(plan.experiments.table("ablation"), "mini", [seed]):
-            finish(run, top1=value if row.label == "CRATE" else 1.0, images=100)
+            finish(run, top1=value if row.label == "CRATE" else 1.0)
     collect("ablation", plan, settings)
     cells = cells_of(plan.experiments.table("ablation"), read_metrics("ablation", settings))
     cell = cells["CRATE", "imagenet1k"]
@@ -609,8 +609,8 @@ def test_losses_are_thinned_by_means(plan, setup, finish, tmp_path):
     path.write_text("".join(f'{{"step": {20 * k}, "loss": {k}}}\n' for k in range(1, 401)))
     points = thinned(path, run, plan)
     assert len(points) == 200
-    assert points[0] == (2 * 20 * 64, 1.5)  # two lines, batches of 64
-    assert points[-1] == (400 * 20 * 64, 399.5)
+    assert points[0] == (2 * 20 * 32, 1.5)  # two lines, batches of 32
+    assert points[-1] == (400 * 20 * 32, 399.5)
     assert thinned(tmp_path / "nothing.jsonl", run, plan) == []
 
 

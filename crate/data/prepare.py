@@ -91,7 +91,13 @@ def _fetch(url: str, folder: Path, md5: str | None) -> None:
     name = url.rsplit("/", 1)[1]
     with _told(folder / name, f"to go without a network, put {url} there and run this again"):
         _say(f"{folder / name} from {url}")
-        download_url(url, folder, md5=md5)
+        if md5 is None:  # nothing would tell a half-downloaded file later
+            unfinished = folder / f".{name}.unfinished"
+            unfinished.unlink(missing_ok=True)
+            download_url(url, folder, filename=unfinished.name)
+            unfinished.rename(folder / name)
+        else:
+            download_url(url, folder, md5=md5)
         if tarfile.is_tarfile(folder / name):
             extract_archive(folder / name, folder)
 

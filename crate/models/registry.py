@@ -14,6 +14,7 @@ CHOICES = {
     "attention": ("MSSA", "MHSA"),  # classes of attention.py
     "feedforward": ("ISTA", "ODL", "MLP"),  # classes of sparse_coding.py
     "stem": ("conv", "linear"),
+    "pool": ("token", "mean"),
     "init": ("alpha", "crate", "vit"),
 }
 
@@ -50,6 +51,7 @@ class ModelSpec:
     projection_bias    a bias in attention's output projection
     qkv_bias           MHSA: a bias in the query, key and value projections
     norm_eps           ε of every LayerNorm
+    pool               what the head sees: "token", the class token, or "mean" of the patch tokens
     init               "alpha", "crate" or "vit": how weights start (vision.py, `initialise`)
     causal             no token sees later ones (language models)
 
@@ -74,6 +76,7 @@ class ModelSpec:
     projection_bias: bool = False
     qkv_bias: bool = False
     norm_eps: float = 1e-6
+    pool: str = "token"
     init: str = "alpha"
     causal: bool = False
 

@@ -49,7 +49,8 @@ class LinearStem(nn.Module):
 class VisionTransformer(nn.Module):
     """CRATE, CRATE-alpha, their ablation rows or ViT, as the spec says; images to class logits.
 
-    Stem, class token, learned positions, blocks, LayerNorm, Linear head on the class token.
+    Stem, class token, learned positions, blocks, LayerNorm, Linear head on the class token (or on
+    the mean of the patch tokens, where the spec says so).
     Deterministic given `torch.manual_seed`.
 
     images: (B, 3, image_size, image_size) -> logits (B, num_classes).
@@ -82,7 +83,8 @@ class VisionTransformer(nn.Module):
         initialise(self, spec.init)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.norm(self.forward_features(images)[:, 0]))
+        x = self.forward_features(images)
+        return self.head(self.norm(x[:, 0] if self.spec.pool == "token" else x[:, 1:].mean(dim=1)))
 
     def forward_features(self, images: Tensor, records: list[dict] | None = None) -> Tensor:
         """Tokens after the last block, before the final norm: (B, 1 + N, d), class token first.

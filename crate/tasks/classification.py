@@ -1,5 +1,6 @@
 """Supervised image classification: pre-training, fine-tuning, and evaluation alone (epochs: 0)."""
 
+import sys
 from pathlib import Path
 
 import torch
@@ -61,13 +62,16 @@ def run(
     evaluated = open_split(dataset, step.evaluate, **opened)  # first: it must not fail afterwards
 
     def accuracy() -> dict:
-        batches = evaluated.evaluation(step, EVALUATION_BATCH)
+        most = step.compute.micro_batch or EVALUATION_BATCH
+        batches = evaluated.evaluation(step, min(most, EVALUATION_BATCH))
         return evaluate(model, batches, dataset, runtime)
 
     updates = 0
     if step.epochs:
         source = open_split(dataset, "train", spare=step.evaluate, **opened)
+        warn_of_count(dataset, source, runtime)
         per_epoch = len(source) // step.batch_size
+        details["training_images"] = len(source)
         total = updates = int(step.epochs * per_epoch)
         if not total:
             raise UsageError(
@@ -101,6 +105,7 @@ def run(
             seed=seed,
             name=str(resolved.run),
             watch=lambda: {"top1": accuracy()["top1"]},
+            images=len(source),
         )
     if runtime.main:
         save_weights(model, folder)
@@ -112,6 +117,18 @@ def run(
     if step.evaluate_epochs:
         metrics |= best_epoch(read_history(folder), metrics["top1"], step.epochs)
     return metrics, details
+
+
+def warn_of_count(dataset: Dataset, source, runtime: Runtime) -> None:
+    """Say so where a set is not whole; run.json has the number, the table judges nothing."""
+    held_out = 0 if "test" in dataset.folders else dataset.holdout
+    published = dataset.splits["train"] - held_out
+    if runtime.main and not dataset.embedded and abs(len(source) / published - 1) > 0.01:
+        print(
+            f"warning: {len(source):,} training images, {dataset.title} has {published:,}; see "
+            f"'crate data check {dataset.name}'",
+            file=sys.stderr,
+        )
 
 
 def best_epoch(history: list[dict], last: float, epochs: float) -> dict:
