@@ -239,7 +239,9 @@ def _plan(options) -> None:
         raise unknown("device", options.device, DEVICES)
     plan, settings = _open(options)
     rows, hours, disk = [], 0.0, 0
-    for run in plan.runs(options.target, settings):
+    runs = plan.runs(options.target, settings)
+    at_scale = f" at scale {runs[0].scale}" if runs else ""
+    for run in runs:
         price = cost(plan.resolve(run))
         hours += price.device_hours(options.device)
         disk += price.disk_bytes
@@ -263,7 +265,7 @@ def _plan(options) -> None:
     ]
     print(tabulate(rows, headers, disable_numparse=True, colalign=("left", *["right"] * 5)))
     print(
-        f"\n{len(rows)} runs at scale {run.scale}, about {hours:,.1f} {options.device} hours "
+        f"\n{len(rows)} runs{at_scale}, about {hours:,.1f} {options.device} hours "
         f"(estimated at {UTILISATION:.0%} of the device's bfloat16 peak) and {disk / 1e9:,.1f} GB"
     )
 
@@ -282,7 +284,7 @@ def _collect(options) -> None:
 
     plan, settings = _open(options)
     if options.table == "all":
-        write_joined_metrics(plan, settings)
+        write_joined_metrics(plan, settings.results, settings.scale)
     else:
         collect(options.table, plan, settings)
 

@@ -82,6 +82,12 @@ class Settings(Site):
     results: str = "results"  # where results/<scale>/ is written
     frozen: bool = False  # take from results/published what is there instead of running it
 
+    @pydantic.field_validator("frozen", "memory", mode="before")
+    @classmethod
+    def _parse_switch(cls, value: Any) -> Any:
+        """Snakemake leaves `true` of its command line as text."""
+        return {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
+
     @pydantic.field_validator("seeds", mode="before")
     @classmethod
     def _parse_seeds(cls, value: Any) -> Any:

@@ -162,6 +162,11 @@ def result_files(plan: Plan, settings: Settings) -> list[str]:
     return [
         f"{base}/metrics.csv",
         *(f"{base}/metrics/{name}.csv" for name in tables),
+        *(
+            f"{base}/metrics/{name}.losses.csv"
+            for name in plan.figures()
+            if plan.experiments.table(name).figure.losses
+        ),
         *(f"{base}/tables/{name}.{suffix}" for name in tables for suffix in ("md", "tex", "csv")),
         *(
             f"{base}/figures/{name}.{suffix}"

@@ -6,8 +6,7 @@ from crate.config import Settings
 from crate.data.registry import get_dataset
 from crate.errors import UsageError, unknown
 from crate.plan import Plan
-from crate.records import read_json
-from crate.tables import MARKS, Cell
+from crate.tables import MARKS, look_up, number
 
 
 def explain(table: str, label: str, key: str | None, plan: Plan, settings: Settings) -> str:
@@ -35,33 +34,34 @@ def explain(table: str, label: str, key: str | None, plan: Plan, settings: Setti
         if row_ is not row or key not in (None, column_key):
             continue
         column = content.columns[column_key]
-        folder = run.folder(settings.results)
-        record = read_json(folder / "run.json") or {}
-        # published runs have their run.json only, which holds the result too
-        result = read_json(folder / "metrics.json") or record.get("result") or {}
-        metrics = result.get("metrics", {})
-        value = metrics.get(metric)
+        found = look_up(run, metric, plan, settings)
+        folder, record = found.folder, found.record
+        value = found.value
+        if (
+            value is None
+        ):  # an older result is told with a note, a published one has no metrics.json
+            value = (record.get("result") or {}).get("metrics", {}).get(metric)
+        shown = (
+            MARKS[found.status][0] if value is None else f"{number(value, column)} {column.unit}"
+        )
         paper = row.paper.get(column_key)
-        status = record.get("status", "missing")
-        cell = Cell(value, 0.0, 1, "ok") if value is not None else Cell(0.0, 0.0, 0, "missing")
-        lines += [
-            "",
-            f"{column.label} · seed {run.seed}: {cell.text(column)} {column.unit}".rstrip(),
-        ]
+        lines += ["", f"{column.label} · seed {run.seed}: {shown}".rstrip()]
         if paper is not None:
             lines.append(f"  paper     {paper.value} ({paper.source}, mark {paper.mark})")
         lines.append(f"  run       {folder}")
         for step in [*run.ancestors, run]:
             resolved = plan.resolve(step)
             data = get_dataset(resolved.step.dataset).title
-            lines.append(f"  step      {step.step}: {data}, {_summary(resolved.config['step'])}")
+            summary = _summary(resolved.config["step"])
+            lines.append(f"  step      {step.step}: {data}{', ' if summary else ''}{summary}")
         lines.append(f"  model     {_summary(plan.resolve(run).config['model'])}")
-        if status == "missing":
-            lines.append(f"  status    {MARKS['missing'][1]}")
+        if found.status == "unavailable" or not record:
+            lines.append(f"  status    {found.note or MARKS[found.status][1]}")
         else:
-            lines.append(
-                f"  status    {status}{': ' + record['error'] if 'error' in record else ''}"
-            )
+            told = f": {record['error']}" if "error" in record else ""
+            if found.value is not None and MARKS[found.status][1]:
+                told += f"; {MARKS[found.status][1]}"
+            lines.append(f"  status    {record.get('status')}{told}")
             environment = record.get("environment", {})
             lines.append(f"  code      commit {record.get('commit') or 'unknown'}")
             lines.append(f"            fingerprint {record.get('code')}")
@@ -74,12 +74,15 @@ def explain(table: str, label: str, key: str | None, plan: Plan, settings: Setti
                 f"  time      {record.get('started')} to {record.get('ended')}, "
                 f"training {record.get('train_seconds', 0)} s"
             )
-            if not plan.is_current(run, settings.results):
+            if found.status in ("missing", "failed") and not plan.is_current(run, settings.results):
                 lines.append("  note      experiments/ or crate/ changed since; a rerun is due")
-        lines.append(
-            f"  rerun     snakemake --cores all {folder}/metrics.json --force "
-            f"--config {_config_words(plan, settings)}"
-        )
+        if found.status != "unavailable":
+            lines.append(
+                f"  rerun     snakemake --cores all {run.folder(settings.results)}/metrics.json "
+                f"--force --config {_config_words(plan, settings)}"
+            )
+    if len(lines) == 1:
+        lines += ["", "an empty cell: nothing is measured here"]
     return "\n".join(lines)
 
 

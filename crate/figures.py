@@ -83,7 +83,8 @@ def _scaling(name: str, plan: Plan, settings: Settings):
 
     content = plan.experiments.table(name)
     drawn = content.figure
-    cells = cells_of(content, read_metrics(name, settings))
+    metrics = read_metrics(name, settings)
+    values = metrics.pivot_table(index=["row", "seed"], columns="column", values="value")
     rows = [row for row in content.rows if not row.control]
     x, y = content.columns[drawn.against], content.columns[drawn.column]
     families = list(dict.fromkeys(_family(row.model) for row in rows))
@@ -93,17 +94,10 @@ def _scaling(name: str, plan: Plan, settings: Settings):
         for row in rows
         if {drawn.against, drawn.column} <= row.paper.keys()
     }
-    ours = {
-        row.label: [
-            (a * x.factor, b * y.factor)
-            for a, b in zip(
-                cells[row.label, drawn.against].values,
-                cells[row.label, drawn.column].values,
-                strict=False,
-            )
-        ]
-        for row in rows
-    }
+    values = values.reindex(columns=[drawn.against, drawn.column]).dropna()  # a pair a seed
+    ours: dict[str, list] = {}
+    for (label, _), a, b in values.itertuples():
+        ours.setdefault(label, []).append((a * x.factor, b * y.factor))
     scatters = [("paper", paper)] if paper else []
     scatters.append((f"ours, {settings.scale} scale", ours))
     count = len(scatters) + len(drawn.panels)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from crate.config import Experiments, Settings, Step, Table, Training
 from crate.data.registry import data_identity, get_dataset
-from crate.errors import UsageError, nearest, unknown
+from crate.errors import RunError, UsageError, nearest, unknown
 from crate.fingerprint import fingerprint
 from crate.models.registry import ModelSpec, list_models, resolve
 from crate.records import canonical_json, read_json, short_hash
@@ -235,7 +235,9 @@ class Plan:
                 raise UsageError(f"{path}: row '{row.label}', {key}: {error}") from None
             if metric not in known:
                 raise unknown("metric", metric, known, f"{path}: row '{row.label}', {key}")
-            if not self.unavailable(run, settings) and not self.frozen(run, settings):
+            if self.released(run) and self.finished(run, settings.results):
+                runs[run] = None  # the official file may be gone since
+            elif not self.unavailable(run, settings) and not self.frozen(run, settings):
                 runs[run] = None
         return list(runs)
 
@@ -244,27 +246,43 @@ class Plan:
         first = [*run.ancestors, run][0]
         return self.resolve(first).step.task == "released"
 
+    def check_released(self, run: Run) -> None:
+        """Raise `UsageError` where a scale has no use for released weights."""
+        if self.released(run) and self.spec(run.model, run.scale) != self.spec(run.model, None):
+            raise UsageError(
+                f"{run}: scale {run.scale} changes the model, which released weights do not fit; "
+                "add --config scale=paper"
+            )
+
     def unavailable(self, run: Run, settings: Settings) -> str:
         """Why a run from released weights cannot be made here; empty if it can."""
         from crate.models import released
 
         if not self.released(run):
             return ""
-        if self.spec(run.model, run.scale) != self.spec(run.model, None):
-            return f"scale {run.scale} changes the model"
         first = self.resolve([*run.ancestors, run][0])
         classes = get_dataset(first.step.dataset).classes
-        folder = self.experiments.folder
-        if released.find(first.run.model, classes, folder, settings.data_root) is None:
-            return "the released weights are not here"
+        try:
+            self.check_released(run)
+            released.require(
+                first.run.model, classes, self.experiments.folder, settings.data_root, hashed=False
+            )
+        except (UsageError, RunError) as error:
+            return str(error)
         return ""
 
-    def frozen(self, run: Run, settings: Settings) -> dict | None:
-        """The published record of a run, if settings ask for it and there is one."""
-        if not settings.frozen or self.is_current(run, settings.results):
+    def finished(self, run: Run, results: str | Path) -> bool:
+        """Whether a run's result is here, made by today's recipe and code, as its ancestors'."""
+        whole = all(self.is_current(step, results) for step in [*run.ancestors, run])
+        return whole and (run.folder(results) / "metrics.json").is_file()
+
+    def frozen(self, run: Run, settings: Settings) -> Path | None:
+        """The folder of a run's published record, if settings ask for it and there is one."""
+        folder = run.folder(Path(settings.results) / "published")
+        if not settings.frozen or self.finished(run, settings.results):
             return None
-        record = read_json(run.folder(Path(settings.results) / "published") / "run.json") or {}
-        return record if record.get("status") == "complete" else None
+        record = read_json(folder / "run.json") or {}
+        return folder if record.get("status") == "complete" else None
 
     def steps_by_task(self, scale: str) -> dict[str, list[str]]:
         """Kind of step → the steps of that kind."""
@@ -295,6 +313,7 @@ class Plan:
         if "/" in target:
             wanted = [parse_path(target)[0]]
             self.resolve(wanted[0])
+            self.check_released(wanted[0])
         else:
             tables = self.target_tables(target)
             wanted = [run for name in tables for run in self.table_runs(name, settings)]

@@ -71,6 +71,7 @@ def prepare(
         raise UsageError(
             f"{run}: experiments/ or crate/ changed after this was planned; start the command again"
         )
+    plan.check_released(run)
     parent = None
     if run.parent is not None:
         parent = RunFolder(run.parent.folder(results))
@@ -159,6 +160,8 @@ def _work(
 ) -> None:
     resolved, folder, parent = prepared.resolved, prepared.folder, prepared.parent
     run, step = resolved.run, resolved.step
+    if not step.TORCH and (finished or not main):
+        return  # work for one process
     if step.READS_DATA:
         require(get_dataset(step.dataset), settings.data_root)
     started = contextlib.nullcontext()

@@ -24,7 +24,7 @@ from crate.config import Column, Row, Settings, Table
 from crate.data.registry import get_dataset
 from crate.errors import RunError
 from crate.plan import Plan, Run
-from crate.records import atomic_path, read_json, write_text
+from crate.records import atomic_path, canonical_json, read_json, write_text
 
 # status → printed mark and what its footnote says
 MARKS = {
@@ -37,6 +37,7 @@ MARKS = {
     "unavailable": ("–", "released weights that cannot be evaluated here"),
     "incomplete": ("¶", "evaluated on another number of images than the data set has: not judged"),
     "frozen": ("‡", "not run here: the record in results/published"),
+    "earlier": ("§", "the record in results/published, of an earlier recipe: not compared"),
 }
 
 
@@ -49,6 +50,11 @@ class Cell:
     n: int
     status: str
     values: tuple[float, ...] = ()
+
+    @property
+    def comparable(self) -> bool:
+        """Whether it may be ranked and judged."""
+        return self.n > 0 and self.status not in ("earlier", "incomplete")
 
     def text(self, column: Column) -> str:
         """`71.2 ± 0.3`; no ± for one seed, and a spread that rounds to nothing is shown as is."""
@@ -68,7 +74,7 @@ class Cell:
 
 def number(value: float, column: Column, sign: str = "") -> str:
     """A metric's value as the column prints it: decimals, or three digits and an SI prefix."""
-    value *= column.factor
+    value = float(value) * column.factor  # numpy rounds 81.65 to 81.6
     if column.decimals is not None:
         return f"{round(value, column.decimals) + 0.0:{sign}.{column.decimals}f}"  # never -0.0
     power = 0
@@ -97,36 +103,14 @@ def collect(table: str, plan: Plan, settings: Settings, *, partial: bool = False
     rows, losses = [], []
     drawn = content.figure and content.figure.losses
     for row, key, run, metric in plan.cells(content, settings.scale, settings.seeds):
-        folder = run.folder(settings.results)
-        value, status, note = None, "ok", ""
-        why_not = plan.unavailable(run, settings)
-        frozen = plan.frozen(run, settings)
-        if why_not:
-            status, note = "unavailable", why_not
-        elif frozen:
-            value, status = frozen["result"]["metrics"].get(metric), "frozen"
-            folder = run.folder(Path(settings.results) / "published")
-        elif all(plan.is_current(step, settings.results) for step in [*run.ancestors, run]):
-            metrics = (read_json(folder / "metrics.json") or {}).get("metrics", {})
-            value = metrics.get(metric)
-            if metrics and value is None:
-                raise RunError(f"{run}: has no metric '{metric}', only {', '.join(metrics)}")
-            status = "released" if plan.released(run) else "ok"
-            if not _whole(plan, run, metrics):
-                status = "incomplete"
-        record = read_json(folder / "run.json") or {}
-        if value is None and not why_not:  # not there, or of another recipe or code
-            status = "failed" if record.get("status") == "failed" else "missing"
-            note = record.get("error", "")
-            if not partial:
-                raise RunError(f"{run}: {folder / 'metrics.json'} is not there, or out of date")
-        elif metric in plan.resolve(run).step.TIMED:  # of which machine?
-            machine = record.get("environment", {})
-            note = f"{machine.get('device')}, {machine.get('autocast')}"
-        if key == drawn and value is not None:
+        found = look_up(run, metric, plan, settings)
+        if found.status in ("failed", "missing") and not partial:
+            path = found.folder / "metrics.json"
+            raise RunError(f"{run}: {path} is not there, or out of date")
+        if key == drawn and found.value is not None:
             losses += [
                 {"row": row.label, "seed": run.seed, "images": images, "loss": loss}
-                for images, loss in thinned(folder / "train.jsonl", run, plan)
+                for images, loss in thinned(found)
             ]
         rows.append(
             {
@@ -136,10 +120,10 @@ def collect(table: str, plan: Plan, settings: Settings, *, partial: bool = False
                 "chain": "/".join(run.chain),
                 "seed": run.seed,
                 "metric": metric,
-                "value": value,
-                "status": status,
-                "note": note,
-                "run": folder.relative_to(settings.results).as_posix(),
+                "value": found.value,
+                "status": found.status,
+                "note": found.note,
+                "run": found.folder.relative_to(settings.results).as_posix(),
             }
         )
     marker = metrics_csv(settings.results, settings.scale, table).with_suffix(".partial")
@@ -155,24 +139,64 @@ def collect(table: str, plan: Plan, settings: Settings, *, partial: bool = False
     write_text(metrics_csv(settings.results, settings.scale, table), text)
 
 
-def _whole(plan: Plan, run: Run, metrics: dict) -> bool:
-    """Whether a run was evaluated on as many images as its data set was published with."""
-    step = plan.resolve(run).step
-    dataset = get_dataset(step.dataset)
-    published = dataset.splits.get(step.evaluate)
-    return dataset.embedded or metrics.get("images", published) == published
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What stands behind one seed of a cell."""
+
+    value: float | None
+    status: str  # a key of MARKS
+    note: str  # what went wrong, or whose time it is
+    folder: Path
+    record: dict  # run.json
+
+
+def look_up(run: Run, metric: str, plan: Plan, settings: Settings) -> Found:
+    """A run's own result, else its published record if asked for, else why there is none.
+
+    Raises:
+        RunError: the result has no such metric.
+    """
+    folder = run.folder(settings.results)
+    resolved = plan.resolve(run)
+    status, note, metrics = "missing", "", {}
+    if plan.finished(run, settings.results):
+        metrics = read_json(folder / "metrics.json")["metrics"]
+        status = "released" if plan.released(run) else "ok"
+        dataset = get_dataset(resolved.step.dataset)
+        published = dataset.splits.get(resolved.step.evaluate)
+        if not dataset.embedded and metrics.get("images", published) != published:
+            status = "incomplete"
+    elif plan.frozen(run, settings):
+        folder = plan.frozen(run, settings)
+        status = "frozen"
+    elif why_not := plan.unavailable(run, settings):
+        status, note = "unavailable", why_not
+    record = read_json(folder / "run.json") or {}
+    if status == "frozen":
+        metrics = record["result"]["metrics"]
+        if canonical_json(record.get("config")) != resolved.config_json:
+            status = "earlier"
+    if status == "missing" and record.get("status") == "failed":
+        status, note = "failed", record.get("error", "")
+    if metrics and metric not in metrics:
+        raise RunError(f"{run}: has no metric '{metric}', only {', '.join(metrics)}")
+    if metric in metrics and metric in resolved.step.TIMED:  # whose time is it?
+        machine = record.get("environment", {})
+        note = f"{machine.get('device')}, {machine.get('autocast')}"
+    return Found(metrics.get(metric), status, note, folder, record)
 
 
 def losses_csv(results: str | Path, scale: str, table: str) -> Path:
     return metrics_csv(results, scale, table).with_suffix(".losses.csv")
 
 
-def thinned(history: Path, run: Run, plan: Plan) -> list[tuple[int, float]]:
+def thinned(found: Found) -> list[tuple[int, float]]:
     """Training images seen and the mean loss since the point before, at most POINTS of them."""
+    history = found.folder / "train.jsonl"
     if not history.is_file():
         return []
     lines = [json.loads(line) for line in history.read_text(encoding="utf-8").splitlines()]
-    batch = plan.resolve(run).step.batch_size
+    batch = found.record["config"]["step"]["batch_size"]
     every = math.ceil(len(lines) / POINTS)
     groups = (
         [lines[start : start + every] for start in range(0, len(lines), every)] if lines else []
@@ -190,6 +214,10 @@ def read_metrics(table: str, settings: Settings) -> pd.DataFrame:
     path = metrics_csv(settings.results, settings.scale, table)
     if not path.is_file():
         raise RunError(f"{path} is not there; run 'crate collect {table}' first")
+    return _read(path)
+
+
+def _read(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, dtype={"row": str, "column": str, "note": str})
 
 
@@ -205,6 +233,8 @@ def cells_of(content: Table, metrics: pd.DataFrame) -> dict[tuple[str, str], Cel
     found = {}
     for row, key in itertools.product(content.rows, content.columns):
         part = metrics[(metrics["row"] == row.label) & (metrics["column"] == key)]
+        if len(set(part["status"]) - {"earlier"}):  # two recipes have no mean
+            part = part.assign(value=part["value"].where(part["status"] != "earlier"))
         values = tuple(part["value"].dropna())
         if part.empty:
             status = "empty"
@@ -214,9 +244,8 @@ def cells_of(content: Table, metrics: pd.DataFrame) -> dict[tuple[str, str], Cel
         elif values:
             status = "partial"
         else:
-            status = next(
-                s for s in ("failed", "missing", "unavailable") if s in set(part["status"])
-            )
+            given = ("failed", "missing", "unavailable", "earlier")
+            status = next(name for name in given if name in set(part["status"]))
         series = pd.Series(values, dtype=float)
         # equal values have no spread, whatever rounding makes of it
         std = 0.0 if len(values) > 1 and len(set(values)) == 1 else series.std()
@@ -242,7 +271,7 @@ def order_agreement(
     pairs = [
         (row.paper[key].value, cells[row.label, key])
         for row in rows
-        if not row.control and key in row.paper and cells[row.label, key].n
+        if not row.control and key in row.paper and cells[row.label, key].comparable
     ]
     if len(pairs) < 3:
         return ""
@@ -274,7 +303,7 @@ def order_agreement(
 
 def verdict(cell: Cell, paper: float, column: Column) -> tuple[str, str]:
     """Difference to the paper and whether it is within the declared tolerance."""
-    if not cell.n or cell.status == "incomplete":
+    if not cell.comparable:
         return "", ""
     delta = cell.mean * column.factor - paper
     shown = number(delta / column.factor, column, "+")
@@ -346,9 +375,8 @@ def lay_out(name: str, plan: Plan, settings: Settings) -> Sheet:
         if not real:
             notes.append(order_agreement(content.rows, key, column, cells))
     for key, column in content.columns.items():
-        machines = metrics[(metrics["column"] == key) & (metrics["status"] == "ok")][
-            "note"
-        ].dropna()
+        timed = metrics["status"].isin(("ok", "frozen", "earlier"))
+        machines = metrics[(metrics["column"] == key) & timed]["note"].dropna()
         if len(machines):
             notes.append(f"{column.label}: measured on {'; '.join(sorted(set(machines)))}.")
     used = {cell.status for cell in cells.values()}
@@ -367,14 +395,20 @@ def _best(content: Table, key: str, cells: dict) -> set[str]:
     """Labels of the best rows as printed, ties included; controls do not compete."""
     column = content.columns[key]
     shown = {
-        row.label: round(cells[row.label, key].mean * column.factor, column.decimals or 0)
+        row.label: _as_printed(cells[row.label, key].mean * column.factor, column)
         for row in content.rows
-        if not row.control and cells[row.label, key].n
+        if not row.control and cells[row.label, key].comparable
     }
     if len(shown) < 2 or column.direction is None:
         return set()
     top = (max if column.direction == "up" else min)(shown.values())
     return {label for label, value in shown.items() if value == top}
+
+
+def _as_printed(value: float, column: Column) -> float:
+    return (
+        float(f"{value:.3g}") if column.decimals is None else round(float(value), column.decimals)
+    )
 
 
 def _paper_text(value, column: Column, row: Row) -> str:
@@ -468,17 +502,17 @@ def _unique(headers: list[str]) -> list[str]:
 # --- publishing -----------------------------------------------------------
 
 
-def write_joined_metrics(plan: Plan, settings: Settings) -> Path:
+def write_joined_metrics(plan: Plan, results: str | Path, scale: str) -> Path:
     """Join all `metrics/<table>.csv` that are there into metrics.csv, the table's name first."""
     frames = []
     for name in plan.experiments.tables:
-        if metrics_csv(settings.results, settings.scale, name).is_file():
-            frame = read_metrics(name, settings)
+        if metrics_csv(results, scale, name).is_file():
+            frame = _read(metrics_csv(results, scale, name))
             frame.insert(0, "table", name)
             frames.append(frame)
     if not frames:
         raise RunError("no table is collected yet; run 'crate collect <table>' first")
-    path = Path(settings.results) / settings.scale / "metrics.csv"
+    path = Path(results) / scale / "metrics.csv"
     write_text(path, pd.concat(frames).to_csv(index=False, lineterminator="\n"))
     return path
 
@@ -501,6 +535,11 @@ def publish(plan: Plan, settings: Settings) -> list[Path]:
     runs: dict[str, None] = {}
     for name in names:
         metrics = read_metrics(name, settings)
+        if metrics["status"].isin(("frozen", "earlier")).any():
+            raise RunError(
+                f"table {name} has frozen cells, which are published already; make it without "
+                "frozen=true first"
+            )
         if not metrics["status"].isin(("ok", "released", "unavailable")).all():
             raise RunError(
                 f"table {name} is not complete; run 'snakemake --cores all table_{name}' first"
@@ -514,19 +553,40 @@ def publish(plan: Plan, settings: Settings) -> list[Path]:
         for name in names
         for folder in ("tables", "figures", "metrics")
         for path in sorted((source / folder).glob(f"{name}.*"))
-        if path.suffix != ".log"
+        if path.suffix not in (".log", ".partial")
     ]
-    shutil.rmtree(target, ignore_errors=True)
+    other = set(plan.experiments.tables) - set(names)  # they stay as they are
+    for folder in ("tables", "figures", "metrics"):
+        for path in (target / folder).glob("*.*"):
+            if path.name.split(".")[0] not in other:
+                path.unlink()
     written = [_copy(path, target / path.relative_to(source)) for path in files]
     for name in runs:
         folder = Path(settings.results) / name
         for file in ("run.json", "train.jsonl"):
             if (folder / file).exists():
                 written.append(_copy(folder / file, target.parent / name / file))
-    written.append(_copy(write_joined_metrics(plan, settings), target / "metrics.csv"))
+    _drop_unused(target)
+    written.append(write_joined_metrics(plan, target.parent, settings.scale))
     if (source / "tuning.csv").exists():
         written.append(_copy(source / "tuning.csv", target / "tuning.csv"))
     return written
+
+
+def _drop_unused(target: Path) -> None:
+    """Delete the published records that no published table shows, nor starts from."""
+    used = set()
+    for path in (target / "metrics").glob("*.csv"):
+        if not path.stem.endswith(".losses"):
+            for run in map(_run_of, _read(path)["run"].unique()):
+                used |= {step.folder(target.parent) for step in (*run.ancestors, run)}
+    for path in list((target / "runs").rglob("run.json")):
+        if path.parent not in used:
+            path.unlink()
+            path.with_name("train.jsonl").unlink(missing_ok=True)
+    for folder in sorted((target / "runs").rglob("*"), reverse=True):
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _run_of(path: str) -> Run:

@@ -12,8 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from crate.config import Settings, load_value, merge
-from crate.errors import RunError, UsageError
+from crate.config import Settings, Training, load_value, merge
+from crate.errors import RunError, UsageError, unknown
 from crate.plan import Plan, Run
 from crate.records import atomic_path, canonical_json, read_json
 
@@ -43,18 +43,27 @@ def tune(
     Parent steps run with the recipe as it stands in `experiments/`. Trials that are finished are
     not run again, so a sitting can be cut short and gone on with.
     """
+    if jobs < 1:
+        raise UsageError(f"--jobs must be at least 1, got {jobs}")
     content = plan.experiments.table(table)
-    chains = [c.chain for c in content.columns.values() if c.chain.split("/")[-1] == step]
-    if not chains:
-        used = sorted({c.chain for c in content.columns.values()})
-        raise UsageError(f"table {table} has no column that ends with step '{step}': {used}")
-    chain = tuple(chains[0].split("/"))
-    models = list(dict.fromkeys(row.model for row in content.rows if not row.control))
+    shown = [
+        run
+        for row, _, run, _ in plan.cells(content, settings.scale, [0])
+        if not row.control and not plan.released(run)
+    ]
+    wanted = dict.fromkeys(
+        (run.model, run.chain[: run.chain.index(step) + 1]) for run in shown if step in run.chain
+    )
+    if not wanted:
+        used = {name for run in shown for name in run.chain}
+        raise unknown("step", step, used, f"table {table}")
+    if not isinstance(plan.experiments.step(step, settings.scale), Training):
+        raise UsageError(f"step '{step}' trains nothing that could be tuned")
     settings_tried = [
         dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())
     ]
     trials = []
-    for setting, model, seed in itertools.product(settings_tried, models, settings.seeds):
+    for setting, (model, chain), seed in itertools.product(settings_tried, wanted, settings.seeds):
         words = [f"{key}={value}" for key, value in setting.items()]
         name = f"{step}-{re.sub(r'[^A-Za-z0-9.=_-]+', '_', '-'.join(words))}"
         run = Run(settings.scale, model, seed, chain, name)

@@ -68,7 +68,10 @@ MINI = f"results/mini/runs/{ALPHA}/seed0"
         ("tables figure_abltion", "did you mean 'figure_ablation'?"),
         ("models crate_alpha_base_patch33", "no model is called 'crate_alpha_base_patch33'; did"),
         ("data check imagnet1k", "unknown data set 'imagnet1k'; did you mean 'imagenet1k'?"),
-        ("tune ablation imagenet2k --grid lr=1", "has no column that ends with step 'imagenet2k'"),
+        (
+            "tune ablation imagenet2k --grid lr=1",
+            "unknown step 'imagenet2k'; did you mean 'imagenet21k'?",
+        ),
         ("tune ablation imagenet21k --grid lrr=1", "unknown key 'lrr'; did you mean 'lr'?"),
     ],
 )
@@ -187,8 +190,8 @@ def test_explain_tells_where_a_cell_comes_from(crate, ran):
     assert head == "Ablation of the sparse-coding block: + decoupled"
     assert [cell.splitlines()[0] for cell in cells] == [
         "ImageNet-1K top-1 · seed 0: 71.2 %",
-        "ImageNet-1K top-1 · seed 1: … %",
-        "ImageNet-1K top-1 · seed 2: … %",
+        "ImageNet-1K top-1 · seed 1: ✗",
+        "ImageNet-1K top-1 · seed 2: …",
     ]
     first, second, third = cells
     where = "results/mini/runs/crate_base_patch32_overcomplete_decoupled/seed0"

@@ -21,6 +21,7 @@ from crate.tables import (
     cells_of,
     collect,
     lay_out,
+    look_up,
     losses_csv,
     metrics_csv,
     number,
@@ -105,6 +106,8 @@ def printed(plan, settings, *, partial=False) -> dict[str, dict[str, str]]:
         ([87.1, 87.1, 87.1], 1, "87.1"),
         ([33.1] * 7, 1, "33.1"),
         ([0.0], 1, "0.0"),
+        # 81.65 is a little more than it looks
+        ([81.65], 1, "81.7"),
     ],
 )
 def test_a_cell_as_text(plan, setup, finish, values, decimals, text):
@@ -423,10 +426,10 @@ def test_latex_survives_odd_labels(odd, tmp_path):
 def test_metrics_are_joined_with_the_tables_name(plan, setup, train):
     settings = setup("mini", "0")
     with pytest.raises(RunError, match="no table is collected yet"):
-        write_joined_metrics(plan, settings)
+        write_joined_metrics(plan, settings.results, settings.scale)
     train(settings, [(60.0,), (61.0,), (71.0,), (72.0,)])
     collect("ablation", plan, settings)
-    with write_joined_metrics(plan, settings).open(newline="") as file:
+    with write_joined_metrics(plan, settings.results, settings.scale).open(newline="") as file:
         lines = list(csv.DictReader(file))
     assert {line["table"] for line in lines} == {"ablation"}
     assert len(lines) == 6 * 2
@@ -443,15 +446,28 @@ def test_publishing_copies_what_is_behind_every_value(plan, setup, train):
     stale = metrics_csv(settings.results, "mini", "ablation").parents[2] / "published/mini/tables"
     stale.mkdir(parents=True)
     (stale / "gone.md").write_text("of a table that is no more")
+    (stale / "models.md").write_text("of a table that is published already")
+    record = stale.parent / "runs/crate_tiny_patch16/seed0/architecture/run.json"
+    record.parent.mkdir(parents=True)
+    record.write_text("{}")
+    shown = "row,column,note,run,status\na,b,,mini/runs/crate_tiny_patch16/seed0/architecture,ok\n"
+    (stale.parent / "metrics").mkdir()
+    (stale.parent / "metrics/models.csv").write_text(shown)
+    unused = stale.parent / "runs/crate_tiny_patch16/seed1/architecture/run.json"
+    unused.parent.mkdir(parents=True)
+    unused.write_text("{}")
     publish(plan, settings)
+    assert record.exists()
+    assert not unused.parent.exists()
     target = stale.parent
     found = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
     assert {"metrics.csv", "metrics/ablation.csv"} <= found
     assert {name for name in found if name.startswith("tables/")} == {
-        f"tables/ablation.{suffix}" for suffix in ("md", "tex", "csv")
+        *(f"tables/ablation.{suffix}" for suffix in ("md", "tex", "csv")),
+        "tables/models.md",
     }
     records = {name for name in found if name.endswith("run.json")}
-    assert len(records) == 4 * 2 + 2
+    assert len(records) == 4 * 2 + 2 + 1
     parent = "runs/crate_alpha_base_patch32/seed0/imagenet21k/run.json"
     assert read_json(target / parent)["commit"] == "c0ffee"
 
@@ -593,6 +609,31 @@ def test_frozen_cells_come_from_the_published_records(plan, setup, train, finish
     assert any(note.startswith("‡ ") for note in lay_out("ablation", plan, asked).notes)
 
 
+def test_a_record_of_an_earlier_recipe_is_shown_and_not_compared(plan, setup, train):
+    settings = setup("mini", "0,1")
+    train(settings, [(60.0, 61.0), (99.0, 99.4), (75.0, 75.5), (76.0, 76.5)])
+    published = Path(settings.results) / "published/mini"
+    shutil.copytree(Path(settings.results) / "mini", published)
+    shutil.rmtree(Path(settings.results) / "mini")
+    chain = "imagenet21k/imagenet1k/run.json"
+    for model, seeds in (("overcomplete", (0, 1)), ("overcomplete_decoupled", (1,))):
+        for seed in seeds:
+            path = published / f"runs/crate_base_patch32_{model}/seed{seed}/{chain}"
+            record = read_json(path)
+            record["config"]["step"]["epochs"] = 91
+            write_json(path, record)
+    asked = settings.model_copy(update={"frozen": True})
+    rows = printed(plan, asked)
+    key = "ImageNet-1K top-1 (%) ↑, ours (mini)"
+    assert rows["+ overcomplete"][key] == "99.2 ± 0.3 §"
+    assert rows["+ decoupled"][key] == "75.0 †"  # never a mean of two recipes
+    sheet = lay_out("ablation", plan, asked)
+    column = sheet.headers.index(key)
+    assert [sheet.rows[i][0] for i, j in sheet.bold if j == column] == ["+ residual (CRATE-alpha)"]
+    with pytest.raises(RunError, match="frozen cells"):
+        publish(plan, asked)
+
+
 def test_a_time_says_whose_it_is(plan, setup, finish):
     settings = setup("mini")
     table = plan.experiments.table("compute")
@@ -603,15 +644,17 @@ def test_a_time_says_whose_it_is(plan, setup, finish):
     assert "throughput: measured on a test's CPU, float32." in notes
 
 
-def test_losses_are_thinned_by_means(plan, setup, finish, tmp_path):
+def test_losses_are_thinned_by_means(plan, setup, finish):
     run = Run("mini", "crate_alpha_base_patch32", 0, ("imagenet21k",))
-    path = tmp_path / "train.jsonl"
-    path.write_text("".join(f'{{"step": {20 * k}, "loss": {k}}}\n' for k in range(1, 401)))
-    points = thinned(path, run, plan)
+    folder = finish(run, top1=50.0)
+    found = look_up(run, "top1", plan, setup("mini"))
+    assert thinned(found) == []
+    lines = (f'{{"step": {20 * k}, "loss": {k}}}\n' for k in range(1, 401))
+    (folder / "train.jsonl").write_text("".join(lines))
+    points = thinned(found)
     assert len(points) == 200
     assert points[0] == (2 * 20 * 32, 1.5)  # two lines, batches of 32
     assert points[-1] == (400 * 20 * 32, 399.5)
-    assert thinned(tmp_path / "nothing.jsonl", run, plan) == []
 
 
 def test_the_scaling_figure_is_drawn_from_what_was_collected(plan, setup, finish):

@@ -16,7 +16,7 @@ from pathlib import Path
 from crate.data.check import check, torchvision_class
 from crate.data.layouts import open_pictures
 from crate.data.listing import index_path, write_index
-from crate.data.registry import Dataset, home, require
+from crate.data.registry import Dataset, advice, home, require
 from crate.environment import import_torchvision
 from crate.errors import RunError
 
@@ -44,6 +44,8 @@ def prepare(dataset: Dataset, data_root: str | Path) -> list[str]:
     for part in dataset.folders.values():
         _say(f"listing {root / part}")
         count = write_index(root / part)
+        if not count:
+            raise RunError(f"{root / part}: no images; {advice(dataset, data_root)}")
         lines.append(f"{index_path(root / part)}: {count:,} images")
     if dataset.labels:
         for part in dataset.folders.values():
@@ -128,7 +130,7 @@ def _unpack(root: Path, part: str) -> None:
     from torchvision.datasets import imagenet
 
     archive = root / imagenet.ARCHIVE_META[part][0]
-    if (root / part).exists() or not archive.is_file():
+    if not archive.is_file() or ((root / part).is_dir() and any((root / part).iterdir())):
         return
     unfinished = root / f".{part}.unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -140,4 +142,6 @@ def _unpack(root: Path, part: str) -> None:
             imagenet.parse_val_archive(root, folder=unfinished.name)
         else:
             imagenet.parse_train_archive(root, folder=unfinished.name)
+        if (root / part).is_dir():
+            (root / part).rmdir()  # it was empty
         unfinished.rename(root / part)

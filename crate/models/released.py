@@ -99,9 +99,14 @@ def find(
 
 
 def require(
-    model: str, classes: int | None, experiments_folder: str | Path, data_root: str | Path
+    model: str,
+    classes: int | None,
+    experiments_folder: str | Path,
+    data_root: str | Path,
+    *,
+    hashed: bool = True,
 ) -> Path:
-    """As `find`, for use at once: the sha256 is compared too, if the manifest has one.
+    """As `find`, but a file that is not here is an error; `hashed`: the sha256 is compared too.
 
     Raises:
         RunError: the file is damaged, or not here: what to download, and to where.
@@ -109,7 +114,7 @@ def require(
     listed = _listed(model, classes, experiments_folder)
     path = find(model, classes, experiments_folder, data_root)
     if path is not None:
-        verify(path, dict(listed)[path.name])
+        verify(path, dict(listed)[path.name], hashed=hashed)
         return path
     head = f" with {classes:,} classes" if classes else ""
     if not listed:

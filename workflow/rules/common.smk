@@ -39,6 +39,14 @@ def runs_of(table):
     ]
 
 
+def records_of(table):
+    """The published records that a table shows in the place of runs."""
+    content = PLAN.experiments.table(table)
+    cells = PLAN.cells(content, SETTINGS.scale, SETTINGS.seeds)
+    folders = {PLAN.frozen(run, SETTINGS) for _, _, run, _ in cells if SETTINGS.frozen}
+    return sorted(f"{folder}/run.json" for folder in folders - {None})
+
+
 def collected(table):
     """What is read off a table's runs: its values, and the losses that its figure draws."""
     figure = PLAN.experiments.table(table).figure

@@ -9,6 +9,7 @@ for table in TABLES:
             f"collect_{table}"
         input:
             runs_of(table),
+            records_of(table),
             recipe_of(table),
         output:
             collected(table),
