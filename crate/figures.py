@@ -80,6 +80,7 @@ def _bars(name: str, plan: Plan, settings: Settings):
 def _scaling(name: str, plan: Plan, settings: Settings):
     """A column against another, the paper's points and ours; then panels of training losses."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
     content = plan.experiments.table(name)
     drawn = content.figure
@@ -110,10 +111,11 @@ def _scaling(name: str, plan: Plan, settings: Settings):
                 axes.plot(*place, _MARKERS[family], color=_COLOURS[family], markersize=4)
             if points.get(row.label):
                 middle = [sum(axis) / len(axis) for axis in zip(*points[row.label], strict=True)]
-                axes.annotate(
-                    row.label, middle, (4, 3), textcoords="offset points", fontsize=6
-                )  # fmt: skip
+                axes.annotate(row.label, middle, (4, 3), textcoords="offset points", fontsize=6)
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.margins(x=0.2)
         axes.set_title(title, fontsize=9)
         axes.set_xlabel(f"{x.label}{f' ({x.unit})' if x.unit else ''}")
@@ -122,7 +124,10 @@ def _scaling(name: str, plan: Plan, settings: Settings):
     for axes, (title, labels) in zip(panels[len(scatters) :], drawn.panels.items(), strict=True):
         for colour, label in zip(_COLOURS, labels, strict=False):
             curve = losses[losses["row"] == label].groupby("images")["loss"].mean()
-            axes.plot(curve.index, curve.values, color=colour, linewidth=1, label=label)
+            dots = "." if len(curve) < 3 else None  # one point is no line
+            axes.plot(
+                curve.index, curve.values, color=colour, linewidth=1, label=label, marker=dots
+            )
         axes.set_title(f"training loss {title}", fontsize=9)
         axes.set_xlabel("training images")
         axes.set_ylabel("cross-entropy (nats)")

@@ -159,6 +159,11 @@ class Plan:
             "seed": run.seed,
             "data": data_identity(dataset),
         }
+        if step.task == "released":  # another file, or one that is known better, is another start
+            from crate.models.released import listed
+
+            known = listed(run.model, dataset.classes, self.experiments.folder)
+            config["files"] = {name: [entry.bytes, entry.sha256] for name, entry in known}
         code = fingerprint(f"crate.tasks.{step.task}", (spec.attention, spec.feedforward))
         return Resolved(run, spec, step, config, code)
 

@@ -225,3 +225,10 @@ def test_who_wins_between_a_step_what_it_extends_and_the_scale(tmp_path):
 def test_extending_a_step_twice_is_no_circle(tmp_path, folder):
     edit(folder, "steps/imagenet1k_untrained.yaml", "extends: imagenet1k", "extends: imagenet21k")
     assert Experiments(folder).step("imagenet1k_untrained", "paper").epochs == 0
+
+
+@pytest.mark.parametrize(("text", "value"), [("true", True), ("false", False), (True, True)])
+def test_a_switch_may_come_as_text(folder, text, value):
+    """Snakemake hands `--config frozen=true` on as text."""
+    settings = Experiments(folder).settings({"frozen": text, "memory": text})
+    assert (settings.frozen, settings.memory) == (value, value)

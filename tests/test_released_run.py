@@ -10,8 +10,10 @@ import torch
 from PIL import Image
 
 from crate.cli import main
+from crate.config import Experiments
 from crate.models import create_model
 from crate.models.released import to_official
+from crate.plan import Plan, parse_path
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -101,3 +103,12 @@ def test_a_damaged_or_hostile_file_is_one_line(model, capsys):
     assert not Path("owned").exists()
     FILE.unlink()
     refused(capsys, "data/released/tiny.pth")
+
+
+def test_a_file_that_the_manifest_tells_more_of_is_another_start(model, folder):
+    plan = Plan(Experiments(folder))
+    run = parse_path(RUN)[0]
+    before = plan.resolve(run).identity
+    manifest = folder / "released.yaml"
+    manifest.write_text(manifest.read_text().replace("source: a test", "source: b, bytes: 7"))
+    assert Plan(Experiments(folder)).resolve(run).identity != before

@@ -90,7 +90,7 @@ def find(
     Raises:
         RunError: the file is here and is not as long as the manifest says.
     """
-    for name, entry in _listed(model, classes, experiments_folder):
+    for name, entry in listed(model, classes, experiments_folder):
         path = place(name, data_root)
         if path.is_file():
             verify(path, entry, hashed=False)
@@ -111,18 +111,18 @@ def require(
     Raises:
         RunError: the file is damaged, or not here: what to download, and to where.
     """
-    listed = _listed(model, classes, experiments_folder)
+    known = listed(model, classes, experiments_folder)
     path = find(model, classes, experiments_folder, data_root)
     if path is not None:
-        verify(path, dict(listed)[path.name], hashed=hashed)
+        verify(path, dict(known)[path.name], hashed=hashed)
         return path
     head = f" with {classes:,} classes" if classes else ""
-    if not listed:
+    if not known:
         raise RunError(
             f"no official weights of {model}{head} are known; if you have some, add them to "
             f"{Path(experiments_folder) / 'released.yaml'}"
         )
-    name, entry = listed[0]
+    name, entry = known[0]
     get = "download it from" if entry.status == "available" else f"it is {entry.status}; listed at"
     raise RunError(
         f"the official weights of {model}{head} are not here: no {place(name, data_root)}; "
@@ -130,7 +130,7 @@ def require(
     )
 
 
-def _listed(model: str, classes: int | None, folder: str | Path) -> list[tuple[str, Released]]:
+def listed(model: str, classes: int | None, folder: str | Path) -> list[tuple[str, Released]]:
     """The manifest's files of a model and a number of classes, in its order."""
     return [
         (name, entry)
@@ -175,7 +175,7 @@ def read(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        raise UsageError(f"{path}: there is no such file")
+        raise UsageError(f"{path}: {'is a folder' if path.is_dir() else 'there is no such file'}")
     if path.suffix not in SUFFIXES:
         raise UsageError(f"{path}: is no checkpoint; read are {', '.join(SUFFIXES)}")
     again = "; download it again"
