@@ -280,7 +280,7 @@ def _explain(options) -> None:
 
 
 def _collect(options) -> None:
-    from crate.tables import collect, write_joined_metrics
+    from crate.collect import collect, write_joined_metrics
 
     plan, settings = _open(options)
     if options.table == "all":
@@ -290,7 +290,8 @@ def _collect(options) -> None:
 
 
 def _tables(options) -> None:
-    from crate.tables import collect, write_table
+    from crate.collect import collect
+    from crate.tables import write_table
 
     plan, settings = _open(options)
     for name in plan.target_tables(options.target):
@@ -321,7 +322,7 @@ def _show(options) -> None:
 
 
 def _publish(options) -> None:
-    from crate.tables import publish
+    from crate.publish import publish
 
     plan, settings = _open(options)
     for path in publish(plan, settings):

@@ -196,8 +196,9 @@ def fresh_if_forced(dag_settings) -> None:
 
 def partial_tables(plan: Plan, settings: Settings) -> None:
     """After a failure, write the tables asked for all the same, with the gaps marked."""
+    from crate.collect import collect
     from crate.figures import write_figure
-    from crate.tables import collect, write_table
+    from crate.tables import write_table
 
     targets = [t for t in command_targets() or ["all"] if t in plan.targets()]
     for table in dict.fromkeys(name for t in targets for name in plan.target_tables(t)):

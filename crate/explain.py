@@ -2,11 +2,12 @@
 
 import shlex
 
+from crate.collect import look_up
 from crate.config import Settings
 from crate.data.registry import get_dataset
 from crate.errors import UsageError, unknown
 from crate.plan import Plan
-from crate.tables import MARKS, look_up, number
+from crate.tables import MARKS, number
 
 
 def explain(table: str, label: str, key: str | None, plan: Plan, settings: Settings) -> str:

@@ -7,10 +7,11 @@ import os
 import re
 from pathlib import Path
 
+from crate.collect import read_losses, read_metrics
 from crate.config import Settings
 from crate.plan import Plan
 from crate.records import atomic_path
-from crate.tables import cells_of, read_losses, read_metrics
+from crate.tables import cells_of
 
 # Okabe & Ito's colours, told apart by all kinds of colour vision
 OURS, PAPER, CONTROL = "#0072B2", "#E69F00", "#999999"

@@ -1,8 +1,4 @@
-"""Tables from runs, in two steps: `collect` reads runs into a tidy CSV, `write_table` prints it.
-
-    results/<scale>/metrics/<table>.csv            one value a line
-    results/<scale>/metrics/<table>.losses.csv     training losses, where its figure draws them
-    results/<scale>/tables/<table>.{md,tex,csv}    made from that CSV and the table's YAML alone
+"""Tables: `metrics/<table>.csv` and the table's YAML → `tables/<table>.{md,tex,csv}`.
 
 A cell is its values first and text last. A paper's number never competes with ours, and where a
 stand-in data set was used there is no difference to it either, only the agreement of the order.
@@ -12,19 +8,16 @@ This module imports no torch.
 import dataclasses
 import io
 import itertools
-import json
 import math
-import shutil
 from pathlib import Path
 
 import pandas as pd
 from tabulate import tabulate
 
+from crate.collect import read_metrics
 from crate.config import Column, Row, Settings, Table
-from crate.data.registry import get_dataset
-from crate.errors import RunError
-from crate.plan import Plan, Run
-from crate.records import atomic_path, canonical_json, read_json, write_text
+from crate.plan import Plan
+from crate.records import write_text
 
 # status → printed mark and what its footnote says
 MARKS = {
@@ -84,148 +77,6 @@ def number(value: float, column: Column, sign: str = "") -> str:
 
 
 _PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")
-
-
-# --- collecting -----------------------------------------------------------
-
-
-def metrics_csv(results: str | Path, scale: str, table: str) -> Path:
-    return Path(results) / scale / "metrics" / f"{table}.csv"
-
-
-def collect(table: str, plan: Plan, settings: Settings, *, partial: bool = False) -> None:
-    """Write `metrics/<table>.csv` from the runs of the table.
-
-    Raises:
-        RunError: a run is missing and `partial` was not asked for.
-    """
-    content = plan.experiments.table(table)
-    rows, losses = [], []
-    drawn = content.figure and content.figure.losses
-    for row, key, run, metric in plan.cells(content, settings.scale, settings.seeds):
-        found = look_up(run, metric, plan, settings)
-        if found.status in ("failed", "missing") and not partial:
-            path = found.folder / "metrics.json"
-            raise RunError(f"{run}: {path} is not there, or out of date")
-        if key == drawn and found.value is not None:
-            losses += [
-                {"row": row.label, "seed": run.seed, "images": images, "loss": loss}
-                for images, loss in thinned(found)
-            ]
-        rows.append(
-            {
-                "row": row.label,
-                "column": key,
-                "model": run.model,
-                "chain": "/".join(run.chain),
-                "seed": run.seed,
-                "metric": metric,
-                "value": found.value,
-                "status": found.status,
-                "note": found.note,
-                "run": found.folder.relative_to(settings.results).as_posix(),
-            }
-        )
-    marker = metrics_csv(settings.results, settings.scale, table).with_suffix(".partial")
-    if partial:
-        write_text(marker, "the driver removes what was made of gaps before it plans again\n")
-    else:
-        marker.unlink(missing_ok=True)
-    text = pd.DataFrame(rows).to_csv(index=False, lineterminator="\n")
-    if drawn:
-        frame = pd.DataFrame(losses, columns=["row", "seed", "images", "loss"])
-        path = losses_csv(settings.results, settings.scale, table)
-        write_text(path, frame.to_csv(index=False, lineterminator="\n"))
-    write_text(metrics_csv(settings.results, settings.scale, table), text)
-
-
-@dataclasses.dataclass(frozen=True)
-class Found:
-    """What stands behind one seed of a cell."""
-
-    value: float | None
-    status: str  # a key of MARKS
-    note: str  # what went wrong, or whose time it is
-    folder: Path
-    record: dict  # run.json
-
-
-def look_up(run: Run, metric: str, plan: Plan, settings: Settings) -> Found:
-    """A run's own result, else its published record if asked for, else why there is none.
-
-    Raises:
-        RunError: the result has no such metric.
-    """
-    folder = run.folder(settings.results)
-    resolved = plan.resolve(run)
-    status, note, metrics = "missing", "", {}
-    if plan.finished(run, settings.results):
-        metrics = read_json(folder / "metrics.json")["metrics"]
-        status = "released" if plan.released(run) else "ok"
-        dataset = get_dataset(resolved.step.dataset)
-        published = dataset.splits.get(resolved.step.evaluate)
-        if not dataset.embedded and metrics.get("images", published) != published:
-            status = "incomplete"
-    elif plan.frozen(run, settings):
-        folder = plan.frozen(run, settings)
-        status = "frozen"
-    elif why_not := plan.unavailable(run, settings):
-        status, note = "unavailable", why_not
-    record = read_json(folder / "run.json") or {}
-    if status == "frozen":
-        metrics = record["result"]["metrics"]
-        if canonical_json(record.get("config")) != resolved.config_json:
-            status = "earlier"
-    if status == "missing" and record.get("status") == "failed":
-        status, note = "failed", record.get("error", "")
-    if metrics and metric not in metrics:
-        raise RunError(f"{run}: has no metric '{metric}', only {', '.join(metrics)}")
-    if metric in metrics and metric in resolved.step.TIMED:  # whose time is it?
-        machine = record.get("environment", {})
-        note = f"{machine.get('device')}, {machine.get('autocast')}"
-    return Found(metrics.get(metric), status, note, folder, record)
-
-
-def losses_csv(results: str | Path, scale: str, table: str) -> Path:
-    return metrics_csv(results, scale, table).with_suffix(".losses.csv")
-
-
-def thinned(found: Found) -> list[tuple[int, float]]:
-    """Training images seen and the mean loss since the point before, at most POINTS of them."""
-    history = found.folder / "train.jsonl"
-    if not history.is_file():
-        return []
-    lines = [json.loads(line) for line in history.read_text(encoding="utf-8").splitlines()]
-    batch = found.record["config"]["step"]["batch_size"]
-    every = math.ceil(len(lines) / POINTS)
-    groups = (
-        [lines[start : start + every] for start in range(0, len(lines), every)] if lines else []
-    )
-    return [
-        (group[-1]["step"] * batch, round(sum(line["loss"] for line in group) / len(group), 6))
-        for group in groups
-    ]
-
-
-POINTS = 200
-
-
-def read_metrics(table: str, settings: Settings) -> pd.DataFrame:
-    path = metrics_csv(settings.results, settings.scale, table)
-    if not path.is_file():
-        raise RunError(f"{path} is not there; run 'crate collect {table}' first")
-    return _read(path)
-
-
-def _read(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path, dtype={"row": str, "column": str, "note": str})
-
-
-def read_losses(table: str, settings: Settings) -> pd.DataFrame:
-    path = losses_csv(settings.results, settings.scale, table)
-    if not path.is_file():
-        raise RunError(f"{path} is not there; run 'crate collect {table}' first")
-    return pd.read_csv(path, dtype={"row": str})
 
 
 def cells_of(content: Table, metrics: pd.DataFrame) -> dict[tuple[str, str], Cell]:
@@ -497,105 +348,3 @@ def _unique(headers: list[str]) -> list[str]:
             before = header
         named.append(header)
     return named
-
-
-# --- publishing -----------------------------------------------------------
-
-
-def write_joined_metrics(plan: Plan, results: str | Path, scale: str) -> Path:
-    """Join all `metrics/<table>.csv` that are there into metrics.csv, the table's name first."""
-    frames = []
-    for name in plan.experiments.tables:
-        if metrics_csv(results, scale, name).is_file():
-            frame = _read(metrics_csv(results, scale, name))
-            frame.insert(0, "table", name)
-            frames.append(frame)
-    if not frames:
-        raise RunError("no table is collected yet; run 'crate collect <table>' first")
-    path = Path(results) / scale / "metrics.csv"
-    write_text(path, pd.concat(frames).to_csv(index=False, lineterminator="\n"))
-    return path
-
-
-def publish(plan: Plan, settings: Settings) -> list[Path]:
-    """Copy what was regenerated, with the run.json behind every value, to `results/published/`.
-
-    Raises:
-        RunError: a table has values that are failed, missing or partial.
-    """
-    source = Path(settings.results) / settings.scale
-    target = Path(settings.results) / "published" / settings.scale
-    names = [
-        name
-        for name in plan.experiments.tables
-        if metrics_csv(settings.results, settings.scale, name).is_file()
-    ]
-    if not names:
-        raise RunError(f"there are no tables under {source} to publish")
-    runs: dict[str, None] = {}
-    for name in names:
-        metrics = read_metrics(name, settings)
-        if metrics["status"].isin(("frozen", "earlier")).any():
-            raise RunError(
-                f"table {name} has frozen cells, which are published already; make it without "
-                "frozen=true first"
-            )
-        if not metrics["status"].isin(("ok", "released", "unavailable")).all():
-            raise RunError(
-                f"table {name} is not complete; run 'snakemake --cores all table_{name}' first"
-            )
-        runs |= dict.fromkeys(metrics[metrics["status"] != "unavailable"]["run"])
-    for name in list(runs):  # the parents are behind the values too
-        for run in _run_of(name).ancestors:
-            runs.setdefault(run.folder("").as_posix())
-    files = [
-        path
-        for name in names
-        for folder in ("tables", "figures", "metrics")
-        for path in sorted((source / folder).glob(f"{name}.*"))
-        if path.suffix not in (".log", ".partial")
-    ]
-    other = set(plan.experiments.tables) - set(names)  # they stay as they are
-    for folder in ("tables", "figures", "metrics"):
-        for path in (target / folder).glob("*.*"):
-            if path.name.split(".")[0] not in other:
-                path.unlink()
-    written = [_copy(path, target / path.relative_to(source)) for path in files]
-    for name in runs:
-        folder = Path(settings.results) / name
-        for file in ("run.json", "train.jsonl"):
-            if (folder / file).exists():
-                written.append(_copy(folder / file, target.parent / name / file))
-    _drop_unused(target)
-    written.append(write_joined_metrics(plan, target.parent, settings.scale))
-    if (source / "tuning.csv").exists():
-        written.append(_copy(source / "tuning.csv", target / "tuning.csv"))
-    return written
-
-
-def _drop_unused(target: Path) -> None:
-    """Delete the published records that no published table shows, nor starts from."""
-    used = set()
-    for path in (target / "metrics").glob("*.csv"):
-        if not path.stem.endswith(".losses"):
-            for run in map(_run_of, _read(path)["run"].unique()):
-                used |= {step.folder(target.parent) for step in (*run.ancestors, run)}
-    for path in list((target / "runs").rglob("run.json")):
-        if path.parent not in used:
-            path.unlink()
-            path.with_name("train.jsonl").unlink(missing_ok=True)
-    for folder in sorted((target / "runs").rglob("*"), reverse=True):
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
-
-
-def _run_of(path: str) -> Run:
-    from crate.plan import parse_path
-
-    return parse_path(path)[0]
-
-
-def _copy(source: Path, target: Path) -> Path:
-    with atomic_path(target) as temporary:
-        shutil.copyfile(source, temporary)
-    return target

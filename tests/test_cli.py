@@ -314,6 +314,7 @@ def test_a_tree_is_counted_and_an_empty_class_told(crate, tree, monkeypatch):
         ("crate.plan", "torch torchvision pandas scipy matplotlib snakemake"),
         ("crate.cli", "torch torchvision pandas scipy matplotlib snakemake yaml"),
         ("crate.driver", "torch torchvision pandas scipy matplotlib"),
+        ("crate.collect", "torch torchvision matplotlib"),
         ("crate.tables", "torch torchvision matplotlib"),
         ("crate.explain", "torch torchvision matplotlib"),
         ("crate.figures", "torch torchvision matplotlib"),

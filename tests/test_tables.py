@@ -11,27 +11,22 @@ from pathlib import Path
 
 import pytest
 
+from crate.collect import (
+    collect,
+    look_up,
+    losses_csv,
+    metrics_csv,
+    read_metrics,
+    thinned,
+    write_joined_metrics,
+)
 from crate.config import Column, Experiments
 from crate.errors import RunError
 from crate.figures import write_figure
 from crate.plan import Plan, Run
+from crate.publish import publish
 from crate.records import read_json, write_json
-from crate.tables import (
-    Cell,
-    cells_of,
-    collect,
-    lay_out,
-    look_up,
-    losses_csv,
-    metrics_csv,
-    number,
-    publish,
-    read_metrics,
-    thinned,
-    verdict,
-    write_joined_metrics,
-    write_table,
-)
+from crate.tables import Cell, cells_of, lay_out, number, verdict, write_table
 
 ONE = Column(label="accuracy", metric="top1", chain="a")
 ROWS = ["CRATE", "+ overcomplete", "+ decoupled", "+ residual (CRATE-alpha)"]
@@ -569,6 +564,7 @@ def test_released_weights_are_a_column_where_they_can_be_had(folder, setup, fini
     )
     (tmp_path / "data/released").mkdir(parents=True)
     (tmp_path / "data/released/crate_alpha_B16.pth").write_bytes(b"abc")
+    plan = Plan(Experiments(folder))
     new = set(plan.table_runs("imagenet", settings)) - wanted
     assert [run.model for run in new] == ["crate_alpha_base_patch16"]
     for run in new:

@@ -19,7 +19,7 @@ for table in TABLES:
         params:
             table=table,
             seeds=SETTINGS.seeds,
-            code=fingerprint("crate.tables"),
+            code=fingerprint("crate.collect"),
         message:
             "metrics of table {params.table}"
         shell:

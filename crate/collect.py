@@ -1,0 +1,174 @@
+"""From runs to `metrics/<table>.csv`: the one place that looks at what runs left behind.
+
+    results/<scale>/metrics/<table>.csv            one value a line
+    results/<scale>/metrics/<table>.losses.csv     training losses, where its figure draws them
+
+This module imports no torch.
+"""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import pandas as pd
+
+from crate.config import Settings
+from crate.data.registry import get_dataset
+from crate.errors import RunError
+from crate.plan import Plan, Run
+from crate.records import canonical_json, read_json, write_text
+
+
+def metrics_csv(results: str | Path, scale: str, table: str) -> Path:
+    return Path(results) / scale / "metrics" / f"{table}.csv"
+
+
+def collect(table: str, plan: Plan, settings: Settings, *, partial: bool = False) -> None:
+    """Write `metrics/<table>.csv` from the runs of the table.
+
+    Raises:
+        RunError: a run is missing and `partial` was not asked for.
+    """
+    content = plan.experiments.table(table)
+    rows, losses = [], []
+    drawn = content.figure and content.figure.losses
+    for row, key, run, metric in plan.cells(content, settings.scale, settings.seeds):
+        found = look_up(run, metric, plan, settings)
+        if found.status in ("failed", "missing") and not partial:
+            path = found.folder / "metrics.json"
+            raise RunError(f"{run}: {path} is not there, or out of date")
+        if key == drawn and found.value is not None:
+            losses += [
+                {"row": row.label, "seed": run.seed, "images": images, "loss": loss}
+                for images, loss in thinned(found)
+            ]
+        rows.append(
+            {
+                "row": row.label,
+                "column": key,
+                "model": run.model,
+                "chain": "/".join(run.chain),
+                "seed": run.seed,
+                "metric": metric,
+                "value": found.value,
+                "status": found.status,
+                "note": found.note,
+                "run": found.folder.relative_to(settings.results).as_posix(),
+            }
+        )
+    marker = metrics_csv(settings.results, settings.scale, table).with_suffix(".partial")
+    if partial:
+        write_text(marker, "the driver removes what was made of gaps before it plans again\n")
+    else:
+        marker.unlink(missing_ok=True)
+    text = pd.DataFrame(rows).to_csv(index=False, lineterminator="\n")
+    if drawn:
+        frame = pd.DataFrame(losses, columns=["row", "seed", "images", "loss"])
+        path = losses_csv(settings.results, settings.scale, table)
+        write_text(path, frame.to_csv(index=False, lineterminator="\n"))
+    write_text(metrics_csv(settings.results, settings.scale, table), text)
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What stands behind one seed of a cell."""
+
+    value: float | None
+    status: str  # a key of MARKS
+    note: str  # what went wrong, or whose time it is
+    folder: Path
+    record: dict  # run.json
+
+
+def look_up(run: Run, metric: str, plan: Plan, settings: Settings) -> Found:
+    """A run's own result, else its published record if asked for, else why there is none.
+
+    Raises:
+        RunError: the result has no such metric.
+    """
+    folder = run.folder(settings.results)
+    resolved = plan.resolve(run)
+    status, note, metrics = "missing", "", {}
+    if plan.finished(run, settings.results):
+        metrics = read_json(folder / "metrics.json")["metrics"]
+        status = "released" if plan.released(run) else "ok"
+        dataset = get_dataset(resolved.step.dataset)
+        published = dataset.splits.get(resolved.step.evaluate)
+        if not dataset.embedded and metrics.get("images", published) != published:
+            status = "incomplete"
+    elif plan.frozen(run, settings):
+        folder = plan.frozen(run, settings)
+        status = "frozen"
+    elif why_not := plan.unavailable(run, settings):
+        status, note = "unavailable", why_not
+    record = read_json(folder / "run.json") or {}
+    if status == "frozen":
+        metrics = record["result"]["metrics"]
+        if canonical_json(record.get("config")) != resolved.config_json:
+            status = "earlier"
+    if status == "missing" and record.get("status") == "failed":
+        status, note = "failed", record.get("error", "")
+    if metrics and metric not in metrics:
+        raise RunError(f"{run}: has no metric '{metric}', only {', '.join(metrics)}")
+    if metric in metrics and metric in resolved.step.TIMED:  # whose time is it?
+        machine = record.get("environment", {})
+        note = f"{machine.get('device')}, {machine.get('autocast')}"
+    return Found(metrics.get(metric), status, note, folder, record)
+
+
+def losses_csv(results: str | Path, scale: str, table: str) -> Path:
+    return metrics_csv(results, scale, table).with_suffix(".losses.csv")
+
+
+def thinned(found: Found) -> list[tuple[int, float]]:
+    """Training images seen and the mean loss since the point before, at most POINTS of them."""
+    history = found.folder / "train.jsonl"
+    if not history.is_file():
+        return []
+    lines = [json.loads(line) for line in history.read_text(encoding="utf-8").splitlines()]
+    batch = found.record["config"]["step"]["batch_size"]
+    every = math.ceil(len(lines) / POINTS)
+    groups = (
+        [lines[start : start + every] for start in range(0, len(lines), every)] if lines else []
+    )
+    return [
+        (group[-1]["step"] * batch, round(sum(line["loss"] for line in group) / len(group), 6))
+        for group in groups
+    ]
+
+
+POINTS = 200
+
+
+def read_metrics(table: str, settings: Settings) -> pd.DataFrame:
+    path = metrics_csv(settings.results, settings.scale, table)
+    if not path.is_file():
+        raise RunError(f"{path} is not there; run 'crate collect {table}' first")
+    return read_csv(path)
+
+
+def read_csv(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, dtype={"row": str, "column": str, "note": str})
+
+
+def read_losses(table: str, settings: Settings) -> pd.DataFrame:
+    path = losses_csv(settings.results, settings.scale, table)
+    if not path.is_file():
+        raise RunError(f"{path} is not there; run 'crate collect {table}' first")
+    return pd.read_csv(path, dtype={"row": str})
+
+
+def write_joined_metrics(plan: Plan, results: str | Path, scale: str) -> Path:
+    """Join all `metrics/<table>.csv` that are there into metrics.csv, the table's name first."""
+    frames = []
+    for name in plan.experiments.tables:
+        if metrics_csv(results, scale, name).is_file():
+            frame = read_csv(metrics_csv(results, scale, name))
+            frame.insert(0, "table", name)
+            frames.append(frame)
+    if not frames:
+        raise RunError("no table is collected yet; run 'crate collect <table>' first")
+    path = Path(results) / scale / "metrics.csv"
+    write_text(path, pd.concat(frames).to_csv(index=False, lineterminator="\n"))
+    return path
