@@ -189,10 +189,12 @@ def lay_out(name: str, plan: Plan, settings: Settings) -> Sheet:
     headers, rows = ["Model"], [[row.label] for row in content.rows]
     bold: set[tuple[int, int]] = set()
     notes: list[str] = []
+    left_out = set()
     for key, column in content.columns.items():
         statuses = {cells[row.label, key].status for row in content.rows}
         if "unavailable" in statuses <= {"unavailable", "empty"}:
             notes.append(f"{column.label}: none here ('crate weights list' says why).")
+            left_out.add(key)
             continue
         arrow = {"up": " ↑", "down": " ↓", None: ""}[column.direction]
         unit = f" ({column.unit})" if column.unit else ""
@@ -223,14 +225,14 @@ def lay_out(name: str, plan: Plan, settings: Settings) -> Sheet:
             if value is not None and value.unexplained:
                 why = " ".join(value.unexplained.split())
                 notes.append(f"{row.label}, {column.label}: {why}")
-        if not real:
+        if not real and column.direction:
             notes.append(order_agreement(content.rows, key, column, cells))
     for key, column in content.columns.items():
         timed = metrics["status"].isin(("ok", "frozen", "earlier"))
         machines = metrics[(metrics["column"] == key) & timed]["note"].dropna()
         if len(machines):
             notes.append(f"{column.label}: measured on {'; '.join(sorted(set(machines)))}.")
-    used = {cell.status for cell in cells.values()}
+    used = {cell.status for (_, key), cell in cells.items() if key not in left_out}
     notes += [
         f"{mark} {text}." for status, (mark, text) in MARKS.items() if mark and status in used
     ]
