@@ -97,9 +97,8 @@ def look_up(run: Run, metric: str, plan: Plan, settings: Settings) -> Found:
         published = dataset.splits.get(resolved.step.evaluate)
         if not dataset.embedded and metrics.get("images", published) != published:
             status = "incomplete"
-    elif plan.frozen(run, settings):
-        folder = plan.frozen(run, settings)
-        status = "frozen"
+    elif published_folder := plan.frozen(run, settings):
+        folder, status = published_folder, "frozen"
     elif why_not := plan.unavailable(run, settings):
         status, note = "unavailable", why_not
     record = read_json(folder / "run.json") or {}

@@ -155,18 +155,20 @@ def _check_target(target: str, plan: Plan, settings: Settings) -> None:
             raise UsageError(f"nothing makes the file '{target}'{nearest(target, files)}")
 
 
+def collected_files(table: str, plan: Plan, settings: Settings) -> list[str]:
+    """What is read off a table's runs: its values, and the losses that its figure draws."""
+    figure = plan.experiments.table(table).figure
+    suffixes = [".csv", ".losses.csv"] if figure and figure.losses else [".csv"]
+    return [f"{settings.results}/{settings.scale}/metrics/{table}{suffix}" for suffix in suffixes]
+
+
 def result_files(plan: Plan, settings: Settings) -> list[str]:
     """Every file of a scale that is no run: tables, figures and metrics."""
     base = f"{settings.results}/{settings.scale}"
     tables = plan.experiments.tables
     return [
         f"{base}/metrics.csv",
-        *(f"{base}/metrics/{name}.csv" for name in tables),
-        *(
-            f"{base}/metrics/{name}.losses.csv"
-            for name in plan.figures()
-            if plan.experiments.table(name).figure.losses
-        ),
+        *(path for name in tables for path in collected_files(name, plan, settings)),
         *(f"{base}/tables/{name}.{suffix}" for name in tables for suffix in ("md", "tex", "csv")),
         *(
             f"{base}/figures/{name}.{suffix}"

@@ -38,9 +38,7 @@ def explain(table: str, label: str, key: str | None, plan: Plan, settings: Setti
         found = look_up(run, metric, plan, settings)
         folder, record = found.folder, found.record
         value = found.value
-        if (
-            value is None
-        ):  # an older result is told with a note, a published one has no metrics.json
+        if value is None:  # of an older recipe or code: told all the same, with a note
             value = (record.get("result") or {}).get("metrics", {}).get(metric)
         shown = (
             MARKS[found.status][0] if value is None else f"{number(value, column)} {column.unit}"
@@ -50,7 +48,7 @@ def explain(table: str, label: str, key: str | None, plan: Plan, settings: Setti
         if paper is not None:
             lines.append(f"  paper     {paper.value} ({paper.source}, mark {paper.mark})")
         lines.append(f"  run       {folder}")
-        for step in [*run.ancestors, run]:
+        for step in run.lineage:
             resolved = plan.resolve(step)
             data = get_dataset(resolved.step.dataset).title
             summary = _summary(resolved.config["step"])

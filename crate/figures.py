@@ -8,13 +8,15 @@ import re
 from pathlib import Path
 
 from crate.collect import read_losses, read_metrics
-from crate.config import Settings
+from crate.config import Column, Settings
 from crate.plan import Plan
 from crate.records import atomic_path
 from crate.tables import cells_of
 
 # Okabe & Ito's colours, told apart by all kinds of colour vision
-OURS, PAPER, CONTROL = "#0072B2", "#E69F00", "#999999"
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+OURS, PAPER = COLOURS[:2]
+MARKERS = ("o", "s", "^", "D")
 
 
 def write_figure(name: str, plan: Plan, settings: Settings) -> list[Path]:
@@ -58,11 +60,10 @@ def _bars(name: str, plan: Plan, settings: Settings):
     left, right = figure.subplots(1, 2)
     paper = [[row.paper[key].value] if key in row.paper else [] for row in rows]
     ours = [[v * column.factor for v in cells[row.label, key].values] for row in rows]
-    unit = f" ({column.unit})" if column.unit else ""
 
     _panel(left, paper, PAPER, column.decimals)
     left.set_title("paper", fontsize=9)
-    left.set_ylabel(f"{column.label}{unit}")
+    left.set_ylabel(_axis_label(column))
     _panel(right, ours, OURS, column.decimals)
     seeds = max(map(len, ours))
     note = f"ours, {settings.scale} scale, {seeds} seed{'s' if seeds != 1 else ''}"
@@ -109,7 +110,7 @@ def _scaling(name: str, plan: Plan, settings: Settings):
         for row in rows:
             family = families.index(_family(row.model))
             for place in points.get(row.label, []):
-                axes.plot(*place, _MARKERS[family], color=_COLOURS[family], markersize=4)
+                axes.plot(*place, MARKERS[family], color=COLOURS[family], markersize=4)
             if points.get(row.label):
                 middle = [sum(axis) / len(axis) for axis in zip(*points[row.label], strict=True)]
                 axes.annotate(row.label, middle, (4, 3), textcoords="offset points", fontsize=6)
@@ -119,11 +120,11 @@ def _scaling(name: str, plan: Plan, settings: Settings):
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.margins(x=0.2)
         axes.set_title(title, fontsize=9)
-        axes.set_xlabel(f"{x.label}{f' ({x.unit})' if x.unit else ''}")
-        axes.set_ylabel(f"{y.label}{f' ({y.unit})' if y.unit else ''}")
+        axes.set_xlabel(_axis_label(x))
+        axes.set_ylabel(_axis_label(y))
     losses = read_losses(name, settings) if drawn.panels else None
     for axes, (title, labels) in zip(panels[len(scatters) :], drawn.panels.items(), strict=True):
-        for colour, label in zip(_COLOURS, labels, strict=False):
+        for colour, label in zip(COLOURS, labels, strict=False):
             curve = losses[losses["row"] == label].groupby("images")["loss"].mean()
             dots = "." if len(curve) < 3 else None  # one point is no line
             axes.plot(
@@ -139,8 +140,8 @@ def _scaling(name: str, plan: Plan, settings: Settings):
     return figure
 
 
-_MARKERS = ("o", "s", "^", "D")
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")  # Okabe & Ito
+def _axis_label(column: Column) -> str:
+    return f"{column.label} ({column.unit})" if column.unit else column.label
 
 
 def _family(model: str) -> str:

@@ -56,7 +56,12 @@ class Run:
     def ancestors(self) -> "list[Run]":
         """From the first run of the chain to the parent."""
         parent = self.parent
-        return [] if parent is None else [*parent.ancestors, parent]
+        return [] if parent is None else parent.lineage
+
+    @property
+    def lineage(self) -> "list[Run]":
+        """From the first run of the chain to this one."""
+        return [*self.ancestors, self]
 
     def folder(self, results: str | Path) -> Path:
         base = Path(results) / self.scale
@@ -240,16 +245,13 @@ class Plan:
                 raise UsageError(f"{path}: row '{row.label}', {key}: {error}") from None
             if metric not in known:
                 raise unknown("metric", metric, known, f"{path}: row '{row.label}', {key}")
-            if self.released(run) and self.finished(run, settings.results):
-                runs[run] = None  # the official file may be gone since
-            elif not self.unavailable(run, settings) and not self.frozen(run, settings):
+            if not self.unavailable(run, settings) and not self.frozen(run, settings):
                 runs[run] = None
         return list(runs)
 
     def released(self, run: Run) -> bool:
         """Whether a run's chain begins with an official checkpoint."""
-        first = [*run.ancestors, run][0]
-        return self.resolve(first).step.task == "released"
+        return self.resolve(run.lineage[0]).step.task == "released"
 
     def check_released(self, run: Run) -> None:
         """Raise `UsageError` where a scale has no use for released weights."""
@@ -260,12 +262,12 @@ class Plan:
             )
 
     def unavailable(self, run: Run, settings: Settings) -> str:
-        """Why a run from released weights cannot be made here; empty if it can."""
+        """Why a run from released weights cannot be made here; empty if it can, or is there."""
         from crate.models import released
 
-        if not self.released(run):
+        if not self.released(run) or self.finished(run, settings.results):
             return ""
-        first = self.resolve([*run.ancestors, run][0])
+        first = self.resolve(run.lineage[0])
         classes = get_dataset(first.step.dataset).classes
         try:
             self.check_released(run)
@@ -278,7 +280,7 @@ class Plan:
 
     def finished(self, run: Run, results: str | Path) -> bool:
         """Whether a run's result is here, made by today's recipe and code, as its ancestors'."""
-        whole = all(self.is_current(step, results) for step in [*run.ancestors, run])
+        whole = all(self.is_current(step, results) for step in run.lineage)
         return whole and (run.folder(results) / "metrics.json").is_file()
 
     def frozen(self, run: Run, settings: Settings) -> Path | None:
@@ -324,7 +326,7 @@ class Plan:
             wanted = [run for name in tables for run in self.table_runs(name, settings)]
         ordered: dict[Run, None] = {}
         for run in wanted:
-            ordered |= dict.fromkeys([*run.ancestors, run])
+            ordered |= dict.fromkeys(run.lineage)
         return list(ordered)
 
     def datasets(self, table: Table) -> dict[str, set[str]]:

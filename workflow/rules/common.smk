@@ -48,10 +48,8 @@ def records_of(table):
 
 
 def collected(table):
-    """What is read off a table's runs: its values, and the losses that its figure draws."""
-    figure = PLAN.experiments.table(table).figure
-    suffixes = [".csv", ".losses.csv"] if figure and figure.losses else [".csv"]
-    return [f"{RESULTS}/metrics/{table}{suffix}" for suffix in suffixes]
+    """What is read off a table's runs, as files."""
+    return driver.collected_files(table, PLAN, SETTINGS)
 
 
 def recipe_of(table):
