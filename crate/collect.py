@@ -104,13 +104,13 @@ def look_up(run: Run, metric: str, plan: Plan, settings: Settings) -> Found:
     """
     folder = run.folder(settings.results)
     resolved = plan.resolve(run)
+    dataset = get_dataset(resolved.step.dataset)
     status, note, metrics = "missing", "", {}
     if plan.finished(run, settings.results):
         metrics = read_json(folder / "metrics.json")["metrics"]
         status = "released" if plan.released(run) else "ok"
-        dataset = get_dataset(resolved.step.dataset)
         published = dataset.splits.get(resolved.step.evaluate)
-        if not dataset.embedded and metrics.get("images", published) != published:
+        if not dataset.embedded and metrics.get(dataset.unit, published) != published:
             status = "incomplete"
     elif published_folder := plan.frozen(run, settings):
         folder, status = published_folder, "frozen"
@@ -121,7 +121,7 @@ def look_up(run: Run, metric: str, plan: Plan, settings: Settings) -> Found:
         metrics = record["result"]["metrics"]
         if canonical_json(record.get("config")) != resolved.config_json:
             status = "earlier"
-    trained_on = record.get("training_images")
+    trained_on = record.get(f"training_{dataset.unit}")
     if status in ("ok", "released") and trained_on is not None and odd_count(dataset, trained_on):
         status = "incomplete"
     if status == "missing" and record.get("status") == "failed":

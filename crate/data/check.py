@@ -6,7 +6,7 @@ import numpy as np
 
 from crate.data.layouts import open_pictures
 from crate.data.listing import index_path, read_index, scan
-from crate.data.registry import Dataset, advice, home, require
+from crate.data.registry import Dataset, ImageSet, advice, home, require
 from crate.data.scenes import open_part
 from crate.environment import import_torchvision
 from crate.errors import RunError
@@ -64,7 +64,7 @@ def check(dataset: Dataset, data_root: str | Path) -> tuple[list[str], list[str]
     return there, wrong
 
 
-def _scenes(dataset: Dataset, part: str, data_root: str | Path) -> tuple[list, str, list[str]]:
+def _scenes(dataset: ImageSet, part: str, data_root: str | Path) -> tuple[list, str, list[str]]:
     """Ids of a part's pictures, a line that counts what it has, and what of it is unusable."""
     scenes = open_part(dataset, part, data_root)
     line, wrong = f"{len(scenes):,} images", list(scenes.problems)
@@ -102,7 +102,7 @@ def _counted(folder: Path, found: dict[str, np.ndarray]) -> str:
     return f"{folder}: {classes:,} {_kind(found)}, {len(found['labels']):,} images; {index}"
 
 
-def _wrong_classes(dataset: Dataset, folder: Path, found: dict[str, np.ndarray]) -> list[str]:
+def _wrong_classes(dataset: ImageSet, folder: Path, found: dict[str, np.ndarray]) -> list[str]:
     labels, names = found["labels"], found["classes"]
     classes = len(names) or len(np.unique(labels))
     wrong = []
@@ -119,7 +119,7 @@ def _wrong_classes(dataset: Dataset, folder: Path, found: dict[str, np.ndarray])
     return wrong
 
 
-def torchvision_class(dataset: Dataset):
+def torchvision_class(dataset: ImageSet):
     import_torchvision()
     from torchvision import datasets
 
@@ -128,7 +128,7 @@ def torchvision_class(dataset: Dataset):
     return getattr(datasets, names[dataset.labels])
 
 
-def published_files(dataset: Dataset) -> dict[str, str]:
+def published_files(dataset: ImageSet) -> dict[str, str]:
     """Files of the unpacked set whose md5 is known, relative to the set's folder."""
     known = torchvision_class(dataset)
     if dataset.labels == "flowers102":
@@ -140,7 +140,7 @@ def published_files(dataset: Dataset) -> dict[str, str]:
     return {f"{known.base_folder}/{name}": md5 for name, md5 in files}
 
 
-def _other_files(dataset: Dataset, root: Path) -> list[str]:
+def _other_files(dataset: ImageSet, root: Path) -> list[str]:
     """Files that are there, but not those published (md5 as torchvision knows it)."""
     import_torchvision()
     from torchvision.datasets.utils import check_integrity

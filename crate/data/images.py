@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from crate.config import Classification
 from crate.data.layouts import open_pictures
 from crate.data.pictures import Pictures
-from crate.data.registry import Dataset, home, split_part
+from crate.data.registry import ImageSet, home, split_part
 from crate.errors import RunError
 from crate.runtime import Runtime, generator_for, seed_for
 
@@ -118,7 +118,7 @@ def _rand_augment(count: int, magnitude: int):
     return RandAugment(count, magnitude, interpolation=InterpolationMode.BILINEAR)
 
 
-def normalise(pixels: torch.Tensor, dataset: Dataset) -> torch.Tensor:
+def normalise(pixels: torch.Tensor, dataset: ImageSet) -> torch.Tensor:
     """uint8 pixels (B, C, H, W) → float images (B, 3, H, W); grey becomes three equal channels."""
     mean = torch.tensor(dataset.mean, device=pixels.device).view(1, -1, 1, 1)
     std = torch.tensor(dataset.std, device=pixels.device).view(1, -1, 1, 1)
@@ -348,7 +348,7 @@ SPLIT_SEED = 2024
 
 
 def open_split(
-    dataset: Dataset,
+    dataset: ImageSet,
     split: str,
     *,
     size: int,
@@ -390,7 +390,7 @@ def open_split(
     return StreamedImages(pictures.select(chosen.astype(np.int64)), size=size, runtime=runtime)
 
 
-def _embedded_split(dataset: Dataset, split: str) -> tuple[torch.Tensor, torch.Tensor]:
+def _embedded_split(dataset: ImageSet, split: str) -> tuple[torch.Tensor, torch.Tensor]:
     from crate.data.stand_ins import load
 
     pixels, labels = load(dataset.name, split, dataset.splits[split])

@@ -17,11 +17,11 @@ import numpy as np
 from crate.data.folders import class_folders, shard_files
 from crate.data.listing import list_part
 from crate.data.pictures import ArrayPictures, FilePictures, Pictures, ShardPictures
-from crate.data.registry import Dataset, advice, home
+from crate.data.registry import ImageSet, advice, home
 from crate.errors import RunError
 
 
-def open_pictures(dataset: Dataset, part: str, data_root: str | Path) -> Pictures:
+def open_pictures(dataset: ImageSet, part: str, data_root: str | Path) -> Pictures:
     """All pictures of one part on disk (a value of `dataset.folders`).
 
     Raises:
@@ -42,7 +42,7 @@ class _Unusable(Exception):
     """What is wrong with a set; what to do about it is added above."""
 
 
-def _check_labels(pictures: Pictures, dataset: Dataset, where: Path) -> None:
+def _check_labels(pictures: Pictures, dataset: ImageSet, where: Path) -> None:
     labels = pictures.labels
     lowest = -1 if labels.ndim == 2 else 0  # -1 pads
     wrong = labels[(labels < lowest) | (labels >= dataset.classes)]
@@ -56,7 +56,7 @@ def _check_labels(pictures: Pictures, dataset: Dataset, where: Path) -> None:
 # --- ImageNet -----------------------------------------------------------
 
 
-def _class_folders(dataset: Dataset, part: str, root: Path) -> Pictures:
+def _class_folders(dataset: ImageSet, part: str, root: Path) -> Pictures:
     """A tree or tar shards (`crate/data/listing.py`), with the classes of the training part."""
     folder = root / part
     classes, pictures = list_part(folder)

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from crate.data.check import check, torchvision_class
 from crate.data.layouts import open_pictures
 from crate.data.listing import index_path, write_index
-from crate.data.registry import Dataset, advice, home, require
+from crate.data.registry import Dataset, ImageSet, advice, home, require
 from crate.environment import import_torchvision
 from crate.errors import RunError
 
@@ -66,7 +66,7 @@ def _say(text: str) -> None:
 # --- torchvision's sets -----------------------------------------------------------
 
 
-def sources(dataset: Dataset) -> list[tuple[str, str, str]]:
+def sources(dataset: ImageSet) -> list[tuple[str, str, str]]:
     """Address, folder it goes to (relative to the set's) and md5 of each file to download."""
     known = torchvision_class(dataset)
     if dataset.labels == "flowers102":
@@ -77,7 +77,7 @@ def sources(dataset: Dataset) -> list[tuple[str, str, str]]:
     return [(known.url, "", known.tgz_md5)]
 
 
-def _download(dataset: Dataset, data_root: str | Path) -> list[str]:
+def _download(dataset: ImageSet, data_root: str | Path) -> list[str]:
     """Download and unpack, unless all is there; archives already in place are not loaded again."""
     nothing = not home(dataset, data_root).is_dir()
     there, wrong = ([], []) if nothing else check(dataset, data_root)
@@ -176,7 +176,7 @@ ARCHIVES = {
 }
 
 
-def _unpack_archives(dataset: Dataset, data_root: str | Path) -> list[str]:
+def _unpack_archives(dataset: ImageSet, data_root: str | Path) -> list[str]:
     """Unpack what is not there yet, then check all of it."""
     root = home(dataset, data_root)
     archives = ARCHIVES[dataset.scenes]

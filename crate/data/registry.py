@@ -6,42 +6,41 @@ ones at the small scales. This module imports no torch: planning needs sizes and
 
 import dataclasses
 from pathlib import Path
+from typing import ClassVar
 
 from crate.errors import RunError, UsageError, unknown
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """One data set of pictures, with a label each or with maps of what is in them.
+    """What every data set has; `ImageSet` and `TextSet` say what it is a set of.
 
-    `splits` maps train / validation / test to their number of images (for real sets as published:
-    for estimates, and for `crate data check`; loading counts no images). `mean` and `std` are of
-    pixel values in [0, 1], by channel.
+    `splits` maps train / validation / test to their number of `unit` (for real sets as published:
+    for estimates, and for `crate data check`; loading counts nothing).
 
     `form` is one of
         "folder"       <data_root>/<name>/<part>/<class>/<picture>, or tar shards in <part>
         "torchvision"  the folders that torchvision makes when its root is <data_root>/<name>
         "archive"      the official archives, unpacked in <data_root>/<name>
+        "tokens"       <data_root>/<name>/<part>.bin with its header <part>.json
         "embedded"     committed with the package
     """
 
+    unit: ClassVar[str]
+    decisive: ClassVar[tuple[str, ...]]  # what of an entry decides a run's result
+
     name: str
     title: str
-    classes: int
     splits: dict[str, int]
     form: str
     source: str
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
     folders: dict[str, str] = dataclasses.field(default_factory=dict)  # split → part on disk
-    holdout: int = 0  # images taken from train for a split that has no part of its own
-    labels: str = ""  # what crate/data/layouts.py reads the labels of; "": the class folders
-    scenes: str = ""  # what crate/data/scenes.py reads it as, where pictures have maps or objects
+    holdout: int = 0  # taken from train for a split that has no part of its own
     at: str = ""  # the set's folder in data_root, where it is not called as the set
     needs: tuple[str, ...] = ()  # files and folders that must be there, beside the parts
-    about: bool = False  # copies differ in a few images: another count is no mistake
+    about: bool = False  # copies differ a little: another count is no mistake
     assets: tuple[str, ...] = ()  # files of crate/data/assets
     get: str = ""  # what a person does first; empty where `crate data prepare` does it all
 
@@ -50,10 +49,43 @@ class Dataset:
         return self.form == "embedded"
 
     @property
-    def training_images(self) -> int:
-        """Images trained on: those of `train` less what is held out of them for the test part."""
+    def training_size(self) -> int:
+        """How many are trained on: those of `train` less what is held out of them for the test."""
         held_out = 0 if self.embedded or "test" in self.folders else self.holdout
         return self.splits.get("train", 0) - held_out
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageSet(Dataset):
+    """Pictures, with a label each or with maps of what is in them.
+
+    `mean` and `std` are of pixel values in [0, 1], by channel.
+    """
+
+    unit: ClassVar[str] = "images"
+    decisive: ClassVar[tuple[str, ...]] = (
+        "classes", "mean", "std", "folders", "holdout", "labels", "scenes",
+    )  # fmt: skip
+
+    classes: int
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    labels: str = ""  # what crate/data/layouts.py reads the labels of; "": the class folders
+    scenes: str = ""  # what crate/data/scenes.py reads it as, where pictures have maps or objects
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextSet(Dataset):
+    """Documents, cut into the tokens of one tokenizer (crate/data/tokenizer.py).
+
+    `holdout` counts documents too. `tokens` are those of a split, as published, where known.
+    """
+
+    unit: ClassVar[str] = "documents"
+    decisive: ClassVar[tuple[str, ...]] = ("tokenizer", "folders", "holdout")
+
+    tokenizer: str
+    tokens: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 _FASHION = {
@@ -91,7 +123,7 @@ _IMAGENET21K_GET = (
 DATASETS = {
     dataset.name: dataset
     for dataset in (
-        Dataset(
+        ImageSet(
             name="imagenet1k",
             title="ImageNet-1K",
             classes=1000,
@@ -103,7 +135,7 @@ DATASETS = {
             get=_ILSVRC_GET,
         ),
         # The pictures of imagenet1k's val, less those the authors found no label for.
-        Dataset(
+        ImageSet(
             name="imagenet1k_real",
             title="ImageNet-1K with ReaL labels",
             classes=1000,
@@ -116,7 +148,7 @@ DATASETS = {
             needs=("real.json",),
             get=_ILSVRC_GET,
         ),
-        Dataset(
+        ImageSet(
             name="imagenet21k",
             title="ImageNet-21K (winter 2021, 19,167 classes)",
             classes=19_167,
@@ -128,7 +160,7 @@ DATASETS = {
             about=True,
             get=_IMAGENET21K_GET,
         ),
-        Dataset(
+        ImageSet(
             name="imagenet21k_fall11",
             title="ImageNet-21K (fall 2011, 21,841 classes)",
             classes=21_841,
@@ -140,7 +172,7 @@ DATASETS = {
             about=True,
             get=_IMAGENET21K_GET,
         ),
-        Dataset(
+        ImageSet(
             name="cifar10",
             title="CIFAR-10",
             classes=10,
@@ -155,7 +187,7 @@ DATASETS = {
                 for name in (*(f"data_batch_{k}" for k in range(1, 6)), "test_batch")
             ),
         ),
-        Dataset(
+        ImageSet(
             name="cifar100",
             title="CIFAR-100",
             classes=100,
@@ -167,7 +199,7 @@ DATASETS = {
             labels="cifar100",
             needs=("cifar-100-python/train", "cifar-100-python/test"),
         ),
-        Dataset(
+        ImageSet(
             name="flowers102",
             title="Oxford Flowers-102",
             classes=102,
@@ -178,7 +210,7 @@ DATASETS = {
             labels="flowers102",
             needs=(f"{_FLOWERS}jpg", f"{_FLOWERS}imagelabels.mat", f"{_FLOWERS}setid.mat"),
         ),
-        Dataset(
+        ImageSet(
             name="pets",
             title="Oxford-IIIT Pets",
             classes=37,
@@ -193,7 +225,7 @@ DATASETS = {
                 for name in ("images", "annotations/trainval.txt", "annotations/test.txt")
             ),
         ),
-        Dataset(
+        ImageSet(
             name="ade20k",
             title="ADE20K",
             classes=150,
@@ -207,7 +239,7 @@ DATASETS = {
             get="download http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip "
             "to {home}, ",
         ),
-        Dataset(
+        ImageSet(
             name="voc2012",
             title="PASCAL VOC 2012",
             classes=21,
@@ -224,7 +256,7 @@ DATASETS = {
             get="download http://host.robots.ox.ac.uk/pascal/VOC/voc2012/"
             "VOCtrainval_11-May-2012.tar to {home}, ",
         ),
-        Dataset(
+        ImageSet(
             name="coco",
             title="COCO val2017",
             classes=80,
@@ -238,14 +270,14 @@ DATASETS = {
             "http://images.cocodataset.org/annotations/annotations_trainval2017.zip to {home}, ",
         ),
         # Clip art on photographs, made when it is read (crate/data/composites.py).
-        Dataset(
+        ImageSet(
             name="composites",
             title="composites of clip art and photographs",
             classes=17,
             splits={"train": 2_000, "validation": 300, "test": 1_000},
             **_COMPOSITES,
         ),
-        Dataset(
+        ImageSet(
             name="composites_tiny",
             title="composites of clip art and photographs",
             classes=17,
@@ -253,23 +285,23 @@ DATASETS = {
             **_COMPOSITES,
         ),
         # The 60,000 training images cut into three parts that share none; one standard test set.
-        Dataset(
+        ImageSet(
             name="fashion_mnist_pretrain",
             splits={"train": 45_000, "validation": 5_000, "test": 10_000},
             **_FASHION,
         ),
-        Dataset(
+        ImageSet(
             name="fashion_mnist_finetune",
             splits={"train": 10_000, "validation": 5_000, "test": 10_000},
             **_FASHION,
         ),
-        Dataset(
+        ImageSet(
             name="fashion_mnist_tiny",  # the first images of each part: seconds a run, for tests
             splits={"train": 1_024, "validation": 256, "test": 512},
             **_FASHION,
         ),
         # Open Clip Art by topic and by folder, and digits; relatives stay on one side of a split.
-        Dataset(
+        ImageSet(
             name="clip_art_topics",
             title="Open Clip Art in 10 topics",
             classes=10,
@@ -278,7 +310,7 @@ DATASETS = {
             std=(0.3168, 0.3267, 0.3592),
             **_CLIP_ART,
         ),
-        Dataset(
+        ImageSet(
             name="clip_art_folders",
             title="Open Clip Art in 41 folders",
             classes=41,
@@ -287,7 +319,7 @@ DATASETS = {
             std=(0.3111, 0.3253, 0.3588),
             **_CLIP_ART,
         ),
-        Dataset(
+        ImageSet(
             name="clip_art_symbols",
             title="Open Clip Art, 10 folders of symbols",
             classes=10,
@@ -296,7 +328,7 @@ DATASETS = {
             std=(0.3526, 0.3494, 0.3812),
             **_CLIP_ART,
         ),
-        Dataset(
+        ImageSet(
             name="handwritten_digits",
             title="handwritten digits",
             classes=10,
@@ -320,8 +352,7 @@ def get_dataset(name: str) -> Dataset:
 
 def data_identity(dataset: Dataset) -> dict:
     """What of an entry decides a run's result, for its canonical configuration."""
-    decisive = ("classes", "mean", "std", "folders", "holdout", "labels", "scenes")
-    values = {key: getattr(dataset, key) for key in decisive if getattr(dataset, key)}
+    values = {key: getattr(dataset, key) for key in dataset.decisive if getattr(dataset, key)}
     identity = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}  # as JSON
     if dataset.embedded:
         from crate.data.embedded import asset_digest
@@ -352,11 +383,11 @@ def odd_count(dataset: Dataset, found: int) -> str:
 
     A table judges nothing that was measured on such a set.
     """
-    published = dataset.training_images
+    published = dataset.training_size
     if dataset.embedded or abs(found / published - 1) <= 0.01:
         return ""
     return (
-        f"{found:,} training images, {dataset.title} has {published:,}; see "
+        f"{found:,} training {dataset.unit}, {dataset.title} has {published:,}; see "
         f"'crate data check {dataset.name}'"
     )
 

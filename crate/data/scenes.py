@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from crate.data.registry import Dataset, advice, home, split_part
+from crate.data.registry import ImageSet, advice, home, split_part
 from crate.errors import RunError, UsageError, unknown
 
 IGNORED = 255  # in a map: no class; neither trained on nor counted
@@ -65,7 +65,7 @@ class Scenes:
 
 
 def open_scenes(
-    dataset: Dataset, split: str, data_root: str | Path, *, spare: str = "test"
+    dataset: ImageSet, split: str, data_root: str | Path, *, spare: str = "test"
 ) -> Scenes:
     """Open a split (train, validation, test).
 
@@ -101,7 +101,7 @@ def open_scenes(
     return scenes
 
 
-def open_part(dataset: Dataset, part: str, data_root: str | Path) -> Scenes:
+def open_part(dataset: ImageSet, part: str, data_root: str | Path) -> Scenes:
     """All pictures of one part on disk (a value of `dataset.folders`).
 
     Raises:

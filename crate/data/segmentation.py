@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from crate.config import Segmentation
 from crate.data.images import batch_indices, share
-from crate.data.registry import Dataset
+from crate.data.registry import ImageSet
 from crate.data.scenes import IGNORED
 from crate.errors import RunError
 from crate.runtime import Runtime, seed_for
@@ -147,7 +147,7 @@ def windows(height: int, width: int, size: int, stride: int) -> list[tuple[int, 
 class LabelledScenes:
     """One split of pictures with class maps, read as they are needed, in loader processes."""
 
-    def __init__(self, scenes, dataset: Dataset, *, runtime: Runtime):
+    def __init__(self, scenes, dataset: ImageSet, *, runtime: Runtime):
         self.scenes, self.dataset, self.runtime = scenes, dataset, runtime
 
     def __len__(self) -> int:

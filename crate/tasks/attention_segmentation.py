@@ -18,7 +18,7 @@ from torch import nn
 
 from crate.config import AttentionSegmentation
 from crate.data.images import normalise
-from crate.data.registry import Dataset, get_dataset
+from crate.data.registry import ImageSet, get_dataset
 from crate.data.scenes import IGNORED, Scenes, open_scenes
 from crate.errors import RunError, UsageError
 from crate.models.features import class_attention, parents_network, precision
@@ -108,7 +108,7 @@ def run(
 
 
 def attention(
-    model: nn.Module, picture: Image.Image, step: AttentionSegmentation, dataset: Dataset
+    model: nn.Module, picture: Image.Image, step: AttentionSegmentation, dataset: ImageSet
 ) -> np.ndarray:
     """(K, h, w) float32: how the class token attends to each patch, by head."""
     device = next(model.parameters()).device
@@ -170,7 +170,7 @@ def _examples(
     scenes: Scenes,
     found: list[dict],
     step: AttentionSegmentation,
-    dataset: Dataset,
+    dataset: ImageSet,
 ) -> list[dict]:
     examples = []
     for index in range(min(EXAMPLES, len(scenes))):

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from crate.data.images import mix, normalise, open_split
-from crate.data.registry import Dataset, get_dataset, odd_count
+from crate.data.registry import ImageSet, get_dataset, odd_count
 from crate.errors import UsageError
 from crate.models.carry import carry
 from crate.models.complexity import macs
@@ -131,7 +131,7 @@ def best_epoch(history: list[dict], last: float, epochs: float) -> dict:
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, batches, dataset: Dataset, runtime: Runtime) -> dict:
+def evaluate(model: nn.Module, batches, dataset: ImageSet, runtime: Runtime) -> dict:
     """Accuracy and cross-entropy over all batches of all ranks, in float32.
 
     labels: (B,), or (B, M) where a picture has several, padded with -1: any of them is right, and

@@ -13,7 +13,7 @@ from torch import nn
 
 from crate.config import Objects
 from crate.data.images import normalise
-from crate.data.registry import Dataset, get_dataset
+from crate.data.registry import ImageSet, get_dataset
 from crate.data.scenes import Scenes, open_scenes
 from crate.errors import RunError, UsageError
 from crate.models.features import parents_network, patch_features, precision
@@ -117,7 +117,7 @@ _NUMBERED = {"images": "id", "annotations": "image_id"}  # where entries name th
 
 
 def find(
-    model: nn.Module, picture: Image.Image, step: Objects, dataset: Dataset, *, refine: bool
+    model: nn.Module, picture: Image.Image, step: Objects, dataset: ImageSet, *, refine: bool
 ) -> tuple[list[np.ndarray], tuple[float, float]]:
     """The objects of one RGB picture: bool (H, W) each, and the seconds of network and cut.
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from crate.config import Segmentation
 from crate.data.images import normalise
-from crate.data.registry import Dataset, get_dataset, odd_count
+from crate.data.registry import ImageSet, get_dataset, odd_count
 from crate.data.scenes import IGNORED, open_scenes
 from crate.data.segmentation import LabelledScenes, windows
 from crate.errors import RunError, UsageError
@@ -206,7 +206,7 @@ def most_frequent(source: LabelledScenes) -> int:
 
 
 def segment(
-    model: nn.Module, pictures: Iterable, step: Segmentation, dataset: Dataset, runtime: Runtime
+    model: nn.Module, pictures: Iterable, step: Segmentation, dataset: ImageSet, runtime: Runtime
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Truth and answer of each picture, (H, W) each at its own size: the class of each pixel.
 
@@ -277,7 +277,7 @@ def _best_class(logits: Tensor, size: tuple[int, int]) -> Tensor:
     return answer
 
 
-def evaluate(pairs: Iterable[tuple[Tensor, Tensor]], dataset: Dataset, runtime: Runtime) -> dict:
+def evaluate(pairs: Iterable[tuple[Tensor, Tensor]], dataset: ImageSet, runtime: Runtime) -> dict:
     """Metrics of all pictures of all ranks, from one confusion matrix.
 
     pairs: truth (255 is ignored) and answer, of equal shape.
