@@ -1,6 +1,6 @@
 """Attention: multi-head subspace self-attention (MSSA) and the usual multi-head one (MHSA).
 
-B batch, N tokens, d width, K heads.
+B batch, N tokens, M tokens that are seen (N, or more with a cache), d width, K heads.
 """
 
 import torch
@@ -10,15 +10,38 @@ from torch import Tensor, nn
 from crate.errors import UsageError
 
 
+class Kept:
+    """What one attention layer keeps of the tokens it has seen: `tensors`, each (B, K, M, d/K).
+
+    MSSA keeps one tensor, MHSA two. None is changed in place: a copy of the list is a way back.
+    """
+
+    def __init__(self):
+        self.tensors: list[Tensor] = []
+
+    def extend(self, *new: Tensor) -> list[Tensor]:
+        """Append the tensors (B, K, N, d/K) of N new tokens; returns those of all tokens."""
+        if self.tensors:
+            new = [torch.cat(pair, dim=-2) for pair in zip(self.tensors, new, strict=True)]
+        self.tensors = list(new)
+        return self.tensors
+
+
+def later_tokens(q: Tensor, k: Tensor) -> Tensor:
+    """(N, M), true where a key comes after the query: the queries are the last N of M tokens."""
+    n, m = q.shape[-2], k.shape[-2]
+    return torch.ones(n, m, dtype=torch.bool, device=q.device).triu(1 + m - n)
+
+
 def plain_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> tuple[Tensor, Tensor]:
     """softmax(q kᵀ / √(d/K)) v, written out.
 
-    q, k, v: (B, K, N, d/K). Returns the output (B, K, N, d/K) and the weights (B, K, N, N).
+    q: (B, K, N, d/K); k, v: (B, K, M, d/K), where `causal` takes q for the last N of M tokens.
+    Returns the output (B, K, N, d/K) and the weights (B, K, N, M).
     """
-    logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)  # (B, K, N, N)
+    logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)  # (B, K, N, M)
     if causal:
-        later = torch.ones(logits.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
-        logits = logits.masked_fill(later, float("-inf"))
+        logits = logits.masked_fill(later_tokens(q, k), float("-inf"))
     weights = logits.softmax(dim=-1)
     return weights @ v, weights
 
@@ -30,7 +53,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool, record: dict | None) -
     as the plain products (benchmarks/operators.py). Recording needs the weights, so it is plain.
     """
     if record is None and not (q.device.type == "cpu" and q.dtype == torch.bfloat16):
-        return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        n, m = q.shape[-2], k.shape[-2]
+        if causal and 1 < n < m:  # is_causal takes the queries for the first of the tokens
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=~later_tokens(q, k))
+        return F.scaled_dot_product_attention(q, k, v, is_causal=causal and n == m)
     output, weights = plain_attention(q, k, v, causal)
     if record is not None:
         record["attention"] = weights
@@ -49,7 +75,8 @@ class MSSA(nn.Module):
 
     CRATE (arXiv 2306.01129), the MSSA operator, with the output projection of its code.
 
-    x: (B, N, d) -> (B, N, d). With a `record` dict, record["attention"] is (B, K, N, N).
+    x: (B, N, d) -> (B, N, d). With a `record` dict, record["attention"] is (B, K, N, M). With a
+    `cache`, x follows the tokens it keeps, and joins them: w alone is kept.
     Raises `UsageError` when `heads` does not divide `dim`.
     """
 
@@ -63,16 +90,18 @@ class MSSA(nn.Module):
         self.subspaces = nn.Linear(dim, dim, bias=False)  # U
         self.projection = nn.Linear(dim, dim, bias=projection_bias)
 
-    def forward(self, x: Tensor, record: dict | None = None) -> Tensor:
+    def forward(self, x: Tensor, record: dict | None = None, cache: Kept | None = None) -> Tensor:
         w = self.subspaces(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, K, N, d/K)
-        x = attend(w, w, w, self.causal, record)
+        (seen,) = [w] if cache is None else cache.extend(w)  # (B, K, M, d/K)
+        x = attend(w, seen, seen, self.causal, record)
         return self.projection(x.transpose(1, 2).flatten(-2))  # (B, N, d)
 
 
 class MHSA(nn.Module):
     """Multi-head self-attention with its own query, key and value (arXiv 1706.03762, section 3.2).
 
-    x: (B, N, d) -> (B, N, d). With a `record` dict, record["attention"] is (B, K, N, N).
+    x: (B, N, d) -> (B, N, d). With a `record` dict, record["attention"] is (B, K, N, M). With a
+    `cache`, x follows the tokens it keeps, and joins them: keys and values are kept.
     Raises `UsageError` when `heads` does not divide `dim`.
     """
 
@@ -92,8 +121,10 @@ class MHSA(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.projection = nn.Linear(dim, dim, bias=projection_bias)
 
-    def forward(self, x: Tensor, record: dict | None = None) -> Tensor:
+    def forward(self, x: Tensor, record: dict | None = None, cache: Kept | None = None) -> Tensor:
         qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # (B, N, 3, K, d/K)
         q, k, v = qkv.transpose(1, 3).unbind(2)  # each (B, K, N, d/K)
+        if cache is not None:
+            k, v = cache.extend(k, v)  # each (B, K, M, d/K)
         x = attend(q, k, v, self.causal, record)
         return self.projection(x.transpose(1, 2).flatten(-2))  # (B, N, d)

@@ -18,7 +18,7 @@ from torch import nn
 
 from crate.errors import RunError, UsageError
 from crate.models import released
-from crate.models.registry import ModelSpec, build
+from crate.models.registry import ModelSpec, build, build_language
 from crate.plan import parse_path
 from crate.records import RunFolder, atomic_path, canonical_json, file_sha256, read_json
 from crate.train import read_weights
@@ -40,7 +40,7 @@ def import_official(path: Path, name: str, spec: ModelSpec, out: Path) -> str:
     state = released.convert(released.read(path), spec, where=path)
     sizes = released.sizes(state, spec)
     with torch.device("meta"):
-        model = build(spec, **sizes)
+        model = _build(spec, sizes)
     model.load_state_dict(state, strict=True, assign=True)
     digest = file_sha256(path)
     facts = _facts(name, spec, sizes) | {"source": path.name, "source_sha256": digest}
@@ -54,10 +54,12 @@ def export_run(path: str, to: str, out: Path) -> str:
     Args:
         path: the run's folder, or its metrics.json.
         to: "safetensors" (our names), "torch-official" (a state dict for the class of the authors'
-            PyTorch code) or "onnx" (images (B, 3, H, W), normalised → logits, any B).
+            PyTorch code; of GPT-2, for Hugging Face's GPT2LMHeadModel) or "onnx" (image
+            classifiers: images (B, 3, H, W), normalised → logits, any B).
 
     Raises:
-        UsageError: the run is not finished or left no image classifier, or `to` does not suit it.
+        UsageError: the run is not finished or left no image classifier or language model, or `to`
+            does not suit it.
         RunError: the weights are not the ones its metrics were measured on.
     """
     if to not in FORMATS:
@@ -78,16 +80,22 @@ def export_run(path: str, to: str, out: Path) -> str:
     spec = ModelSpec(**record["config"]["model"])
     state = read_weights(folder.weights)
     sizes = released.sizes(state, spec)
-    model = build(spec, **sizes)
+    model = _build(spec, sizes)
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError:
-        raise UsageError(f"{run}: its weights are not those of an image classifier") from None
-    data = {key: record["config"]["data"].get(key) for key in ("mean", "std")}
+        kind = "a language model" if spec.causal else "an image classifier"
+        raise UsageError(f"{run}: its weights are not those of {kind}") from None
+    stated_data = ("tokenizer",) if spec.causal else ("mean", "std")
+    data = {key: record["config"]["data"].get(key) for key in stated_data}
     facts = _facts(run.model, spec, sizes) | data
     facts |= {"run": str(run), "scale": run.scale, "weights_sha256": stated}
     FORMATS[to](model.eval(), spec, facts, out)
     return f"{out}: {_told(run.model, state, sizes)}; sha256 {file_sha256(out)}"
+
+
+def _build(spec: ModelSpec, sizes: dict[str, int]) -> nn.Module:
+    return (build_language if spec.causal else build)(spec, **sizes)
 
 
 def _facts(name: str, spec: ModelSpec, sizes: dict[str, int]) -> dict:
@@ -96,10 +104,10 @@ def _facts(name: str, spec: ModelSpec, sizes: dict[str, int]) -> dict:
 
 def _told(name: str, state: dict[str, torch.Tensor], sizes: dict[str, int]) -> str:
     parameters = sum(tensor.numel() for tensor in state.values())
-    return (
-        f"{name}, {parameters:,} parameters, {sizes['num_classes']:,} classes, "
-        f"{sizes['image_size']} px"
-    )
+    told = f"{name}, {parameters:,} parameters, "
+    if "vocab_size" in sizes:
+        return told + f"vocabulary {sizes['vocab_size']:,}, block {sizes['block_size']:,}"
+    return told + f"{sizes['num_classes']:,} classes, {sizes['image_size']} px"
 
 
 def _write_safetensors(state: dict[str, torch.Tensor], facts: dict, out: Path) -> None:
@@ -124,6 +132,8 @@ def _to_official(model: nn.Module, spec: ModelSpec, facts: dict, out: Path) -> N
 
 
 def _to_onnx(model: nn.Module, spec: ModelSpec, facts: dict, out: Path) -> None:
+    if spec.causal:
+        raise UsageError("ONNX is for image classifiers; language models go to safetensors")
     try:
         import onnx
         import onnxscript  # noqa: F401  (torch's exporter needs it)

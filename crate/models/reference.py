@@ -108,7 +108,13 @@ def odl(x: Tensor, d: Tensor, d_hat: Tensor, eta: float, lam: float) -> Tensor:
     return d_hat @ odl_codes(x, d, eta, lam)
 
 
-def mlp(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
-    """W₂ GELU(W₁ x + b₁) + b₂ with GELU(h) = h Φ(h), Φ the normal distribution function."""
+def mlp(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, tanh: bool = False) -> Tensor:
+    """W₂ GELU(W₁ x + b₁) + b₂ with GELU(h) = h Φ(h), Φ the normal distribution function.
+
+    With `tanh`, GPT-2's Φ(h) ≈ ½ (1 + tanh(√(2/π) (h + 0.044715 h³))).
+    """
     h = w1 @ x + b1
+    if tanh:
+        inner = math.sqrt(2 / math.pi) * (h + 0.044715 * h**3)
+        return w2 @ (h * 0.5 * (1 + torch.tanh(inner))) + b2
     return w2 @ (h * 0.5 * (1 + torch.erf(h / math.sqrt(2)))) + b2

@@ -2,6 +2,7 @@
 
 A `ModelSpec` holds every choice that tells the models of these papers apart. A name is a family
 (CRATE, its ablation rows, CRATE-alpha, ViT) x a size x a patch size: `crate_alpha_base_patch16`.
+Language models (CRATE-GPT, CRATE-alpha-GPT, GPT-2) have no patches: `crate_gpt_base`.
 """
 
 import math
@@ -16,6 +17,7 @@ CHOICES = {
     "stem": ("conv", "linear"),
     "pool": ("token", "mean"),
     "init": ("alpha", "crate", "vit"),
+    "gelu": ("exact", "tanh"),
 }
 
 
@@ -45,6 +47,7 @@ class ModelSpec:
     dictionary_ratio   ODL: atoms over width, the dictionary is d x (ratio d)
     decoupled          ODL: decode with a dictionary of its own
     mlp_ratio          MLP: hidden width over d
+    gelu               MLP: "exact", or GPT-2's "tanh" approximation
     step_size          η of ISTA and ODL
     sparsity           λ of ISTA and ODL
     stem               "conv", or "linear" = LayerNorm, Linear, LayerNorm on flattened patches
@@ -54,8 +57,10 @@ class ModelSpec:
     pool               what the head sees: "token", the class token, or "mean" of the patch tokens
     init               "alpha", "crate" or "vit": how weights start (vision.py, `initialise`)
     causal             no token sees later ones (language models)
+    final_norm         language models: a LayerNorm before the head; vision models have one
 
-    A field that the chosen operators do not use has no effect.
+    A field that the chosen operators do not use has no effect; on language models (language.py),
+    neither have `patch_size`, `stem`, `pool` and `init`.
 
     Raises `UsageError` for a wrong type, a value out of range or an unknown choice.
     """
@@ -79,6 +84,8 @@ class ModelSpec:
     pool: str = "token"
     init: str = "alpha"
     causal: bool = False
+    gelu: str = "exact"
+    final_norm: bool = True
 
     def __post_init__(self):
         for field in fields(self):
@@ -140,6 +147,27 @@ VIT = {
     "init": "vit",
 }
 
+# Language models. CRATE-GPT as the overview paper's code has it (Ma-Lab-Berkeley/CRATE,
+# model/crate_gpt.py); that of CRATE-alpha was never published: its block, as in vision.
+CRATE_ALPHA_GPT = {"causal": True}
+CRATE_GPT = {
+    **PLAIN,
+    "projection_bias": True,
+    "norm_eps": 1e-5,
+    "causal": True,
+    "final_norm": False,
+}
+GPT2 = {
+    "attention": "MHSA",
+    "feedforward": "MLP",
+    "decoupled": False,
+    "projection_bias": True,
+    "qkv_bias": True,
+    "norm_eps": 1e-5,
+    "causal": True,
+    "gelu": "tanh",
+}
+
 # Sizes: (dim, heads, depth). The papers give the same size names different widths.
 BASE_AND_LARGE = {"base": (768, 12, 12), "large": (1024, 16, 24)}
 HUGE = {"huge": (1280, 16, 32)}
@@ -147,8 +175,11 @@ CRATE_SIZES = {"tiny": (384, 6, 12), "small": (576, 12, 12), **BASE_AND_LARGE}
 CPAL_SIZES = {"tiny": (192, 3, 12)}
 ALPHA_SIZES = {"tiny": (192, 3, 12), "small": (576, 12, 12), **BASE_AND_LARGE, **HUGE}
 VIT_SIZES = {"tiny": (192, 3, 12), "small": (384, 6, 12), **BASE_AND_LARGE, **HUGE}
+GPT_SIZES = {"base": (768, 12, 12)}
+SMALL_AND_BASE_GPT = {"small": (512, 8, 12), **GPT_SIZES}
 
 PATCHES = (8, 14, 16, 32)
+NO_PATCH = (ModelSpec.patch_size,)  # the default, which has no effect
 
 FAMILIES = [
     ("crate_{size}_patch{patch}", CRATE, CRATE_SIZES, PATCHES),
@@ -165,6 +196,9 @@ FAMILIES = [
     ),
     ("crate_alpha_{size}_patch{patch}", ALPHA, ALPHA_SIZES, PATCHES),
     ("vit_{size}_patch{patch}", VIT, VIT_SIZES, PATCHES),
+    ("crate_gpt_{size}", CRATE_GPT, GPT_SIZES, NO_PATCH),
+    ("crate_alpha_gpt_{size}", CRATE_ALPHA_GPT, SMALL_AND_BASE_GPT, NO_PATCH),
+    ("gpt2_{size}", GPT2, SMALL_AND_BASE_GPT, NO_PATCH),
 ]
 
 MODELS = {
@@ -196,17 +230,43 @@ def resolve(name: str, **overrides: object) -> ModelSpec:
     return replace(MODELS[name], **overrides)
 
 
+VISION_SIZES = {"num_classes": 1000, "image_size": 224}  # what `create_model` takes by default
+LANGUAGE_SIZES = {"vocab_size": 50_257, "block_size": 1024}  # GPT-2's
+
+
 def create_model(
     name: str,
     *,
-    num_classes: int = 1000,
-    image_size: int = 224,
+    num_classes: int | None = None,
+    image_size: int | None = None,
+    vocab_size: int | None = None,
+    block_size: int | None = None,
     drop_path: float = 0.0,
     **overrides: object,
 ):
-    """Build a vision model by name, freshly initialised: `resolve`, then `build`."""
+    """Build a model by name, freshly initialised: `resolve`, then `build` or `build_language`.
+
+    A vision model has `num_classes` (1,000) and an `image_size` (224 pixels), a language model a
+    `vocab_size` (50,257) and a `block_size` (1,024 tokens). Raises `UsageError`, also for a size
+    that the other kind of model has.
+    """
     spec = resolve(name, **overrides)
-    return build(spec, num_classes=num_classes, image_size=image_size, drop_path=drop_path)
+    language = MODELS[name].causal
+    kind, defaults = ("language", LANGUAGE_SIZES) if language else ("vision", VISION_SIZES)
+    given = {
+        "num_classes": num_classes,
+        "image_size": image_size,
+        "vocab_size": vocab_size,
+        "block_size": block_size,
+    }
+    given = {key: value for key, value in given.items() if value is not None}
+    for key in given:
+        if key not in defaults:
+            raise UsageError(
+                f"{name} is a {kind} model and has no {key}; it has {' and '.join(defaults)}"
+            )
+    construct = build_language if language else build
+    return construct(spec, **(defaults | given), drop_path=drop_path)
 
 
 def build(spec: ModelSpec, *, num_classes: int, image_size: int, drop_path: float = 0.0):
@@ -219,3 +279,13 @@ def build(spec: ModelSpec, *, num_classes: int, image_size: int, drop_path: floa
     return VisionTransformer(
         spec, num_classes=num_classes, image_size=image_size, drop_path=drop_path
     )
+
+
+def build_language(spec: ModelSpec, *, vocab_size: int, block_size: int, drop_path: float = 0.0):
+    """Build the `LanguageModel` of a spec, for blocks of at most `block_size` tokens.
+
+    drop_path: the last block's stochastic-depth rate, in [0, 1). Raises `UsageError`.
+    """
+    from crate.models.language import LanguageModel
+
+    return LanguageModel(spec, vocab_size=vocab_size, block_size=block_size, drop_path=drop_path)

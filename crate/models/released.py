@@ -1,6 +1,6 @@
 """Official checkpoints: which are known, how they are read, and their weights as ours and back.
 
-Three layouts, told apart by their keys (d width, p patch size, K heads):
+Layouts of image classifiers, told apart by their keys (d width, p patch size, K heads):
 
     alpha-torch   CRATE-alpha's PyTorch classes: conv1.weight (d, 3, p, p), to_out without a bias,
                   dictionaries D and D1 (d, 4d), of which D encodes and D1 decodes; the rows of its
@@ -10,8 +10,21 @@ Three layouts, told apart by their keys (d width, p patch size, K heads):
     crate-torch   the 2023 CRATE code: to_patch_embedding = LayerNorm, Linear, LayerNorm on a patch
                   flattened as (p, p, 3), to_out with a bias, a dictionary weight (d, d)
 
+and of language models, whose head is the token embedding transformer.wte:
+
+    gpt2          Hugging Face's GPT2LMHeadModel, with or without the prefix "transformer.": weights
+                  as (in, out)
+    nanogpt       nanoGPT's GPT, under "model" in its checkpoints: the same keys, weights as
+                  (out, in)
+    crate-gpt     the overview paper's model/crate_gpt.py: prenorm_1 and prenorm_2, c_attn (d, d),
+                  ista.weight (d, d), no last norm
+
+A vocabulary that was padded to 50,304 rows for speed is cut to GPT-2's 50,257, and attention's
+masks (attn.bias) are no weights.
+
 What has no weights leaves no trace in a file: whether the feed-forward has a residual connection
-(CRATE-alpha, or its row "+ decoupled") is for the caller to know, who names the model.
+(CRATE-alpha, or its row "+ decoupled"), or which GELU (nanoGPT's is exact, GPT-2's is not), is for
+the caller to know, who names the model.
 torch is imported only where weights are read or converted: planning looks files up here.
 """
 
@@ -35,7 +48,12 @@ SIGNS = {  # layout → a key that only it has
     "alpha-torch": "conv1.weight",
     "alpha-jax": "params/embedding/kernel",
     "crate-torch": "to_patch_embedding.2.weight",
+    "crate-gpt": "transformer.h.0.prenorm_1.weight",
+    "gpt2": "transformer.h.0.ln_1.weight",
+    "nanogpt": "transformer.h.0.ln_1.weight",  # told from gpt2 by the shape of c_attn
 }
+LANGUAGE_LAYOUTS = ("crate-gpt", "gpt2", "nanogpt")
+PADDED_VOCABULARY, VOCABULARY = 50_304, 50_257  # rows; GPT-2's tokens
 SUFFIXES = (".pth", ".pt", ".bin", ".npz", ".safetensors")
 
 
@@ -47,7 +65,9 @@ class Released(Strict):
 
     model: str | None  # of the registry or of models.yaml; null: no model of ours reads it
     classes: pydantic.PositiveInt | None = None  # of its head
-    format: Literal["alpha-torch", "alpha-jax", "crate-torch", "clipa-torch"]
+    format: Literal[
+        "alpha-torch", "alpha-jax", "crate-torch", "clipa-torch", "gpt2", "nanogpt", "crate-gpt"
+    ]
     source: str
     bytes: pydantic.PositiveInt | None = None
     sha256: str | None = pydantic.Field(None, pattern=r"^[0-9a-f]{64}$")
@@ -278,12 +298,13 @@ def convert(
 ) -> dict[str, "torch.Tensor"]:
     """Official weights under our names, for `load_state_dict(strict=True)`; all or nothing.
 
-    The number of classes and the image size are the checkpoint's (`sizes` tells them). float16 and
-    bfloat16 (in a .npz: two bytes of void) are widened exactly.
+    The number of classes and the image size, or the vocabulary and the block, are the checkpoint's
+    (`sizes` tells them). float16 and bfloat16 (in a .npz: two bytes of void) are widened exactly.
 
     Args:
-        weights: tensors or numpy arrays by name, in one of the three layouts of this module; bare,
-            or under "state_dict"; with or without the prefix "module.".
+        weights: tensors or numpy arrays by name, in one of the layouts of this module; bare, or
+            under "state_dict" or "model"; with or without the prefixes "module." (of a parallel
+            model) and "_orig_mod." (of a compiled one).
         model: a name of the registry, or a specification.
         where: the file, for messages.
 
@@ -292,7 +313,7 @@ def convert(
 
     Raises:
         UsageError: the weights are another model's: the first key that is missing, foreign or of
-            another shape, with both shapes.
+            another shape, with both shapes; or its head is not tied to the token embedding.
         RunError: a value is no tensor, not of a floating type, or not finite.
     """
     spec, label = _named(model)
@@ -303,6 +324,8 @@ def convert(
     for key, value in flat.items():
         if not hasattr(value, "shape"):
             raise RunError(f"{where}: '{key}' is no tensor but {type(value).__name__}")
+    if layout in LANGUAGE_LAYOUTS:
+        layout, flat = _language_weights(layout, flat, where)
     shapes = {key: tuple(value.shape) for key, value in flat.items()}
     expected = _expected(spec, layout, shapes) if layout in _layouts(spec) else None
     complaint = _complaint(expected, shapes, layout)
@@ -327,32 +350,59 @@ def to_official(
 ) -> dict[str, "torch.Tensor"]:
     """Our weights in the layout of the model's PyTorch code; the inverse of `convert`, bit for bit.
 
-    alpha-torch for CRATE-alpha and the rows of its ablation, crate-torch for the 2023 CRATE.
-    Heads, η, λ, ε and the residual stand in that code, not in a file of weights.
+    alpha-torch for CRATE-alpha and the rows of its ablation, crate-torch for the 2023 CRATE,
+    crate-gpt for CRATE-GPT (its code's causal masks included) and gpt2 for GPT-2.
+    Heads, η, λ, ε, the GELU and the residual stand in that code, not in a file of weights.
 
     Raises:
-        UsageError: no official code has this architecture (ViT), or the weights are another's.
+        UsageError: no official code has this architecture (ViT, CRATE-alpha-GPT), or the weights
+            are another's.
     """
     spec, label = _named(model)
-    layout = next((name for name in _layouts(spec) if name.endswith("-torch")), None)
+    layout = next((name for name in _layouts(spec) if name != "alpha-jax"), None)
     if layout is None:
-        raise UsageError(f"{label}: no official CRATE code has this architecture")
+        code = "code that was published" if spec.causal else "official CRATE code"
+        raise UsageError(f"{label}: no {code} has this architecture")
     shapes = {key: tuple(value.shape) for key, value in state.items()}
-    tokens, classes = _tokens_and_classes(spec, shapes, "positions", "head.weight")
-    official = _torch_parts(spec, tokens, classes)
-    ours = {part.ours: part for part in official.values()}
+    if spec.causal:
+        official = _language_parts(
+            spec, layout, *_rows(shapes, "token_embedding.weight", "position_embedding.weight")
+        )
+    else:
+        tokens, classes = _tokens_and_classes(spec, shapes, "positions", "head.weight")
+        official = _torch_parts(spec, tokens, classes)
+    # what is turned here is transposed: the other way round in the same way
+    ours = {
+        part.ours: part._replace(shape=part.shape[::-1]) if part.turn else part
+        for part in official.values()
+    }
     complaint = _complaint(ours, shapes, "")
     if complaint:
         raise UsageError(f"not the weights of {label}: {complaint}")
-    return {key: state[part.ours].detach().cpu().clone() for key, part in official.items()}
+    converted = {}
+    for key, part in official.items():
+        tensor = state[part.ours].detach().cpu().clone()
+        converted[key] = part.turn(tensor).contiguous() if part.turn else tensor
+    if spec.causal:
+        converted |= _beside_weights(spec, layout, converted)
+    return converted
 
 
 def sizes(state: Mapping[str, "torch.Tensor"], model: str | ModelSpec) -> dict[str, int]:
     """`{"num_classes": …, "image_size": …}` of our weights, to build a model that they fit.
 
+    Of a language model, `{"vocab_size": …, "block_size": …}`.
     Raises `UsageError` where there is no head, or the positions are no square grid's.
     """
     spec, label = _named(model)
+    if spec.causal:
+        found = {}
+        for size, key in (("vocab_size", "token_embedding"), ("block_size", "position_embedding")):
+            tensor = state.get(f"{key}.weight")
+            if tensor is None or tensor.dim() != 2:
+                raise UsageError(f"not the weights of {label}: no '{key}.weight' with 2 axes")
+            found[size] = len(tensor)
+        return found
     for key, axes in (("head.weight", 2), ("positions", 3)):
         if key not in state or state[key].dim() != axes:
             raise UsageError(f"not the weights of {label}: no '{key}' with {axes} axes")
@@ -371,7 +421,15 @@ def _named(model: str | ModelSpec) -> tuple[ModelSpec, str]:
 
 def _layouts(spec: ModelSpec) -> tuple[str, ...]:
     """The official layouts that an architecture has; none for ViT and for mixtures."""
-    if spec.attention != "MSSA" or spec.feedforward == "MLP" or spec.causal:
+    operators = (spec.attention, spec.feedforward)
+    if spec.causal:
+        if operators == ("MSSA", "ISTA") and spec.projection_bias and not spec.final_norm:
+            return ("crate-gpt",)
+        biases = spec.qkv_bias and spec.projection_bias
+        if operators == ("MHSA", "MLP") and biases and spec.final_norm:
+            return "gpt2", "nanogpt"
+        return ()
+    if spec.attention != "MSSA" or spec.feedforward == "MLP":
         return ()
     if spec.stem == "conv" and not spec.projection_bias:
         return "alpha-torch", "alpha-jax"
@@ -381,12 +439,15 @@ def _layouts(spec: ModelSpec) -> tuple[str, ...]:
 
 
 def _flat(weights: Mapping[str, Any], where: str | Path) -> dict[str, Any]:
-    """The tensors by name, without a wrapper and without the prefix of a parallel model."""
-    inner = weights.get("state_dict", weights)
+    """The tensors by name, without a wrapper and without the prefixes of one."""
+    inner = weights.get("state_dict", weights.get("model", weights))
     if not isinstance(inner, Mapping) or not inner or not all(isinstance(k, str) for k in inner):
         raise RunError(f"{where}: holds no mapping of names to tensors")
-    if all(key.startswith("module.") for key in inner):
-        inner = {key.removeprefix("module."): value for key, value in inner.items()}
+    for prefix in ("module.", "_orig_mod."):
+        if all(key.startswith(prefix) for key in inner):
+            inner = {key.removeprefix(prefix): value for key, value in inner.items()}
+    if "wte.weight" in inner:  # GPT2Model without its head: OpenAI's own files
+        inner = {f"transformer.{key}": value for key, value in inner.items()}
     return dict(inner)
 
 
@@ -395,13 +456,13 @@ def _layout_of_keys(flat: dict[str, Any], where: str | Path) -> str:
         if key in flat:
             return layout
     first = next(iter(flat))
-    if "patch_embedding.projection.weight" in flat:
+    if "patch_embedding.projection.weight" in flat or "token_embedding.weight" in flat:
         raise UsageError(f"{where}: is in this suite's own layout already")
     if any(key.startswith(("visual.", "params/img/")) for key in flat):
         raise UsageError(f"{where}: is a contrastive (CLIPA) model, not a classifier ('{first}')")
     raise UsageError(
-        f"{where}: no official CRATE checkpoint: it has none of {', '.join(SIGNS.values())}; its "
-        f"first key is '{first}'"
+        f"{where}: no official CRATE checkpoint: it has none of "
+        f"{', '.join(dict.fromkeys(SIGNS.values()))}; its first key is '{first}'"
     )
 
 
@@ -415,7 +476,10 @@ def _jax_params(flat: dict[str, Any]) -> dict[str, Any]:
 
 
 def _expected(spec: ModelSpec, layout: str, shapes: dict[str, tuple]) -> dict[str, _Part]:
-    """The parts of an official checkpoint, with the classes and the grid of the one given."""
+    """The parts of an official checkpoint, with the sizes of the one given."""
+    if layout in LANGUAGE_LAYOUTS:
+        rows = _rows(shapes, "transformer.wte.weight", "transformer.wpe.weight")
+        return _language_parts(spec, layout, *rows)
     if layout == "alpha-jax":
         head, positions = "params/head/bias", "params/pos_embedding"
         return _jax_parts(spec, *_tokens_and_classes(spec, shapes, positions, head))
@@ -530,6 +594,97 @@ def _jax_parts(spec: ModelSpec, tokens: int, classes: int) -> dict[str, _Part]:
     parts["params/head/kernel"] = _Part("head.weight", (d, classes), lambda w: w.t())
     parts["params/head/bias"] = _Part("head.bias", (classes,))
     return parts
+
+
+def _language_weights(
+    layout: str, flat: dict[str, Any], where: str | Path
+) -> tuple[str, dict[str, Any]]:
+    """Which layout of language models it is, and its weights: each once, and without padding.
+
+    Raises `UsageError` where the head is not tied to the token embedding.
+    """
+    fused = flat.get("transformer.h.0.attn.c_attn.weight")
+    if layout == "gpt2" and fused is not None and tuple(fused.shape[:1]) > tuple(fused.shape[1:]):
+        layout = "nanogpt"
+    masks = (".attn.bias", ".attn.masked_bias")
+    flat = {key: value for key, value in flat.items() if not key.endswith(masks)}
+    embedding, head = flat.get("transformer.wte.weight"), flat.pop("lm_head.weight", None)
+    if head is None or embedding is None:
+        tied = True
+    else:
+        tied = tuple(head.shape) == tuple(embedding.shape) and bool((head == embedding).all())
+    if not tied:
+        raise UsageError(
+            f"{where}: 'lm_head.weight' is not 'transformer.wte.weight': models here have one "
+            "tensor for both"
+        )
+    if embedding is not None and tuple(embedding.shape[:1]) == (PADDED_VOCABULARY,):
+        flat["transformer.wte.weight"] = embedding[:VOCABULARY]
+    return layout, flat
+
+
+def _rows(shapes: dict[str, tuple], *keys: str) -> list[int]:
+    """Rows of the token and the position embedding; GPT-2's where there is no such tensor."""
+    usual = (VOCABULARY, 1024)
+    return [
+        shapes[key][0] if shapes.get(key) else rows for key, rows in zip(keys, usual, strict=True)
+    ]
+
+
+def _language_parts(
+    spec: ModelSpec, layout: str, vocab_size: int, block_size: int
+) -> dict[str, _Part]:
+    """Official names → parts of a language model; its head is the token embedding."""
+    d, hidden = spec.dim, spec.mlp_ratio * spec.dim
+    parts = {
+        "transformer.wte.weight": _Part("token_embedding.weight", (vocab_size, d)),
+        "transformer.wpe.weight": _Part("position_embedding.weight", (block_size, d)),
+    }
+
+    def norm(there: str, here: str) -> None:
+        parts[f"{there}.weight"] = _Part(f"{here}.weight", (d,))
+        parts[f"{there}.bias"] = _Part(f"{here}.bias", (d,))
+
+    def linear(there: str, here: str, out: int, into: int, bias: bool = True) -> None:
+        part = _Part(f"{here}.weight", (out, into))
+        if layout == "gpt2":
+            part = _Part(f"{here}.weight", (into, out), lambda w: w.t())
+        parts[f"{there}.weight"] = part
+        if bias:
+            parts[f"{there}.bias"] = _Part(f"{here}.bias", (out,))
+
+    for layer in range(spec.depth):
+        there, here = f"transformer.h.{layer}", f"blocks.{layer}"
+        if layout == "crate-gpt":
+            norm(f"{there}.prenorm_1", f"{here}.norm1")
+            linear(f"{there}.attn.c_attn", f"{here}.attention.subspaces", d, d, bias=False)
+            linear(f"{there}.attn.c_proj", f"{here}.attention.projection", d, d)
+            norm(f"{there}.prenorm_2", f"{here}.norm2")
+            parts[f"{there}.ista.weight"] = _Part(f"{here}.feedforward.dictionary", (d, d))
+        else:
+            norm(f"{there}.ln_1", f"{here}.norm1")
+            linear(f"{there}.attn.c_attn", f"{here}.attention.qkv", 3 * d, d)
+            linear(f"{there}.attn.c_proj", f"{here}.attention.projection", d, d)
+            norm(f"{there}.ln_2", f"{here}.norm2")
+            linear(f"{there}.mlp.c_fc", f"{here}.feedforward.hidden", hidden, d)
+            linear(f"{there}.mlp.c_proj", f"{here}.feedforward.output", d, hidden)
+    if layout != "crate-gpt":
+        norm("transformer.ln_f", "norm")
+    return parts
+
+
+def _beside_weights(
+    spec: ModelSpec, layout: str, official: Mapping[str, "torch.Tensor"]
+) -> dict[str, "torch.Tensor"]:
+    """What a state dict of the official class holds beside its weights: the tied head and masks."""
+    import torch
+
+    beside = {"lm_head.weight": official["transformer.wte.weight"]}
+    if layout == "crate-gpt":
+        tokens = len(official["transformer.wpe.weight"])
+        mask = torch.ones(tokens, tokens).tril()[None, None]  # one tensor, once in a file
+        beside |= {f"transformer.h.{layer}.attn.bias": mask for layer in range(spec.depth)}
+    return beside
 
 
 def _float32(value: Any, key: str, where: str | Path) -> "torch.Tensor":

@@ -52,10 +52,14 @@ class ISTA(nn.Module):
 
     def forward(self, x: Tensor, record: dict | None = None) -> Tensor:
         d = self.dictionary
-        # One product per token instead of three: x − η Dᵀ(D x − x) = x + η(Dᵀ − DᵀD) x.
-        step = self.step_size * (d.t() - d.t() @ d)
-        threshold = d.new_full((d.shape[1],), -self.step_size * self.sparsity)
-        codes = (x + F.linear(x, step, threshold)).relu_()
+        if x.shape[-2] == 1:  # generating text: to form DᵀD takes longer than it saves
+            gradient = F.linear(F.linear(x, d) - x, d.t())
+            codes = (x - self.step_size * gradient - self.step_size * self.sparsity).relu_()
+        else:
+            # One product per token instead of three: x − η Dᵀ(D x − x) = x + η(Dᵀ − DᵀD) x.
+            step = self.step_size * (d.t() - d.t() @ d)
+            threshold = d.new_full((d.shape[1],), -self.step_size * self.sparsity)
+            codes = (x + F.linear(x, step, threshold)).relu_()
         if record is not None:
             record["codes"] = codes
         return codes
@@ -109,16 +113,20 @@ class ODL(nn.Module):
 
 
 class MLP(nn.Module):
-    """Linear, exact GELU, Linear, with hidden width ratio x d (arXiv 2010.11929, section 3.1).
+    """Linear, GELU, Linear, with hidden width ratio x d (arXiv 2010.11929, section 3.1).
+
+    gelu: "exact", h Φ(h) with the normal distribution function Φ; or GPT-2's "tanh"
+    approximation, h/2 (1 + tanh(√(2/π) (h + 0.044715 h³))) (arXiv 1606.08415, section 2).
 
     x: (B, N, d) -> (B, N, d). There are no codes to record.
     """
 
-    def __init__(self, dim: int, *, ratio: int = 4):
+    def __init__(self, dim: int, *, ratio: int = 4, gelu: str = "exact"):
         super().__init__()
         _check_width(dim, ratio)
+        self.approximate = {"exact": "none", "tanh": "tanh"}[gelu]
         self.hidden = nn.Linear(dim, ratio * dim)
         self.output = nn.Linear(ratio * dim, dim)
 
     def forward(self, x: Tensor, record: dict | None = None) -> Tensor:
-        return self.output(F.gelu(self.hidden(x)))
+        return self.output(F.gelu(self.hidden(x), approximate=self.approximate))

@@ -34,7 +34,8 @@ class Block(nn.Module):
 
     x: (B, N, d) -> (B, N, d). Drop path acts on residual branches only: without a residual, a
     dropped feed-forward would lose the sample. A `record` dict collects what the two operators
-    record, and "attention_output" (Z^{l+1/2}) and "output" (Z^{l+1}), each (B, N, d).
+    record, and "attention_output" (Z^{l+1/2}) and "output" (Z^{l+1}), each (B, N, d). A `cache` is
+    attention's: what it keeps of the tokens before x.
     """
 
     def __init__(
@@ -55,8 +56,10 @@ class Block(nn.Module):
         self.residual = residual
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, record: dict | None = None) -> Tensor:
-        x = x + self.drop_path(self.attention(self.norm1(x), record))
+    def forward(
+        self, x: Tensor, record: dict | None = None, cache: attention.Kept | None = None
+    ) -> Tensor:
+        x = x + self.drop_path(self.attention(self.norm1(x), record, cache))
         if record is not None:
             record["attention_output"] = x
         y = self.feedforward(self.norm2(x), record)
@@ -79,7 +82,7 @@ def make_attention(spec: ModelSpec) -> nn.Module:
 def make_feedforward(spec: ModelSpec) -> nn.Module:
     """The feed-forward operator a spec names."""
     if spec.feedforward == "MLP":
-        return sparse_coding.MLP(spec.dim, ratio=spec.mlp_ratio)
+        return sparse_coding.MLP(spec.dim, ratio=spec.mlp_ratio, gelu=spec.gelu)
     steps = {"step_size": spec.step_size, "sparsity": spec.sparsity}
     if spec.feedforward == "ISTA":
         return sparse_coding.ISTA(spec.dim, **steps)

@@ -39,6 +39,15 @@ def test_families_hold_the_published_choices():
         "dim": (384, 192),
         "heads": (6, 3),
     }
+    assert changes(resolve("crate_base_patch16"), resolve("crate_gpt_base")) == {
+        "stem": ("linear", "conv"),
+        "init": ("crate", "alpha"),  # of no effect
+        "causal": (False, True),
+        "final_norm": (True, False),
+    }
+    assert changes(resolve("crate_alpha_base_patch16"), resolve("crate_alpha_gpt_base")) == {
+        "causal": (False, True)
+    }
     vit = resolve("vit_huge_patch14")
     assert (vit.dim, vit.depth, vit.heads, vit.attention, vit.feedforward, vit.residual) == (
         (1280, 32, 16, "MHSA", "MLP", True)
@@ -54,7 +63,13 @@ def test_list_models_matches_patterns_and_every_name_resolves():
     names = list_models()
     assert names == sorted(set(names))
     for name in names:
-        assert f"patch{resolve(name).patch_size}" in name
+        spec = resolve(name)
+        assert spec.causal == ("gpt" in name)
+        assert spec.causal or f"patch{spec.patch_size}" in name
+    assert list_models("*gpt*") == [
+        *("crate_alpha_gpt_base", "crate_alpha_gpt_small", "crate_gpt_base"),
+        *("gpt2_base", "gpt2_small"),
+    ]
 
 
 def test_overrides_replace_fields():
@@ -63,7 +78,7 @@ def test_overrides_replace_fields():
     assert type(spec.step_size) is float  # 1 and 1.0 are one configuration
 
 
-NAME = "crate_alpha_base_patch16"
+NAME, GPT = "crate_alpha_base_patch16", "crate_gpt_base"
 
 
 @pytest.mark.parametrize(
@@ -91,6 +106,15 @@ NAME = "crate_alpha_base_patch16"
         (NAME, {"drop_path": 1}, "drop_path must be a number in [0, 1), got 1"),
         (NAME, {"drop_path": "a"}, "drop_path must be a number in [0, 1), got 'a'"),
         (NAME, {"causal": True}, "causal is for language models"),
+        (NAME, {"vocab_size": 9}, f"{NAME} is a vision model and has no vocab_size; it has num_cl"),
+        (NAME, {"block_size": 9}, "has no block_size"),
+        (GPT, {"num_classes": 9}, f"{GPT} is a language model and has no num_classes; it has voca"),
+        (GPT, {"image_size": 32}, "has no image_size"),
+        (GPT, {"vocab_size": 0}, "vocab_size must be at least 1, got 0"),
+        (GPT, {"block_size": 8.0}, "block_size must be an integer, got 8.0 (float)"),
+        (GPT, {"drop_path": 1}, "drop_path must be a number in [0, 1), got 1"),
+        (GPT, {"causal": False}, "a language model is causal"),
+        (GPT, {"gelu": "tahn"}, "unknown gelu 'tahn'; did you mean 'tanh'?"),
     ],
 )
 def test_bad_requests_are_one_line_that_says_what_is_wrong(name, options, message):
@@ -105,9 +129,14 @@ def test_names_and_closed_forms_need_no_torch():
 import sys
 from crate.models import create_model, list_models
 from crate.models.registry import resolve
+from crate.models.complexity import language_macs, language_parameter_count
 from crate.models.complexity import macs, parameter_count
 for name in list_models():
     spec = resolve(name)
+    if spec.causal:
+        language_macs(spec, vocab_size=10, tokens=8)
+        language_parameter_count(spec, vocab_size=10, block_size=8)
+        continue
     macs(spec, image_size=224, num_classes=10)
     parameter_count(spec, image_size=224, num_classes=10)
 try:

@@ -56,7 +56,7 @@ def test_images_of_another_size_are_refused(shape):
 
 def test_a_block_takes_any_operators():
     block = Block(nn.Identity(), nn.Identity(), residual=False, dim=8)
-    block.attention.forward = lambda x, record: torch.zeros_like(x)
+    block.attention.forward = lambda x, record, cache: torch.zeros_like(x)
     block.feedforward.forward = lambda x, record: 2 * x
     x = torch.randn(1, 3, 8)
     torch.testing.assert_close(block(x), 2 * nn.functional.layer_norm(x, (8,), eps=1e-6))

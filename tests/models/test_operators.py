@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from crate.errors import UsageError
 from crate.models import reference
-from crate.models.attention import MHSA, MSSA, plain_attention
+from crate.models.attention import MHSA, MSSA, Kept, plain_attention
 from crate.models.sparse_coding import ISTA, MLP, ODL
 
 ETA, LAM = 0.3, 0.2
@@ -25,7 +25,7 @@ def make(kind):
         return ISTA(DIM, **steps)
     if kind in ("ODL tied", "ODL decoupled"):
         return ODL(DIM, ratio=3, decoupled=kind == "ODL decoupled", **steps)
-    return MLP(DIM, ratio=2)
+    return MLP(DIM, ratio=2, gelu="tanh" if "tanh" in kind else "exact")
 
 
 def by_the_equations(module, z):
@@ -48,19 +48,20 @@ def by_the_equations(module, z):
         return torch.stack([reference.odl(x, d, d_hat, ETA, LAM) for x in z])
     first, second = module.hidden, module.output
     weights = first.weight, first.bias, second.weight, second.bias
-    return torch.stack([reference.mlp(x, *weights) for x in z])
+    return torch.stack([reference.mlp(x, *weights, module.approximate == "tanh") for x in z])
 
 
 OPERATORS = [
     *("MSSA", "MSSA bias", "MSSA causal", "MHSA", "MHSA causal", "MHSA no bias"),
-    *("ISTA", "ODL tied", "ODL decoupled", "MLP"),
+    *("ISTA", "ODL tied", "ODL decoupled", "MLP", "MLP tanh"),
 ]
 
 
+@pytest.mark.parametrize("tokens", [1, TOKENS])  # sparse coders take a way of their own for one
 @pytest.mark.parametrize("kind", OPERATORS)
-def test_fast_equals_reference_in_value_and_gradient(kind):
+def test_fast_equals_reference_in_value_and_gradient(kind, tokens):
     module = make(kind).double()
-    x = torch.randn(2, TOKENS, DIM, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(2, tokens, DIM, dtype=torch.float64, requires_grad=True)
     inputs = [x, *module.parameters()]
     fast = module(x)
     literal = torch.stack([by_the_equations(module, z) for z in x])
@@ -117,6 +118,26 @@ def test_a_causal_token_sees_no_later_one(kind):
     before, after = module(x), module(changed)
     assert torch.equal(before[:, :3], after[:, :3])
     assert ((before - after)[:, 3:].abs().amax(dim=-1) > 1e-4).all()
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+@pytest.mark.parametrize("kind", ["MSSA causal", "MHSA causal", "MSSA", "MHSA"])
+def test_a_cache_in_any_portions_changes_nothing(kind, recorded):
+    module = make(kind).double()
+    x = torch.randn(2, 8, DIM, dtype=torch.float64)
+    whole, outputs, cache = module(x), [], Kept()
+    for part in x.split([1, 3, 1, 2, 1], dim=1):
+        record = {} if recorded else None
+        outputs.append(module(part, record, cache))
+        if recorded:
+            seen = cache.tensors[0].shape[-2]
+            assert record["attention"].shape == (2, HEADS, part.shape[1], seen)
+    if "causal" in kind:
+        torch.testing.assert_close(torch.cat(outputs, dim=1), whole, rtol=0, atol=1e-12)
+    else:  # no mask: what comes last sees all
+        torch.testing.assert_close(outputs[-1], whole[:, -1:], rtol=0, atol=1e-12)
+    assert len(cache.tensors) == (1 if "MSSA" in kind else 2)
+    assert all(tensor.shape == (2, HEADS, 8, DIM // HEADS) for tensor in cache.tensors)
 
 
 @pytest.mark.parametrize("kind", ["MSSA", "MSSA causal", "MHSA", "MHSA causal"])

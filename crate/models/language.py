@@ -1,0 +1,240 @@
+"""The language model around the blocks: tokens in, the next token's logits out (GPT-2's frame).
+
+B batch, T tokens, d width, L depth. GPT-2: Radford et al. 2019; CRATE-GPT has the same frame around
+its own block.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from crate.errors import RunError, UsageError
+from crate.models.attention import Kept
+from crate.models.registry import ModelSpec, check_positive_int
+from crate.models.transformer import make_blocks
+
+
+class Cache:
+    """What a model's attention keeps of the tokens it has seen, layer by layer; empty at first.
+
+    Generating with it, each token passes through the model once. MSSA keeps one d-vector a layer
+    and token, MHSA two (keys and values).
+    """
+
+    def __init__(self, model: "LanguageModel"):
+        self.layers = [Kept() for _ in model.blocks]
+
+    def clear(self) -> None:
+        """Forget all tokens."""
+        for layer in self.layers:
+            layer.tensors = []
+
+    @property
+    def length(self) -> int:
+        """Tokens seen."""
+        tensors = self.layers[0].tensors
+        return tensors[0].shape[-2] if tensors else 0
+
+    @property
+    def bytes(self) -> int:
+        """Memory of what is kept, of all layers and the whole batch."""
+        return sum(tensor.nbytes for layer in self.layers for tensor in layer.tensors)
+
+
+class LanguageModel(nn.Module):
+    """CRATE-GPT, CRATE-alpha-GPT or GPT-2, as the spec says; tokens to logits of the next one.
+
+    Token and learned position embeddings, blocks, LayerNorm (where the spec has `final_norm`), and
+    a head without a bias that is the token embedding itself. Deterministic given
+    `torch.manual_seed`.
+
+    ids: (B, T) int64 -> logits (B, T, vocab_size); those at t know the tokens up to t alone. With
+    a `cache` (`Cache`), ids follow the tokens that it has seen, and join them.
+    drop_path: stochastic-depth rate of the last block, in [0, 1).
+    Raises `UsageError` for sizes that make no sense, and for more tokens than the block.
+    """
+
+    def __init__(
+        self, spec: ModelSpec, *, vocab_size: int, block_size: int, drop_path: float = 0.0
+    ):
+        super().__init__()
+        check_positive_int("vocab_size", vocab_size)
+        check_positive_int("block_size", block_size)
+        if type(drop_path) not in (int, float) or not 0 <= drop_path < 1:
+            raise UsageError(f"drop_path must be a number in [0, 1), got {drop_path!r}")
+        if not spec.causal:
+            raise UsageError("a language model is causal: no token may see the one it predicts")
+        self.spec = spec
+        self.vocab_size = vocab_size
+        self.block_size = block_size
+        self.token_embedding = nn.Embedding(vocab_size, spec.dim)
+        self.position_embedding = nn.Embedding(block_size, spec.dim)
+        self.blocks = make_blocks(spec, drop_path)
+        self.norm = nn.LayerNorm(spec.dim, eps=spec.norm_eps) if spec.final_norm else None
+        initialise(self)
+
+    def forward(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
+        return self.head(self.forward_features(ids, cache=cache))
+
+    def head(self, x: Tensor) -> Tensor:
+        """Logits (B, T, vocab_size) of the tokens (B, T, d) after the last block."""
+        x = x if self.norm is None else self.norm(x)
+        return F.linear(x, self.token_embedding.weight)
+
+    def forward_features(
+        self, ids: Tensor, records: list[dict] | None = None, cache: Cache | None = None
+    ) -> Tensor:
+        """Tokens after the last block, before the final norm: (B, T, d).
+
+        records: a list that receives one dict per layer (see `Block`).
+        """
+        first = 0 if cache is None else cache.length
+        self._check(ids, first)
+        positions = self.position_embedding.weight[first : first + ids.shape[1]]  # (T, d)
+        x = self.token_embedding(ids) + positions
+        for layer, block in enumerate(self.blocks):
+            record = None if records is None else {}
+            x = block(x, record, None if cache is None else cache.layers[layer])
+            if records is not None:
+                records.append(record)
+        return x
+
+    def _check(self, ids: Tensor, first: int) -> None:
+        if ids.dim() != 2 or ids.shape[1] == 0 or ids.dtype != torch.int64:
+            kind = str(ids.dtype).removeprefix("torch.")
+            raise UsageError(
+                f"a language model takes ids (B, T) int64, T ≥ 1; got {tuple(ids.shape)} {kind}"
+            )
+        if first + ids.shape[1] > self.block_size:
+            seen = f" after {first:,} cached ones" if first else ""
+            raise UsageError(
+                f"{ids.shape[1]:,} tokens{seen} do not fit into a block of {self.block_size:,}"
+            )
+
+    def layer_records(self, ids: Tensor) -> list[dict]:
+        """One dict per layer: "attention" (B, K, T, T), "attention_output" and "output" (B, T, d),
+        and "codes" (B, T, atoms) where the feed-forward is a sparse coder.
+
+        Keeps the graph unless called under `torch.no_grad()`.
+        """
+        records: list[dict] = []
+        self.forward_features(ids, records)
+        return records
+
+
+@torch.no_grad()
+def initialise(model: LanguageModel) -> None:
+    """Set every weight but the dictionaries, which start alike everywhere (`init_dictionary`).
+
+    As GPT-2, and CRATE-GPT's code: Linear and embeddings normal(0.02), biases 0; what ends a
+    residual branch, of which there are 2 L, normal(0.02 / √(2 L)).
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+    for block in model.blocks:
+        ends = [block.attention.projection]
+        if model.spec.feedforward == "MLP" and model.spec.residual:
+            ends.append(block.feedforward.output)
+        for module in ends:
+            nn.init.normal_(module.weight, std=0.02 / math.sqrt(2 * model.spec.depth))
+
+
+def generate(
+    model: LanguageModel,
+    ids: Sequence[int],
+    count: int,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    generator: torch.Generator | None = None,
+    stop: int | None = None,
+    cache: Cache | None = None,
+) -> Iterator[int]:
+    """Continue a prompt by up to `count` tokens, one new id at a time.
+
+    The model should be in evaluation mode. When the block is full, the last half of it becomes the
+    prompt of a new block: what is before is forgotten, and each token costs about as much as ever.
+
+    Args:
+        ids: the prompt, 1 to block_size tokens.
+        temperature: divides the logits; 0 always takes the likeliest token.
+        top_k: choose among the k likeliest tokens; None for all.
+        generator: where chance comes from, on the CPU wherever the model is; None for torch's own.
+        stop: an id that ends the text; it is not returned itself.
+        cache: an empty one, for a caller who wants to know its size; None makes one.
+
+    Raises:
+        UsageError: at once, where a value makes no sense.
+        RunError: while generating, where logits are not finite.
+    """
+    ids = [int(token) for token in ids]
+    if not ids:
+        raise UsageError("the prompt is empty: give at least one token")
+    if len(ids) > model.block_size:
+        raise UsageError(
+            f"the prompt has {len(ids):,} tokens, more than the block of {model.block_size:,}"
+        )
+    for token in [*ids, *([] if stop is None else [stop])]:
+        if not 0 <= token < model.vocab_size:
+            raise UsageError(f"there is no token {token}: the vocabulary has {model.vocab_size:,}")
+    if count < 0:
+        raise UsageError(f"count must be at least 0, got {count}")
+    if not (math.isfinite(temperature) and temperature >= 0):
+        raise UsageError(f"temperature must be finite and at least 0, got {temperature}")
+    if top_k is not None:
+        check_positive_int("top_k", top_k)
+    if temperature == 0:
+        top_k = 1
+    return _generate(model, ids, count, temperature, top_k, generator, stop, cache or Cache(model))
+
+
+def _generate(
+    model: LanguageModel,
+    context: list[int],
+    count: int,
+    temperature: float,
+    top_k: int | None,
+    generator: torch.Generator | None,
+    stop: int | None,
+    cache: Cache,
+) -> Iterator[int]:
+    for _ in range(count):
+        if len(context) > model.block_size:
+            context = context[-max(model.block_size // 2, 1) :]
+            cache.clear()
+        token = choose(_next_logits(model, context, cache), temperature, top_k, generator)
+        if token == stop:
+            return
+        yield token
+        context.append(token)
+
+
+@torch.no_grad()  # not around a yield: it would reach the caller's own code
+def _next_logits(model: LanguageModel, context: list[int], cache: Cache) -> Tensor:
+    """Logits (vocab_size,) after `context`, of which the cache has seen the beginning."""
+    ids = torch.tensor([context[cache.length :]], device=model.token_embedding.weight.device)
+    x = model.forward_features(ids, cache=cache)
+    return model.head(x[:, -1:])[0, 0]
+
+
+def choose(
+    logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator | None
+) -> int:
+    """Draw an id from softmax(logits / temperature), of the k largest; logits: (vocab_size,)."""
+    logits = logits.double().cpu()  # the same draw on every device, but for the logits' rounding
+    if not logits.isfinite().all():
+        raise RunError("the model's logits are not finite: nothing can be drawn from them")
+    ids = torch.arange(len(logits))
+    if top_k is not None and top_k < len(logits):
+        logits, ids = logits.topk(top_k)
+    if len(ids) == 1:  # greedy, too, whose temperature is 0
+        return int(ids)
+    # the largest becomes 0 before the division: a tiny temperature overflows to −∞ only
+    shares = ((logits - logits.max()) / temperature).softmax(dim=0)
+    return int(ids[torch.multinomial(shares, 1, generator=generator)])
