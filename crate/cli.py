@@ -130,6 +130,24 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--masks", type=int, help="at most so many of a picture")
     sub.add_argument("--crf", action=argparse.BooleanOptionalAction, help="sharpen masks")
 
+    sub = command(
+        "sample", _sample, "let a language model write, from a prompt of your own", settings=False
+    )
+    sub.add_argument("--run", help="a finished run: results/<scale>/runs/<model>/seed<k>/<step>/…")
+    sub.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="in place of a run: an official checkpoint, such as GPT-2's",
+    )
+    sub.add_argument("--model", help="of 'crate models', with --weights")
+    sub.add_argument("--prompt", default="", help="how the text begins (default: as any document)")
+    sub.add_argument("--tokens", type=int, default=200, help="at most so many more (default: 200)")
+    sub.add_argument(
+        "--temperature", type=float, default=0.8, help="0 takes the likeliest (default: 0.8)"
+    )
+    sub.add_argument("--top-k", type=int, metavar="K", help="of the K likeliest tokens only")
+    sub.add_argument("--seed", type=int, default=0)
+
     data = commands.add_parser("data", help="look at data sets, prepare them").add_subparsers(
         metavar="command", required=True
     )
@@ -253,8 +271,8 @@ def _cancel(options) -> None:
 def _plan(options) -> None:
     from tabulate import tabulate
 
+    from crate.cost import DEVICES, UTILISATION, cost
     from crate.errors import unknown
-    from crate.plan import DEVICES, UTILISATION, cost
 
     if options.device not in DEVICES:
         raise unknown("device", options.device, DEVICES)
@@ -270,7 +288,7 @@ def _plan(options) -> None:
             [
                 str(run),
                 f"{price.parameters / 1e6:,.2f}",
-                f"{price.images:,}",
+                f"{price.examples:,}",
                 f"{price.train_flops:.2e}",
                 f"{price.device_hours(options.device):,.2f}",
                 f"{price.disk_bytes / 1e9:.2f}",
@@ -279,7 +297,7 @@ def _plan(options) -> None:
     headers = [
         "run",
         "params (M)",
-        "training images",
+        "training examples",
         "training FLOPs",
         f"{options.device} hours",
         "disk (GB)",
@@ -289,7 +307,11 @@ def _plan(options) -> None:
         f"\n{len(rows)} runs{at_scale}, about {hours:,.1f} {options.device} hours "
         f"(estimated at {UTILISATION:.0%} of the device's bfloat16 peak) and {disk / 1e9:,.1f} GB"
     )
-    others = {"segmentation": "decoders", "objects": "the cuts and CRFs of MaskCut"}
+    others = {
+        "segmentation": "decoders",
+        "objects": "the cuts and CRFs of MaskCut",
+        "language": "texts whose number of tokens is not known",
+    }
     left_out = [
         others[task] for task in others if task in {plan.resolve(r).step.task for r in runs}
     ]
@@ -394,6 +416,25 @@ def _segment(options) -> None:
         changes=asked,
     )
     segment(request)
+
+
+def _sample(options) -> None:
+    from pathlib import Path
+
+    from crate.sample import Request, sample
+
+    sample(
+        Request(
+            run=options.run,
+            model=options.model,
+            weights=options.weights and Path(options.weights),
+            prompt=options.prompt,
+            tokens=options.tokens,
+            temperature=options.temperature,
+            top_k=options.top_k,
+            seed=options.seed,
+        )
+    )
 
 
 def _data_check(options) -> None:

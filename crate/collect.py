@@ -34,8 +34,9 @@ def collect(table: str, plan: Plan, settings: Settings, *, partial: bool = False
     """
     content = plan.experiments.table(table)
     rows, losses = [], []
-    drawn = content.figure and content.figure.losses
-    pictured = content.figure.column if content.figure and content.figure.pictures else None
+    figure = content.figure
+    drawn = figure and figure.drawn_losses
+    pictured = figure.column if figure and figure.pictures else None
     examples: dict[str, list[dict]] = {}
     for row, key, run, metric in plan.cells(content, settings.scale, settings.seeds):
         found = look_up(run, metric, plan, settings)
@@ -49,9 +50,10 @@ def collect(table: str, plan: Plan, settings: Settings, *, partial: bool = False
             elif found.value is not None and path.is_file():
                 examples[row.label] = read_examples(path)[:EXAMPLES]
         if key == drawn and found.value is not None:
+            points = measured(found, metric) if figure.kind == "curves" else thinned(found)
             losses += [
-                {"row": row.label, "seed": run.seed, "images": images, "loss": loss}
-                for images, loss in thinned(found)
+                {"row": row.label, "seed": run.seed, "seen": seen, "loss": loss}
+                for seen, loss in points
             ]
         rows.append(
             {
@@ -74,7 +76,7 @@ def collect(table: str, plan: Plan, settings: Settings, *, partial: bool = False
         marker.unlink(missing_ok=True)
     text = pd.DataFrame(rows).to_csv(index=False, lineterminator="\n")
     if drawn:
-        frame = pd.DataFrame(losses, columns=["row", "seed", "images", "loss"])
+        frame = pd.DataFrame(losses, columns=["row", "seed", "seen", "loss"])
         path = losses_csv(settings.results, settings.scale, table)
         write_text(path, frame.to_csv(index=False, lineterminator="\n"))
     if pictured:
@@ -154,24 +156,39 @@ def published_examples(table: str, row: str, settings: Settings) -> list[dict]:
 EXAMPLES = 3  # pictures of a run that a figure shows
 
 
-def thinned(found: Found) -> list[tuple[int, float]]:
-    """Training images seen and the mean loss since the point before, at most POINTS of them."""
-    history = found.folder / "train.jsonl"
-    if not history.is_file():
+def history(found: Found) -> list[dict]:
+    """The lines of a run's train.jsonl; none of a published record."""
+    path = found.folder / "train.jsonl"
+    if not path.is_file():
         return []
-    lines = [json.loads(line) for line in history.read_text(encoding="utf-8").splitlines()]
-    batch = found.record["config"]["step"]["batch_size"]
-    every = math.ceil(len(lines) / POINTS)
-    groups = (
-        [lines[start : start + every] for start in range(0, len(lines), every)] if lines else []
-    )
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+POINTS = 200
+
+
+def thinned(found: Found) -> list[tuple[int, float]]:
+    """Examples seen and the mean training loss since the point before, at most POINTS of them."""
+    lines = history(found)
+    every = max(1, math.ceil(len(lines) / POINTS))
+    groups = [lines[start : start + every] for start in range(0, len(lines), every)]
     return [
-        (group[-1]["step"] * batch, round(sum(line["loss"] for line in group) / len(group), 6))
+        (group[-1]["seen"], round(sum(line["loss"] for line in group) / len(group), 6))
         for group in groups
     ]
 
 
-POINTS = 200
+def measured(found: Found, metric: str) -> list[tuple[int, float]]:
+    """Examples seen and the metric each time it was measured while training, the last one too.
+
+    Of a run that trained nothing: its value at 0.
+    """
+    lines = history(found)
+    last = lines[-1]["seen"] if lines else 0
+    return [
+        *((line["seen"], line[metric]) for line in lines if metric in line),
+        (last, found.value),
+    ]
 
 
 def read_metrics(table: str, settings: Settings) -> pd.DataFrame:

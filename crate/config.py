@@ -123,7 +123,7 @@ class Compute(Strict):
     processes: pydantic.PositiveInt | None = None  # per node; None: one per GPU, or one
     threads: pydantic.PositiveInt = 1  # CPU threads of each process
     workers: pydantic.NonNegativeInt = 0  # loader processes of each process (image folders only)
-    micro_batch: pydantic.PositiveInt | None = None  # images at once on a device; None: no limit
+    micro_batch: pydantic.PositiveInt | None = None  # examples at once on a device; None: no limit
     hours: pydantic.PositiveFloat = 1.0
     memory_gb: pydantic.PositiveInt = 4
     autocast: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -144,7 +144,8 @@ class Compute(Strict):
 class Step(Strict):
     """Every kind of step: its task, its data set, and what it may come after."""
 
-    METRICS: ClassVar[tuple[str, ...]] = ()  # what its metrics.json holds
+    METRICS: ClassVar[tuple[str, ...]] = ()  # its metrics.json; tuning looks at the first
+    LOWER_IS_BETTER: ClassVar[bool] = False  # of the first metric
     READS_DATA: ClassVar[bool] = True
     TORCH: ClassVar[bool] = True  # whether its task needs a device and torch's processes
     AS_PUBLISHED: ClassVar[bool] = False  # looks at the published model, whatever the scale
@@ -190,7 +191,8 @@ class Training(Step):
     clip_grad: pydantic.PositiveFloat | None = None  # global norm
     drop_path: float = pydantic.Field(0.0, ge=0, lt=1)
     dont_load: list[str] = []  # parameters (by prefix) that start anew instead of from the parent
-    evaluate_epochs: pydantic.PositiveInt | None = None  # evaluate after every so many epochs too
+    evaluate_epochs: pydantic.PositiveInt | None = None  # evaluate after every so many epochs too,
+    evaluate_updates: pydantic.PositiveInt | None = None  # or updates
 
     @pydantic.model_validator(mode="after")
     def _one_length(self) -> "Training":
@@ -198,6 +200,8 @@ class Training(Step):
             raise ValueError("one of 'epochs' and 'updates' says how long to train")
         if self.warmup_epochs and self.warmup_updates:
             raise ValueError("warmup_epochs and warmup_updates exclude each other")
+        if self.evaluate_epochs and self.evaluate_updates:
+            raise ValueError("evaluate_epochs and evaluate_updates exclude each other")
         return self
 
     @property
@@ -229,6 +233,10 @@ class Training(Step):
         """Updates of the warm-up, at most all."""
         wanted = self.warmup_updates or round(self.warmup_epochs * per_epoch)
         return min(wanted, self.total_updates(per_epoch))
+
+    def evaluate_every(self, per_epoch: int) -> int:
+        """Updates between two looks at the evaluated split while training; 0: none."""
+        return self.evaluate_updates or (self.evaluate_epochs or 0) * per_epoch
 
 
 class Classification(Training):
@@ -347,6 +355,44 @@ class AttentionSegmentation(Step):
     answer: Answer = "model"
 
 
+class Language(Training):
+    """A language model: trained on random windows of a text, evaluated on the whole of one.
+
+    Two controls count tokens instead: how often each comes ("unigram"), and after which other one
+    ("bigram"). What follows them in a chain is evaluated by those counts.
+    """
+
+    METRICS = (
+        "cross_entropy", "bits_per_byte", "tokens", "documents", "flops", "train_flops",
+    )  # fmt: skip
+    LOWER_IS_BETTER = True
+
+    task: Literal["language"] = "language"
+    block_size: pydantic.PositiveInt = 1024  # tokens that the network sees at once
+    answer: Literal["model", "unigram", "bigram"] = "model"
+
+    @property
+    def trains(self) -> bool:
+        return super().trains and self.answer == "model"
+
+    @property
+    def evaluated_by(self) -> set[str]:
+        if self.answer != "model":  # a control without a network
+            return {"task", "dataset", "evaluate", "answer"}
+        return super().evaluated_by | {"block_size"}
+
+
+class LanguageSpeed(Language):
+    """Speed and memory of training a language model by a recipe, on the device at hand."""
+
+    METRICS = ("tokens_per_second", "peak_memory")
+    READS_DATA = False
+    TIMED = METRICS
+
+    task: Literal["language_speed"] = "language_speed"
+    seconds: pydantic.PositiveFloat = 60.0  # at most this long, but two updates at least
+
+
 class Architecture(Step):
     """The size of a model as published: nothing is trained and no data are read."""
 
@@ -357,6 +403,8 @@ class Architecture(Step):
 
     task: Literal["architecture"] = "architecture"
     image_size: pydantic.PositiveInt = 224
+    block_size: pydantic.PositiveInt = 1024  # of a language model
+    positions: bool = True  # whether a language model's positions count among its parameters
 
 
 class Throughput(Step):
@@ -390,6 +438,8 @@ STEP_TYPES: dict[str, type[Step]] = {
     "segmentation": Segmentation,
     "objects": Objects,
     "attention_segmentation": AttentionSegmentation,
+    "language": Language,
+    "language_speed": LanguageSpeed,
     "architecture": Architecture,
     "throughput": Throughput,
     "released": Released,
@@ -450,9 +500,10 @@ class Figure(Strict):
     scaling    one column against another, and losses
     masks      the masks found in a few pictures, models side by side
     attention  attention maps of a few pictures by model and head
+    curves     a column's metric while its runs train, against what they have seen
     """
 
-    kind: Literal["bars", "scaling", "masks", "attention"]
+    kind: Literal["bars", "scaling", "masks", "attention", "curves"]
     column: str  # the column that is drawn, or whose runs' pictures are
     title: str
     # the figure's name, where it is not called as its table
@@ -472,6 +523,11 @@ class Figure(Strict):
     @property
     def pictures(self) -> bool:
         return self.kind in ("masks", "attention")
+
+    @property
+    def drawn_losses(self) -> str | None:
+        """The column whose runs' losses are drawn, if any are."""
+        return self.column if self.kind == "curves" else self.losses
 
 
 class Table(Strict):

@@ -161,7 +161,8 @@ def collected_files(table: str, plan: Plan, settings: Settings) -> list[str]:
     figure = plan.experiments.table(table).figure
     suffixes = [".csv"]
     if figure:
-        suffixes += [".losses.csv"] * bool(figure.losses) + [".examples.npz"] * figure.pictures
+        suffixes += [".losses.csv"] * bool(figure.drawn_losses)
+        suffixes += [".examples.npz"] * figure.pictures
     return [f"{settings.results}/{settings.scale}/metrics/{table}{suffix}" for suffix in suffixes]
 
 

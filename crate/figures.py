@@ -9,6 +9,7 @@ from pathlib import Path
 
 from crate.collect import examples_npz, read_losses, read_metrics
 from crate.config import Column, Settings, Table
+from crate.data.registry import TextSet, get_dataset
 from crate.objects.overlays import overlay, read_examples
 from crate.plan import Plan
 from crate.records import atomic_path
@@ -28,7 +29,13 @@ def write_figure(name: str, plan: Plan, settings: Settings) -> list[Path]:
     matplotlib.use("agg")
     matplotlib.rcParams.update({"svg.hashsalt": "crate", "font.size": 9, "pdf.fonttype": 42})
     table = plan.figures()[name]
-    kinds = {"bars": _bars, "scaling": _scaling, "masks": _masks, "attention": _attention}
+    kinds = {
+        "bars": _bars,
+        "scaling": _scaling,
+        "masks": _masks,
+        "attention": _attention,
+        "curves": _curves,
+    }
     figure = kinds[plan.experiments.table(table).figure.kind](table, plan, settings)
     paths = []
     for suffix, metadata in (
@@ -69,8 +76,6 @@ def _bars(name: str, plan: Plan, settings: Settings):
     seeds = max(map(len, ours))
     note = f"ours, {settings.scale} scale, {seeds} seed{'s' if seeds != 1 else ''}"
     if stand_in:
-        from crate.data.registry import get_dataset
-
         note += f"\n{get_dataset(stand_in).title}: other data, another axis"
     right.set_title(note, fontsize=9)
     for axes in (left, right):
@@ -126,7 +131,7 @@ def _scaling(name: str, plan: Plan, settings: Settings):
     losses = read_losses(name, settings) if drawn.panels else None
     for axes, (title, labels) in zip(panels[len(scatters) :], drawn.panels.items(), strict=True):
         for colour, label in zip(COLOURS, labels, strict=False):
-            curve = losses[losses["row"] == label].groupby("images")["loss"].mean()
+            curve = losses[losses["row"] == label].groupby("seen")["loss"].mean()
             dots = "." if len(curve) < 3 else None  # one point is no line
             axes.plot(
                 curve.index, curve.values, color=colour, linewidth=1, label=label, marker=dots
@@ -138,6 +143,47 @@ def _scaling(name: str, plan: Plan, settings: Settings):
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(drawn.title)
+    return figure
+
+
+def _curves(name: str, plan: Plan, settings: Settings):
+    """A metric while the runs of a column train: a line a row, a band of one deviation over seeds.
+
+    Rows that train nothing are dotted lines across.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
+
+    content = plan.experiments.table(name)
+    drawn, losses = content.figure, read_losses(name, settings)
+    column = content.columns[drawn.column]
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    axes = figure.subplots()
+    colours = iter(COLOURS)
+    for row in content.rows:
+        points = losses[losses["row"] == row.label].groupby("seen")["loss"]
+        middle = points.mean() * column.factor
+        if middle.empty:
+            continue
+        if middle.index.max() == 0:
+            axes.axhline(middle.iloc[0], color="black", linestyle=":", linewidth=1)
+            place = axes.get_yaxis_transform()
+            axes.text(1.0, middle.iloc[0], row.label, transform=place, fontsize=6, va="center")
+            continue
+        colour = next(colours)
+        axes.plot(middle.index, middle, color=colour, linewidth=1, marker=".", label=row.label)
+        spread = points.std().fillna(0.0) * column.factor
+        axes.fill_between(
+            middle.index, middle - spread, middle + spread, color=colour, alpha=0.2, linewidth=0
+        )
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    dataset = get_dataset(plan.experiments.step(column.chain.split("/")[-1], "paper").dataset)
+    axes.set_xlabel(f"training {'tokens' if isinstance(dataset, TextSet) else dataset.unit}")
+    axes.set_ylabel(_axis_label(column))
+    if axes.lines and axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=7, frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(f"{drawn.title} ({settings.scale} scale)", fontsize=9)
     return figure
 
 

@@ -1,4 +1,4 @@
-"""From experiments to runs: which runs a target needs, what identifies each, what each costs.
+"""From experiments to runs: which runs a target needs, and what identifies each.
 
 A run is a model carried through a chain of steps, and its folder is its chain:
 
@@ -13,13 +13,12 @@ This module imports no torch.
 import dataclasses
 import functools
 import itertools
-import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from crate.config import Experiments, Settings, Step, Table, Training
-from crate.data.registry import data_identity, get_dataset
+from crate.config import Experiments, Settings, Step, Table
+from crate.data.registry import TextSet, data_identity, get_dataset
 from crate.errors import RunError, UsageError, nearest, unknown
 from crate.fingerprint import fingerprint
 from crate.models.registry import ModelSpec, list_models, resolve
@@ -153,7 +152,12 @@ class Plan:
         if run.parent is not None:
             self.resolve(run.parent)
         self._check_chain(run, step)
-        size = getattr(step, "image_size", None)
+        if spec.causal != isinstance(dataset, TextSet):
+            kinds = ("text", "images") if spec.causal else ("images", "text")
+            raise UsageError(
+                f"{run}: a model of {kinds[0]} cannot do '{run.step}', whose data are {kinds[1]}"
+            )
+        size = None if spec.causal else getattr(step, "image_size", None)
         if size is not None and size % spec.patch_size:
             raise UsageError(
                 f"{run}: {size} px images do not divide into patches of {spec.patch_size} px "
@@ -375,11 +379,15 @@ class Plan:
         """Real set → the embedded set that stands in for it, in words, of those named."""
         used = self.experiments.scale(scale).datasets
         found = {name: get_dataset(used[name]) for name in datasets if name in used}
-        return {
-            name: f"{dataset.title} ({dataset.splits['train']:,} training images"
-            + (f", {dataset.splits['test']:,} test images)" if dataset.scenes else ")")
-            for name, dataset in found.items()
-        }
+
+        def told(dataset) -> str:
+            sizes = dataset.splits
+            train = [f"{sizes['train']:,} training {dataset.unit}"] if "train" in sizes else []
+            whole = isinstance(dataset, TextSet) or dataset.scenes
+            test = [f"{sizes['test']:,} test {dataset.unit}"] if whole or not train else []
+            return f"{dataset.title} ({', '.join(train + test)})"
+
+        return {name: told(dataset) for name, dataset in found.items()}
 
 
 def _non_defaults(spec: ModelSpec) -> dict:
@@ -388,57 +396,6 @@ def _non_defaults(spec: ModelSpec) -> dict:
         for field in dataclasses.fields(spec)
         if getattr(spec, field.name) != field.default
     }
-
-
-# --- cost -----------------------------------------------------------
-
-# Peak dense bfloat16 TFLOP/s of one device, from the makers' data sheets (A6000: NVIDIA RTX A6000,
-# the device of CRATE-alpha's Table 8).
-DEVICES = {"a100": 312.0, "h100": 989.0, "h200": 989.0, "a6000": 154.8, "v100": 125.0}
-UTILISATION = 0.35  # assumed share of the peak that training reaches; an estimate, so say so
-
-
-@dataclasses.dataclass(frozen=True)
-class Cost:
-    """What one run takes: counts are exact, device-hours and disk are estimates."""
-
-    parameters: int
-    images: int  # seen in training, repetitions counted
-    train_flops: float  # forward and backward (three times the forward pass)
-    eval_flops: float
-    disk_bytes: int  # final weights, plus one checkpoint while it trains
-
-    def device_hours(self, device: str) -> float:
-        flops = self.train_flops + self.eval_flops
-        return flops / (DEVICES[device] * 1e12 * UTILISATION) / 3600
-
-
-def cost(resolved: Resolved) -> Cost:
-    """Cost of one run: its network, without a decoder. A multiply-accumulate is two FLOPs."""
-    from crate.models.complexity import macs, parameter_count
-
-    step = resolved.step
-    dataset = get_dataset(step.dataset)
-    shape = {"image_size": step.image_size, "num_classes": dataset.classes}
-    if getattr(step, "answer", "model") != "model":
-        return Cost(0, 0, train_flops=0.0, eval_flops=0.0, disk_bytes=0)  # no network
-    parameters = parameter_count(resolved.spec, **shape)
-    forward = 2 * macs(resolved.spec, **shape)
-    if not isinstance(step, Training):
-        seen = dataset.splits[step.evaluate] if step.READS_DATA else 0
-        return Cost(parameters, 0, train_flops=0.0, eval_flops=float(forward * seen), disk_bytes=0)
-    per_epoch = dataset.training_images // step.batch_size
-    steps = step.total_updates(per_epoch)
-    looks = max(1, math.ceil(steps / (step.evaluate_epochs or math.inf) / max(1, per_epoch)))
-    images = steps * step.batch_size
-    moments = {"adamw": 2, "lion": 1}[step.optimizer]
-    return Cost(
-        parameters=parameters,
-        images=images,
-        train_flops=3.0 * forward * images,
-        eval_flops=float(forward * dataset.splits[step.evaluate] * looks),
-        disk_bytes=4 * parameters * (1 + (1 + moments if images else 0)),
-    )
 
 
 def parent_weights(run: Run, results: str | Path) -> str | None:

@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 from crate.config import Compute
 from crate.environment import cpu_name, describe_machine
+from crate.errors import RunError
 
 
 def seed_for(*parts: object) -> int:
@@ -60,6 +61,16 @@ class Runtime:
         return torch.autocast(
             self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32
         )
+
+    def share(self, batch: torch.Tensor) -> torch.Tensor:
+        """This rank's contiguous part of a global batch. Raises `RunError` where it is uneven."""
+        if len(batch) % self.world:
+            raise RunError(
+                f"a batch of {len(batch)} does not divide over {self.world} processes; "
+                "change batch_size or the number of processes"
+            )
+        part = len(batch) // self.world
+        return batch[self.rank * part : (self.rank + 1) * part]
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Sum a tensor over all ranks."""

@@ -12,6 +12,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from pathlib import Path
 
 import safetensors
 import safetensors.torch
@@ -44,7 +45,9 @@ def fit(
     seed: int,
     name: str,
     watch: Callable[[], dict] | None = None,
-    images: int = 0,
+    size: int = 0,
+    unit: str = "images",
+    per_example: int = 1,
 ) -> dict:
     """Train `model` in place and return what the run took.
 
@@ -55,33 +58,27 @@ def fit(
         loss: mean loss of a batch, a scalar.
         batches: from an update's index, the batches from there to the end of training.
         identity: key of checkpoints; a checkpoint of another identity is refused.
-        watch: called after every `step.evaluate_epochs` epochs but the last, on all ranks; what it
+        watch: called after every `step.evaluate_every` updates but the last, on all ranks; what it
             returns joins that update's line of train.jsonl.
-        images: size of the training set; a checkpoint made with another one is refused.
+        size: of the training set, in `unit`; a checkpoint made with another one is refused.
+        unit: what is counted: "images", or "tokens", of which an example has `per_example`.
 
     Raises:
         RunError: the loss is not finite, or a checkpoint is damaged or foreign.
     """
     total, warmup = step.total_updates(steps_per_epoch), step.warmup(steps_per_epoch)
     micro = step.compute.micro_batch
+    seen = step.batch_size * per_example  # by an update
     optimizer = make_optimizer(model, step)
     path = folder.checkpoint(identity)
     done, pending = 0, []  # losses since the last line, still on the device
     if path.exists():
-        done, pending = _resume(path, identity, images, model, optimizer, runtime)
+        done, pending = _resume(path, identity, size, unit, model, optimizer, runtime)
     seconds = _truncate_history(folder, done) if runtime.main else 0.0
 
-    trained = model
-    if runtime.world > 1:
-        devices = [runtime.device.index] if runtime.device.type == "cuda" else None
-        trained = DistributedDataParallel(model, device_ids=devices)
-    if step.compute.compile:
-        trained = torch.compile(trained)
-
-    progress = Progress(
-        name, total=total * step.batch_size, unit="images", enabled=runtime.main and total > 0
-    )
-    progress.resume(done * step.batch_size)
+    trained = spread(model, step, runtime)
+    progress = Progress(name, total=total * seen, unit=unit, enabled=runtime.main and total > 0)
+    progress.resume(done * seen)
     began = saved = time.monotonic()
     first = done
     model.train()
@@ -91,36 +88,37 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["scale"]
             torch.manual_seed(seed_for(seed, "update", index, runtime.rank))  # drop path
-            pending.append(_update(trained, optimizer, loss, batch, micro, step, runtime))
+            pending.append(update(trained, optimizer, loss, batch, micro, step, runtime))
             done = index + 1
 
             last = done == total
-            every = (step.evaluate_epochs or 0) * steps_per_epoch
+            every = step.evaluate_every(steps_per_epoch)
             watched = watch is not None and every and done % every == 0 and not last
             if done % LOG_EVERY == 0 or last or watched:
                 mean = _check_finite(_means(pending, runtime), index, steps_per_epoch)
                 pending, now = [], time.monotonic()
                 elapsed = now - began
                 epoch = done / steps_per_epoch
-                seen = {}
+                found = {}
                 if watched:
-                    seen = watch()
+                    found = watch()
                     model.train()
                     began += time.monotonic() - now  # not time of training
                 if runtime.main:
-                    speed = (done - first) * step.batch_size / elapsed
+                    speed = (done - first) * seen / elapsed
                     line = {
                         "step": done,
                         "epoch": round(epoch, 4),
                         "loss": mean,
                         "lr": rate,
-                        "images_per_second": round(speed, 1),
+                        "seen": done * seen,
+                        f"{unit}_per_second": round(speed, 1),
                         "seconds": round(seconds + elapsed, 3),
-                    } | seen
+                    } | found
                     with folder.history.open("a", encoding="utf-8") as file:
                         file.write(json.dumps(line) + "\n")
                 note = f"epoch {epoch:.1f}/{total / steps_per_epoch:.4g}, loss {mean:.3f}"
-                progress.update(done * step.batch_size, note)
+                progress.update(done * seen, note)
             # signals reach ranks at different updates, clocks differ: all do what one wants
             due = time.monotonic() - saved >= step.compute.checkpoint_seconds
             due, stopped = runtime.agree(int(due), stop.asked)
@@ -129,7 +127,7 @@ def fit(
                     pending = _means(pending, runtime)
                     _check_finite(pending, index, steps_per_epoch)
                 if runtime.main:
-                    _save_checkpoint(path, identity, images, done, pending, model, optimizer)
+                    _save_checkpoint(path, identity, size, done, pending, model, optimizer)
                 runtime.agree(0)  # nobody leaves before the file is there
                 saved = time.monotonic()
             if stopped and not last:
@@ -145,11 +143,22 @@ def fit(
     return {
         "updates": total,
         "train_seconds": round(seconds + took, 2),
-        "images_per_second": round((done - first) * step.batch_size / took, 1) if took else 0.0,
+        f"{unit}_per_second": round((done - first) * seen / took, 1) if took else 0.0,
     }
 
 
-def _update(
+def spread(model: nn.Module, step: Training, runtime: Runtime) -> nn.Module:
+    """The model as it is trained: over all ranks, and compiled where the recipe says so."""
+    trained = model
+    if runtime.world > 1:
+        devices = [runtime.device.index] if runtime.device.type == "cuda" else None
+        trained = DistributedDataParallel(model, device_ids=devices)
+    if step.compute.compile:
+        trained = torch.compile(trained)
+    return trained
+
+
+def update(
     model: nn.Module,
     optimizer,
     loss: Callable,
@@ -201,11 +210,11 @@ def _check_finite(losses: list[torch.Tensor], index: int, per_epoch: int) -> flo
 
 
 def _save_checkpoint(
-    path, identity: str, images: int, done: int, pending: list, model: nn.Module, optimizer
+    path, identity: str, size: int, done: int, pending: list, model: nn.Module, optimizer
 ) -> None:
     state = {
         "identity": identity,
-        "images": images,
+        "size": size,
         "done": done,
         "pending": [float(value) for value in pending],
         "model": model.state_dict(),
@@ -219,7 +228,7 @@ def _save_checkpoint(
 
 
 def _resume(
-    path, identity: str, images: int, model: nn.Module, optimizer, runtime: Runtime
+    path, identity: str, size: int, unit: str, model: nn.Module, optimizer, runtime: Runtime
 ) -> tuple[int, list]:
     """Load a checkpoint whole, or refuse it; returns the updates done and the losses not logged."""
     try:
@@ -232,10 +241,10 @@ def _resume(
         raise RunError(f"{path}: damaged checkpoint ({reason}); delete it to start anew") from None
     if not isinstance(state, dict) or state.get("identity") != identity:
         raise RunError(f"{path}: belongs to another run; delete it to start anew")
-    if state.get("images") != images:  # another set, other held-out pictures
+    if state.get("size") != size:  # another set, other held-out examples
         raise RunError(
-            f"{path}: was made with {state.get('images'):,} training images, now there are "
-            f"{images:,}; restore the data, or delete it to start anew"
+            f"{path}: was made with {state.get('size'):,} training {unit}, now there are "
+            f"{size:,}; restore the data, or delete it to start anew"
         )
     try:
         model.load_state_dict(state["model"])
@@ -269,12 +278,17 @@ def _truncate_history(folder: RunFolder, done: int) -> float:
 
 
 def save_weights(model: nn.Module, folder: RunFolder) -> None:
-    tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
-    with atomic_path(folder.weights) as temporary:
+    save_tensors(model.state_dict(), folder.weights)
+
+
+def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Write a weights file. Raises `RunError` where the disk is full."""
+    tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    with atomic_path(path) as temporary:
         try:
             safetensors.torch.save_file(tensors, temporary)
         except safetensors.SafetensorError as error:  # a full disk, in its words
-            raise RunError(f"{folder.weights}: cannot be written ({error})") from None
+            raise RunError(f"{path}: cannot be written ({error})") from None
 
 
 def read_weights(path) -> dict[str, torch.Tensor]:

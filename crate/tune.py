@@ -103,11 +103,16 @@ def tune(
                 _append(path, {**row, "value": "failed"})
             else:
                 means.setdefault(setting, []).append(value)
-                print(f"{setting}  {run}: {value:.2f}", file=sys.stderr, flush=True)
-                _append(path, {**row, "value": f"{value:.2f}"})
-    for setting, values in sorted(means.items(), key=lambda item: -sum(item[1]) / len(item[1])):
+                print(f"{setting}  {run}: {value:.4g}", file=sys.stderr, flush=True)
+                _append(path, {**row, "value": f"{value:.4g}"})
+    ranked = sorted(
+        means.items(),
+        key=lambda item: sum(item[1]) / len(item[1]),
+        reverse=not tried.LOWER_IS_BETTER,
+    )
+    for setting, values in ranked:
         note = f", {failed.count(setting)} failed" if setting in failed else ""
-        print(f"{sum(values) / len(values):6.2f}  mean of {len(values)} runs{note}  {setting}")
+        print(f"{sum(values) / len(values):7.4g}  mean of {len(values)} runs{note}  {setting}")
     print(f"all outcomes: {path}")
     if failed:
         raise RunError(f"{len(failed)} of {len(trials)} trials failed")

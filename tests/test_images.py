@@ -27,7 +27,6 @@ from crate.data.images import (
     open_split,
     rand_augment,
     sample_crops,
-    share,
 )
 from crate.data.registry import get_dataset
 from crate.errors import RunError
@@ -69,11 +68,11 @@ def test_batches_of_an_epoch_are_disjoint_and_follow_its_order():
 
 
 def test_ranks_share_a_batch_without_overlap():
-    parts = [share(torch.arange(10), rank) for rank in RANKS]
+    parts = [rank.share(torch.arange(10)) for rank in RANKS]
     assert torch.cat(parts).tolist() == list(range(10))
     assert [len(part) for part in parts] == [5, 5]
     with pytest.raises(RunError, match="a batch of 9 does not divide over 2 processes"):
-        share(torch.arange(9), RANKS[0])
+        RANKS[0].share(torch.arange(9))
 
 
 # --- crops and flips -----------------------------------------------------------

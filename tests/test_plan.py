@@ -8,8 +8,9 @@ import pytest
 from crate import config
 from crate import plan as plan_module
 from crate.config import Experiments
+from crate.cost import DEVICES, cost
 from crate.errors import UsageError
-from crate.plan import DEVICES, Plan, Run, cost, parse_path
+from crate.plan import Plan, Run, parse_path
 
 ALPHA = "crate_alpha_base_patch32"
 
@@ -268,14 +269,14 @@ def test_the_cost_of_the_published_ablation(plan):
     # the released B32_in21k checkpoint: 351,823,740 bytes of float32 with 19,167 classes
     assert pretrain.parameters == 351_823_740 // 4 == 87_955_935
     # 91 epochs of 13,151,276 - 51,200 held-out images in whole batches of 4,096
-    assert pretrain.images == 91 * 3198 * 4096
+    assert pretrain.examples == 91 * 3198 * 4096
     assert pretrain.disk_bytes == 4 * 87_955_935 * (1 + 3)  # weights; checkpoint with two moments
 
     finetune = cost(plan.resolve(Run("paper", ALPHA, 0, ("imagenet21k", "imagenet1k"))))
     assert finetune.parameters == pytest.approx(73.986e6, abs=1e3)
     forward = 2 * 6.53e9  # the FLOPs of 6.53 GMACs
     assert finetune.eval_flops / 50_000 == pytest.approx(forward, rel=1e-3)
-    assert finetune.train_flops == pytest.approx(3 * finetune.eval_flops / 50_000 * finetune.images)
+    assert finetune.train_flops == pytest.approx(3 * forward * finetune.examples, rel=1e-3)
 
     vanilla = Run("paper", "crate_base_patch32_plain", 0, ("imagenet21k", "imagenet1k"))
     assert cost(plan.resolve(vanilla)).eval_flops / 50_000 == pytest.approx(2 * 1.93e9, rel=3e-3)
@@ -285,7 +286,7 @@ def test_the_cost_of_the_published_ablation(plan):
 
 def test_a_control_is_not_trained_and_a_faster_device_takes_less(plan):
     control = cost(plan.resolve(Run("paper", ALPHA, 0, ("imagenet21k_untrained",))))
-    assert (control.images, control.train_flops) == (0, 0)
+    assert (control.examples, control.train_flops) == (0, 0)
     assert control.disk_bytes == 4 * control.parameters
     # by hand: FLOPs / (35 % of 312 TFLOP/s) / 3600 s
     assert control.device_hours("a100") == pytest.approx(control.eval_flops / 3.931e17, rel=1e-3)

@@ -52,17 +52,6 @@ def _order_cache(count: int, seed: int, epoch: int) -> torch.Tensor:
     return _last_order[1]
 
 
-def share(indices: torch.Tensor, runtime: Runtime) -> torch.Tensor:
-    """This rank's contiguous part of a global batch."""
-    if len(indices) % runtime.world:
-        raise RunError(
-            f"a batch of {len(indices)} does not divide over {runtime.world} processes; "
-            "change batch_size or the number of processes"
-        )
-    part = len(indices) // runtime.world
-    return indices[runtime.rank * part : (runtime.rank + 1) * part]
-
-
 def sample_crops(
     count: int, height: int, width: int, area_min: float, generator: torch.Generator
 ) -> torch.Tensor:
@@ -189,7 +178,7 @@ class MemoryImages:
             boxes = None
             if step.crop_area_min < 1:
                 boxes = sample_crops(len(indices), size, size, step.crop_area_min, generator)
-            mine = share(torch.arange(len(indices)), self.runtime)
+            mine = self.runtime.share(torch.arange(len(indices)))
             chosen = indices[mine].to(self.pixels.device)
             pixels = self.pixels[chosen]
             if boxes is not None:
@@ -236,7 +225,7 @@ class StreamedImages:
             for index in range(first, last):
                 indices = batch_indices(len(self), step.batch_size, seed, index)
                 epoch = index // per_epoch
-                mine = share(indices, self.runtime).tolist()
+                mine = self.runtime.share(indices).tolist()
                 yield [(i, seed_for(seed, "picture", epoch, i)) for i in mine]
 
         return self._load(_TrainingReader(self, step), batches(), step)

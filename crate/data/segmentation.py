@@ -16,7 +16,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from crate.config import Segmentation
-from crate.data.images import batch_indices, share
+from crate.data.images import batch_indices
 from crate.data.registry import ImageSet
 from crate.data.scenes import IGNORED
 from crate.errors import RunError
@@ -167,7 +167,7 @@ class LabelledScenes:
             for index in range(first, last):
                 indices = batch_indices(len(self), step.batch_size, seed, index)
                 epoch = index // per_epoch
-                mine = share(indices, self.runtime).tolist()
+                mine = self.runtime.share(indices).tolist()
                 yield [(i, seed_for(seed, "scene", epoch, i)) for i in mine]
 
         reader = _TrainingReader(self, step)

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from crate.data.registry import get_dataset
-from crate.models.complexity import macs, parameter_count
+from crate.cost import complexity_of
 from crate.plan import Resolved
 from crate.records import RunFolder
 
@@ -17,18 +16,19 @@ def run(
     parent: Path | None,
     data_root: Path,
 ) -> tuple[dict, dict]:
-    """Count one model with a head for the step's data set.
+    """Count one model with a head, or a vocabulary, for the step's data set.
 
     Returns:
-        metrics (parameters of the whole model; FLOPs of one image's forward pass, two for a
+        metrics (parameters of the whole model, of a language model without its positions if the
+        recipe says so; FLOPs of the forward pass of one image or window of tokens, two for a
         multiply-accumulate) and no details.
     """
-    step, spec = resolved.step, resolved.spec
-    shape = {"image_size": step.image_size, "num_classes": get_dataset(step.dataset).classes}
+    spec = resolved.spec
+    parameters, products = complexity_of(resolved)
     return {
         "depth": spec.depth,
         "width": spec.dim,
         "heads": spec.heads,
-        "parameters": parameter_count(spec, **shape),
-        "flops": 2 * macs(spec, **shape),
+        "parameters": parameters,
+        "flops": 2 * products,
     }, {}

@@ -106,7 +106,7 @@ def run(
             seed=seed,
             name=str(resolved.run),
             watch=lambda: {"top1": accuracy()["top1"]},
-            images=len(source),
+            size=len(source),
         )
     if runtime.main:
         save_weights(model, folder)

@@ -120,7 +120,7 @@ def run(
             seed=seed,
             name=str(resolved.run),
             watch=lambda: {"miou": measure()["miou"]},
-            images=len(source),
+            size=len(source),
         )
     metrics = measure()
     if runtime.main:

@@ -1,0 +1,87 @@
+"""What a run costs: parameters and operations are counted, device-hours and disk estimated.
+
+This module imports no torch.
+"""
+
+import dataclasses
+import math
+
+from crate.config import Training
+from crate.data.registry import TextSet, get_dataset
+from crate.data.tokenizer import get_tokenizer
+from crate.models import complexity
+from crate.plan import Resolved
+
+# Peak dense bfloat16 TFLOP/s of one device, from the makers' data sheets (A6000: NVIDIA RTX A6000,
+# the device of CRATE-alpha's Table 8).
+DEVICES = {"a100": 312.0, "h100": 989.0, "h200": 989.0, "a6000": 154.8, "v100": 125.0}
+UTILISATION = 0.35  # assumed share of the peak that training reaches; an estimate, so say so
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What one run takes: counts are exact, device-hours and disk are estimates."""
+
+    parameters: int
+    examples: int  # images, or windows of a text, seen in training, repetitions counted
+    train_flops: float  # forward and backward (three times the forward pass)
+    eval_flops: float
+    disk_bytes: int  # final weights, plus one checkpoint while it trains
+
+    def device_hours(self, device: str) -> float:
+        flops = self.train_flops + self.eval_flops
+        return flops / (DEVICES[device] * 1e12 * UTILISATION) / 3600
+
+
+def cost(resolved: Resolved) -> Cost:
+    """Cost of one run: its network, without a decoder. A multiply-accumulate is two FLOPs.
+
+    Texts whose number of tokens was not published are not counted.
+    """
+    step, dataset = resolved.step, get_dataset(resolved.step.dataset)
+    if getattr(step, "answer", "model") != "model":
+        return Cost(0, 0, train_flops=0.0, eval_flops=0.0, disk_bytes=0)  # no network
+    parameters, products = complexity_of(resolved)
+    forward = 2 * products
+    sizes, size = dataset.splits, dataset.training_size
+    if isinstance(dataset, TextSet):  # an example is a window
+        sizes = {name: tokens // step.block_size for name, tokens in dataset.tokens.items()}
+        size = sizes.get("train", 0)
+    evaluated = sizes.get(step.evaluate, 0) if step.READS_DATA else 0
+    if not isinstance(step, Training) or not step.READS_DATA:
+        return Cost(
+            parameters, 0, train_flops=0.0, eval_flops=float(forward * evaluated), disk_bytes=0
+        )
+    per_epoch = size // step.batch_size
+    steps = step.total_updates(per_epoch)
+    looks = max(1, math.ceil(steps / (step.evaluate_every(per_epoch) or math.inf)))
+    examples = steps * step.batch_size
+    moments = {"adamw": 2, "lion": 1}[step.optimizer]
+    return Cost(
+        parameters=parameters,
+        examples=examples,
+        train_flops=3.0 * forward * examples,
+        eval_flops=float(forward * evaluated * looks),
+        disk_bytes=4 * parameters * (1 + (1 + moments if examples else 0)),
+    )
+
+
+def complexity_of(resolved: Resolved) -> tuple[int, int]:
+    """Parameters of a run's network, and multiply-accumulates of one example's forward pass.
+
+    An example is an image, or a window of `block_size` tokens.
+    """
+    step, spec, dataset = resolved.step, resolved.spec, get_dataset(resolved.step.dataset)
+    if isinstance(dataset, TextSet):
+        vocabulary, size = get_tokenizer(dataset.tokenizer).vocab_size, step.block_size
+        return (
+            complexity.language_parameter_count(
+                spec,
+                vocab_size=vocabulary,
+                block_size=size,
+                positions=getattr(step, "positions", True),
+            ),
+            complexity.language_macs(spec, vocab_size=vocabulary, tokens=size),
+        )
+    shape = {"image_size": step.image_size, "num_classes": dataset.classes}
+    return complexity.parameter_count(spec, **shape), complexity.macs(spec, **shape)
