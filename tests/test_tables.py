@@ -19,6 +19,7 @@ from crate.collect import (
     look_up,
     losses_csv,
     metrics_csv,
+    read_losses,
     read_metrics,
     thinned,
     write_joined_metrics,
@@ -649,12 +650,12 @@ def test_losses_are_thinned_by_means(plan, setup, finish):
     folder = finish(run, top1=50.0)
     found = look_up(run, "top1", plan, setup("mini"))
     assert thinned(found) == []
-    lines = (f'{{"step": {20 * k}, "loss": {k}}}\n' for k in range(1, 401))
+    lines = (f'{{"seen": {640 * k}, "loss": {k}}}\n' for k in range(1, 401))
     (folder / "train.jsonl").write_text("".join(lines))
     points = thinned(found)
     assert len(points) == 200
-    assert points[0] == (2 * 20 * 32, 1.5)  # two lines, batches of 32
-    assert points[-1] == (400 * 20 * 32, 399.5)
+    assert points[0] == (2 * 640, 1.5)  # two lines
+    assert points[-1] == (400 * 640, 399.5)
 
 
 def test_the_scaling_figure_is_drawn_from_what_was_collected(plan, setup, finish):
@@ -663,7 +664,7 @@ def test_the_scaling_figure_is_drawn_from_what_was_collected(plan, setup, finish
     for place, (_, _, run, _) in enumerate(plan.cells(table, "mini", [0, 1])):
         for step in (*run.ancestors, run):
             where = finish(step, top1=60.0 + place, flops=1e6 * (1 + place))
-            lines = (f'{{"step": {20 * k}, "loss": {2 / k}}}\n' for k in range(1, 9))
+            lines = (f'{{"seen": {640 * k}, "loss": {2 / k}}}\n' for k in range(1, 9))
             (where / "train.jsonl").write_text("".join(lines))
     collect("scaling", plan, settings)
     first = {path.name: path.read_bytes() for path in write_figure("scaling", plan, settings)}
@@ -675,6 +676,36 @@ def test_the_scaling_figure_is_drawn_from_what_was_collected(plan, setup, finish
         assert f"<!-- {words} -->" in text
     losses = losses_csv(settings.results, "mini", "scaling")
     assert len(losses.read_text().splitlines()) == 1 + 6 * 2 * 8  # rows × seeds × lines
+
+
+def test_curves_are_what_was_measured_while_training(plan, setup, finish):
+    """Looks at the evaluated text and the end of training; what trains nothing stands at 0."""
+    settings = setup("mini", "0,1")
+    table = plan.experiments.table("language")
+    for _, _, run, _ in plan.cells(table, "mini", [0, 1]):
+        where = finish(
+            run, cross_entropy=2.0, bits_per_byte=2.9, parameters=1e6, tokens_per_second=9.0,
+            peak_memory=1e6,
+        )  # fmt: skip
+        if run.chain[0] in ("openwebtext", "openwebtext_gpt2"):
+            lines = (
+                '{"seen": 10240, "loss": 3.0}',
+                '{"seen": 20480, "loss": 2.5, "cross_entropy": 2.25}',
+                '{"seen": 30720, "loss": 2.1}',
+            )
+            (where / "train.jsonl").write_text("\n".join(lines))
+    collect("language", plan, settings)
+    losses = read_losses("language", settings)
+    curve = losses[(losses["row"] == "CRATE-base") & (losses["seed"] == 1)]
+    assert list(zip(curve["seen"], curve["loss"], strict=True)) == [(20480, 2.25), (30720, 2.0)]
+    flat = losses[(losses["row"] == "bigram") & (losses["seed"] == 0)]
+    assert list(zip(flat["seen"], flat["loss"], strict=True)) == [(0, 2.0)]
+    first = {path.name: path.read_bytes() for path in write_figure("language", plan, settings)}
+    again = {path.name: path.read_bytes() for path in write_figure("language", plan, settings)}
+    assert first == again
+    text = first["language.svg"].decode()
+    for words in ("training tokens", "CRATE-alpha-small", "bigram", "CRATE-alpha-base, untrained"):
+        assert f"<!-- {words} -->" in text
 
 
 def test_pictures_travel_from_runs_to_the_figure(plan, setup, finish):
