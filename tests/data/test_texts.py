@@ -1,0 +1,544 @@
+"""Token files are nanoGPT's, splits share nothing, and what cannot be read is told in one line."""
+
+import dataclasses
+import itertools
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from crate.data import prepare as preparing
+from crate.data import registry, texts
+from crate.data.check import check
+from crate.data.prepare import articles, prepare
+from crate.data.registry import DATASETS, TextSet
+from crate.data.texts import (
+    adopt_tokens,
+    header_path,
+    open_tokens,
+    read_header,
+    read_texts,
+    speech_splits,
+    write_tokens,
+)
+from crate.data.tokenizer import get_tokenizer
+from crate.errors import RunError, UsageError
+
+BYTES = get_tokenizer("bytes")
+EMBEDDED = [d for d in DATASETS.values() if isinstance(d, TextSet) and d.embedded]
+DOCUMENTS = [f"Document {i}: naïve 日本語\r\n" * (i % 4) for i in range(40)]  # 10 are empty
+
+# Of bytes, with a test part of its own and a validation part held out of train.
+TOY = TextSet(
+    name="toy",
+    title="Toy",
+    splits={"train": 5, "validation": 2, "test": 1},
+    form="tokens",
+    source="this test",
+    tokenizer="bytes",
+    folders={"train": "train", "test": "val"},
+    holdout=2,
+)
+
+
+def decoded(tokens: texts.Tokens) -> list[str]:
+    """The documents again."""
+    text = tokens.tokenizer.decode(tokens.ids).split("<|endoftext|>")
+    assert text.pop() == ""
+    assert len(text) == tokens.documents
+    return text
+
+
+@pytest.fixture
+def toy(tmp_path):
+    """The data root with the toy's token files."""
+    folder = tmp_path / "toy"
+    write_tokens(folder / "train.bin", ["one", "two", "3", "fo ur", "5"], BYTES, source="a test")
+    write_tokens(folder / "val.bin", ["6"], BYTES, source="a test")
+    return tmp_path
+
+
+# --- token files -----------------------------------------------------------
+
+
+def test_token_files_are_nanogpts(tmp_path):
+    """Against its prepare.py, literally: encode_ordinary, the end of text, uint16 in a row."""
+    import tiktoken
+
+    gpt2 = get_tokenizer("gpt2")
+    pieces = {gpt2.decode_bytes([i]): i for i in range(50_256)}
+    pattern = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
+    reference = tiktoken.Encoding(
+        "gpt2",
+        pat_str=pattern,
+        mergeable_ranks=pieces,
+        special_tokens={"<|endoftext|>": 50_256},
+    )
+    kept = [document for document in DOCUMENTS if document]
+    ids = [[*reference.encode_ordinary(text), reference.eot_token] for text in kept]
+    np.concatenate(ids).astype(np.uint16).tofile(tmp_path / "theirs.bin")
+    header = write_tokens(tmp_path / "ours.bin", iter(DOCUMENTS), gpt2, source="a test")
+    assert (tmp_path / "ours.bin").read_bytes() == (tmp_path / "theirs.bin").read_bytes()
+    assert (header["documents"], header["empty"]) == (30, 10)
+    assert header["tokens"] == sum(map(len, ids))
+    assert header["bytes"] == sum(len(text.encode()) for text in kept)
+    assert header == read_header(tmp_path / "ours.bin", gpt2)
+
+    adopted = adopt_tokens(tmp_path / "theirs.bin", gpt2, source="nanoGPT")
+    assert adopted == header | {"empty": 0, "source": "nanoGPT"}
+
+
+def test_documents_are_written_as_they_come(monkeypatch):
+    first = next(texts._batches(itertools.repeat("x" * 999)))
+    assert 100 < len(first) < 2_000
+    assert len(next(texts._batches(itertools.repeat("")))) < 20_000
+
+
+def test_a_failure_leaves_what_was_there(toy):
+    path = toy / "toy" / "train.bin"
+    before = path.read_bytes(), header_path(path).read_bytes()
+
+    def broken():
+        yield from ["x" * 1_000] * 3_000
+        raise RunError("the network is gone")
+
+    with pytest.raises(RunError, match="the network is gone"):
+        write_tokens(path, broken(), BYTES, source="a test")
+    assert (path.read_bytes(), header_path(path).read_bytes()) == before
+    assert len(list(path.parent.iterdir())) == 4
+    for documents in ([], ["", ""]):
+        with pytest.raises(RunError, match=r"^a test: there is no text in it$"):
+            write_tokens(path, documents, BYTES, source="a test")
+    with pytest.raises(RunError, match=r"^a test: character 1 of the text is half a surrogate"):
+        write_tokens(path, ["a\ud800"], BYTES, source="a test")
+    assert (path.read_bytes(), header_path(path).read_bytes()) == before
+
+
+def test_what_is_held_out(toy, monkeypatch):
+    def found(split: str, **options) -> list[str]:
+        return decoded(open_tokens(TOY, split, toy, **options))
+
+    for chunk in (1, 3, 1 << 22):  # ids that are searched for ends of text at once
+        monkeypatch.setattr(texts, "_CHUNK", chunk)
+        assert found("train") == ["one", "two", "3", "fo ur", "5"]
+        assert found("train", spare="validation") == ["one", "two", "3"]
+        assert found("validation") == ["fo ur", "5"]
+        assert found("test") == found("test", spare="validation") == ["6"]
+    assert TOY.training_size == 5
+
+    # without a test part of its own, the last documents are the test's, for good
+    no_test = dataclasses.replace(TOY, folders={"train": "train"})
+    own = {name: decoded(open_tokens(no_test, name, toy)) for name in TOY.splits}
+    assert own == {"train": ["one", "two", "3"], "validation": ["two", "3"], "test": ["fo ur", "5"]}
+    assert decoded(open_tokens(no_test, "train", toy, spare="validation")) == ["one"]
+
+
+def test_what_cannot_be_held_out(toy):
+    write_tokens(toy / "toy" / "train.bin", ["all in one"], BYTES, source="a test")
+    assert decoded(open_tokens(TOY, "train", toy)) == ["all in one"]
+    for split, spare in (("validation", "test"), ("train", "validation")):
+        with pytest.raises(RunError, match=r"train\.bin: 1 document, of which the last 2 are held"):
+            open_tokens(TOY, split, toy, spare=spare)
+    header = read_header(toy / "toy" / "train.bin", BYTES)
+    header_path(toy / "toy" / "train.bin").write_text(json.dumps(header | {"documents": 9}))
+    with pytest.raises(RunError, match=r"train\.bin: has fewer documents than its header says$"):
+        open_tokens(TOY, "validation", toy)
+    with pytest.raises(UsageError, match="Toy: unknown split 'tset'; did you mean 'test'"):
+        open_tokens(TOY, "tset", toy)
+
+
+def cut(path, header):
+    path.write_bytes(path.read_bytes()[:-2])
+
+
+def lengthened(path, header):
+    path.write_bytes(path.read_bytes() * 2)
+
+
+def odd(path, header):
+    path.write_bytes(path.read_bytes() + b"x")
+
+
+def emptied(path, header):
+    path.write_bytes(b"")
+    header["tokens"] = 0
+
+
+def no_file(path, header):
+    path.unlink()
+
+
+def other_tokenizer(path, header):
+    header["tokenizer"] = "gpt2"
+
+
+def other_merges(path, header):
+    header["tokenizer_sha256"] = "0" * 64
+
+
+def other_format(path, header):
+    header["format"] = "crate-tokens-9"
+
+
+def wrong_ids(path, header):
+    ids = np.fromfile(path, np.uint16)
+    ids[2] = 257
+    ids.tofile(path)
+
+
+def no_end(path, header):
+    np.fromfile(path, np.uint16)[:-1].tofile(path)
+    header["tokens"] -= 1
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (cut, "train.bin: is cut short: 34 bytes, its header says 36"),
+        (lengthened, "train.bin: is too long: 72 bytes, its header says 36"),
+        (odd, "train.bin: has 37 bytes, no whole number of ids of 2 bytes"),
+        (emptied, "train.bin: is empty"),
+        (no_file, "train.bin: there is no such file"),
+        (other_tokenizer, "train.bin: has ids of the tokenizer 'gpt2', not of 'bytes'"),
+        (other_merges, "train.bin: has ids of the tokenizer 'bytes' of other merges, not of"),
+        (other_format, "train.json: is not a header of the format crate-tokens-1"),
+        (wrong_ids, "train.bin: id 257 of token 2 is not one of the 257 of the tokenizer 'bytes'"),
+        (no_end, "train.bin: does not end with an end of text; it is damaged"),
+    ],
+)
+def test_damaged_token_files(toy, damage, told):
+    path = toy / "toy" / "train.bin"
+    header = json.loads(header_path(path).read_text())
+    damage(path, header)
+    header_path(path).write_text(json.dumps(header))
+    with pytest.raises(RunError) as caught:
+        open_tokens(TOY, "train", toy)
+    line = str(caught.value)
+    assert line.startswith(f"{toy}/toy/{told}")
+    assert line.endswith(f"; run 'crate data prepare toy --data-root {toy}'")
+    assert "\n" not in line
+    wrong = check(TOY, toy)[1]
+    assert wrong == [line.rpartition("; ")[0]]
+
+
+def test_a_header_that_is_missing(toy):
+    header_path(toy / "toy" / "val.bin").unlink()
+    with pytest.raises(
+        RunError, match=r"val\.bin: its header val\.json is missing or damaged; run"
+    ):
+        open_tokens(TOY, "test", toy)
+    with pytest.raises(RunError, match=rf"^Toy is not at {toy}/toy/val\.json: run 'crate data pre"):
+        registry.require(TOY, toy)
+    with pytest.raises(RunError, match=rf"^Toy is not at {toy}/x/toy/train\.bin: run 'crate data"):
+        check(TOY, toy / "x")
+
+
+def test_check_counts_and_compares_everything(toy):
+    there, wrong = check(TOY, toy)
+    assert wrong == []
+    assert there == [
+        f"{toy}/toy/train.bin: 5 documents, 18 tokens (13 bytes of text)",
+        f"{toy}/toy/val.bin: 1 document, 2 tokens (1 bytes of text)",
+    ]
+    path = toy / "toy" / "train.bin"
+    ids = np.fromfile(path, np.uint16)
+    ids[0] += 1  # a word like any other
+    ids.tofile(path)
+    more = dataclasses.replace(TOY, splits=TOY.splits | {"train": 6}, tokens={"test": 9})
+    assert check(more, toy)[1] == [
+        f"{path}: is not the file that its header describes (its sha256 is another)",
+        f"{path}: 5 documents, Toy has 6 (it is made again once it is deleted)",
+        f"{toy}/toy/val.bin: 2 tokens, Toy has 9 (it is made again once it is deleted)",
+    ]
+
+
+# --- embedded texts -----------------------------------------------------------
+
+
+def test_speeches_are_all_there_and_cut_by_speech():
+    names, speeches = read_texts("speeches")
+    assert (len(names), len(set(speeches)), sum(len(s.encode()) for s in speeches)) == (
+        233, 233, 10_761_413,
+    )  # fmt: skip
+    assert (names[0], names[-1]) == ("1790_george_washington_n", "2021_joseph_r_biden_d")
+    assert speeches[names.index("1962_john_f_kennedy_d")].startswith("Mr. Vice President")
+    places = speech_splits(len(names))
+    assert {split: len(part) for split, part in places.items()} == DATASETS["speeches"].splits
+    assert sorted(np.concatenate([*places.values()])) == list(range(233))
+    # written down: other parts would change every result
+    assert places["test"].tolist() == [0, 79, 98, 99, 184, 219]
+
+
+def test_books_are_plain_text_of_their_size():
+    for asset, count, size, start in (
+        ("moby-dick", 33, 299_567, "CHAPTER 7. The Chapel.\n\nIn this same New Bedford there"),
+        ("king-james-bible", 11, 298_352, "The Song of Solomon\n\nThe song of songs, which is"),
+        ("shakespeare", 2, 224_996, "Love's Labours Lost\n\nACT I\n\nSCENE I. The king of"),
+    ):
+        names, documents = read_texts(asset)
+        assert len(names) == len(documents) == count
+        assert sum(len(document.encode()) for document in documents) == size <= 300_000
+        assert documents[0].startswith(start)
+        assert asset == "moby-dick" or not any(set(text) & set("*_#\\0123456789")
+                                               for text in documents)  # fmt: skip
+
+
+@pytest.mark.parametrize("dataset", EMBEDDED, ids=lambda dataset: dataset.name)
+def test_embedded_sets_have_the_documents_the_registry_says(dataset, tmp_path):
+    if not dataset.name.endswith("_tiny") and "train" in dataset.splits:
+        splits = ("validation", "test")  # its training part takes seconds
+    else:
+        splits = tuple(dataset.splits)
+    for split in splits:
+        tokens = open_tokens(dataset, split, "/nowhere")
+        documents = texts.embedded_documents(dataset, split)
+        assert decoded(tokens) == documents
+        assert len(documents) == dataset.splits[split]
+        # the same from a file
+        path = tmp_path / f"{split}.bin"
+        write_tokens(path, documents, tokens.tokenizer, source="a test")
+        assert np.array_equal(np.fromfile(path, np.uint16), tokens.ids)
+    assert registry.data_identity(dataset)["tokenizer"] == "bytes"
+    with pytest.raises(UsageError, match="unknown split 'all'"):
+        open_tokens(dataset, "all", "/nowhere")
+
+
+def test_tiny_sets_are_cut_out_of_the_whole_ones():
+    whole, tiny = DATASETS["speeches"], DATASETS["speeches_tiny"]
+    sizes = {}
+    for split in whole.splits:
+        documents = texts.embedded_documents(tiny, split)
+        assert set(documents) <= set(texts.embedded_documents(whole, split))
+        sizes[split] = sum(map(len, documents))
+    assert 80_000 < sizes["train"] < 130_000
+    assert 15_000 < sizes["test"] < sizes["validation"] < 35_000
+    (play,) = texts.embedded_documents(DATASETS["shakespeare_tiny"], "test")
+    assert len(play) == 20_000
+    there, wrong = check(tiny, "/nowhere")
+    assert wrong == []
+    assert there[0].startswith("speeches_tiny, train: embedded, 10 documents, 108,104 tokens (")
+    assert prepare(tiny, "/nowhere") == ["speeches_tiny: embedded, nothing to prepare"]
+
+
+def test_planning_and_reading_need_no_torch():
+    code = (
+        "import sys; from crate.data.registry import DATASETS; from crate.data import texts, check,"
+        "prepare; texts.open_tokens(DATASETS['moby_dick_tiny'], 'test', '');"
+        "print([m for m in ('torch', 'datasets', 'transformers', 'pyarrow') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+# --- preparing -----------------------------------------------------------
+
+
+def write_source(folder, name: str, rows: list, column: str = "text"):
+    """A file of rows in one of the forms that `crate data prepare` reads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / name
+    if path.suffix == ".parquet":
+        import pyarrow
+        import pyarrow.parquet
+
+        pyarrow.parquet.write_table(pyarrow.table({column: rows}), path)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps({column: row}) + "\n" for row in rows))
+    else:
+        path.write_bytes("\n".join(rows).encode())
+    return path
+
+
+def test_openwebtext_is_split_as_nanogpt_splits_it(tmp_path, capsys):
+    """Against `datasets` itself, as nanoGPT's prepare.py calls it: rows, order and ids."""
+    import datasets
+
+    rows = [f"row {i} " + "x" * (i % 11) for i in range(4_100)]
+    home = tmp_path / "openwebtext"
+    write_source(home / "source", "a.parquet", rows[:2_000])
+    write_source(home / "source", "b.parquet", rows[2_000:])
+    lines = prepare(DATASETS["openwebtext"], tmp_path)
+    assert lines[1] == f"{home}/train.bin: 4,097 documents, OpenWebText has 8,009,762 " + AGAIN
+    assert sorted(path.name for path in home.iterdir()) == [
+        "source", "train.bin", "train.json", "val.bin", "val.json",
+    ]  # fmt: skip
+
+    parts = datasets.Dataset.from_dict({"text": rows}).train_test_split(
+        test_size=0.0005, seed=2357, shuffle=True
+    )
+    for split, name in (("train", "train"), ("test", "test")):
+        tokens = open_tokens(DATASETS["openwebtext"], split, tmp_path)
+        assert decoded(tokens) == parts[name]["text"]
+        assert tokens.tokenizer.name == "gpt2"
+    assert open_tokens(DATASETS["openwebtext"], "test", tmp_path).documents == 3
+
+    # done once; a file that is cut short is made again, and one without a header adopted
+    before = (home / "val.bin").read_bytes()
+    (home / "source" / "a.parquet").unlink()
+    (home / "source" / "b.parquet").unlink()
+    header = json.loads((home / "val.json").read_text())
+    (home / "val.json").unlink()
+    capsys.readouterr()
+    assert prepare(DATASETS["openwebtext"], tmp_path) == lines
+    assert "val.bin: has no header; reading all of it" in capsys.readouterr().err
+    found = json.loads((home / "val.json").read_text())
+    assert found == header | {"source": "val.bin, found without a header"}
+    (home / "val.bin").write_bytes(before[:-2])
+    for name in ("a", "b"):
+        part = rows[:2_000] if name == "a" else rows[2_000:]
+        write_source(home / "source", f"{name}.jsonl", part)
+    assert prepare(DATASETS["openwebtext"], tmp_path) == lines
+    assert (home / "val.bin").read_bytes() == before
+    assert "val.bin: is cut short" in capsys.readouterr().err
+
+
+AGAIN = "(it is made again once it is deleted)"
+
+
+def test_a_found_file_that_is_none_of_ours_stays(tmp_path):
+    home = tmp_path / "openwebtext"
+    home.mkdir()
+    for content, told in (
+        (
+            np.array([5, 60_000, 50_256]),
+            "id 60000 of token 1 is not one of the 50,257 of the token",
+        ),
+        (np.array([5, 6]), "does not end with an end of text, so it is not whole"),
+        (np.array([], int), "is empty"),
+    ):
+        content.astype(np.uint16).tofile(home / "train.bin")
+        with pytest.raises(RunError) as caught:
+            prepare(DATASETS["openwebtext"], tmp_path)
+        assert str(caught.value).startswith(f"{home}/train.bin: {told}")
+        assert str(caught.value).endswith("; move it away and run this again")
+        assert [path.name for path in home.iterdir()] == ["train.bin"]
+
+
+def test_a_corpus_that_cannot_be_split(tmp_path):
+    write_source(tmp_path / "openwebtext" / "source", "a.txt", ["all of\nit in one file"])
+    told = r"^source/a\.txt: 1 document cannot be split into train and test$"
+    with pytest.raises(RunError, match=told):
+        prepare(DATASETS["openwebtext"], tmp_path)
+    write_source(tmp_path / "openwebtext" / "source", "b.txt", ["another\nfile"])
+    prepare(DATASETS["openwebtext"], tmp_path)
+    split = [decoded(open_tokens(DATASETS["openwebtext"], s, tmp_path)) for s in ("train", "test")]
+    assert sorted([*split[0], *split[1]]) == ["all of\nit in one file", "another\nfile"]
+
+
+WIKI = [
+    "", " = First = \n", "", " Text of it . \n", "", " = = Section = = \n", "", " More \n",
+    " = not a heading = \n", " = = = Deeper = = = \n", "", "", " = Second ( 1 = 1 ) = \n", "",
+    " a = b \n",
+]  # fmt: skip
+
+
+def test_wikitext_articles():
+    first, second = articles(WIKI)
+    assert first.startswith(" = First = \n\n Text of it . \n\n = = Section = = \n")
+    assert " = not a heading = " in first
+    assert second == " = Second ( 1 = 1 ) = \n\n a = b "
+    assert list(articles(["no heading", "at all"])) == ["no heading\nat all"]
+    assert list(articles([])) == list(articles(["", " \n"])) == []
+
+
+@pytest.mark.parametrize("form", ["parquet", "jsonl", "txt"])
+def test_the_other_sets_from_every_form(tmp_path, form):
+    def prepared(name: str, rows: list[str], column: str = "text") -> list[str]:
+        write_source(tmp_path / name / "source", f"x.{form}", rows, column)
+        prepare(DATASETS[name], tmp_path)
+        return decoded(open_tokens(DATASETS[name], "test", tmp_path))
+
+    assert prepared("lambada", ["a passage", "än öther"]) == ["a passage", "än öther"]
+    assert prepared("ptb", ["a <unk> b", "c N"], "sentence") == ["a <unk> b\nc N"]
+    rows = [line.rstrip("\n") for line in WIKI] if form == "txt" else WIKI
+    assert prepared("wikitext", rows) == list(articles(WIKI))
+    assert check(DATASETS["lambada"], tmp_path)[1] == [
+        f"{tmp_path}/lambada/test.bin: 2 documents, LAMBADA has 5,153 {AGAIN}"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("x.txt", b"fine\nb\xffd\n", "/x.txt: byte 6 is not UTF-8 (line 2)"),
+        (
+            "x.jsonl",
+            b'{"text": "a"}\n{"text": "\xff"}\n',
+            "/x.jsonl: byte 24 is not UTF-8 (line 2)",
+        ),
+        ("x.jsonl", b'{"text": "a"}\n{"text" "b"}\n', "/x.jsonl: line 2 is no JSON (Expecting ':'"),
+        ("x.jsonl", b'{"txt": "a"}\n', ": has no column 'text' (string), only 'txt' (string)"),
+        ("x.jsonl", b'{"text": 3}\n', ": has no column 'text' (string), only 'text' (int64)"),
+        ("x.txt", b"", "/x.txt: is empty: there is no text in it"),
+        ("x.parquet", b"PAR1", "/x.parquet: is no parquet file ("),
+    ],
+)
+def test_sources_that_cannot_be_read(tmp_path, name, content, told):
+    folder = tmp_path / "lambada" / "source"
+    folder.mkdir(parents=True)
+    (folder / name).write_bytes(content)
+    with pytest.raises(RunError) as caught:
+        prepare(DATASETS["lambada"], tmp_path)
+    assert str(caught.value).startswith(f"{folder}{told}")
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in folder.parent.iterdir()] == ["source"]
+
+
+def test_other_sources_that_cannot_be_read(tmp_path):
+    folder = tmp_path / "lambada" / "source"
+    write_source(folder, "x.parquet", ["a"], "passage")
+    with pytest.raises(
+        RunError, match=r"has no column 'text' \(string\), only 'passage' \(string\)"
+    ):
+        prepare(DATASETS["lambada"], tmp_path)
+    write_source(folder, "x.jsonl", ["a"])
+    with pytest.raises(RunError, match=r"source: has files of several kinds \(json, parquet\)$"):
+        prepare(DATASETS["lambada"], tmp_path)
+
+
+def test_the_hub(tmp_path, monkeypatch):
+    """What is asked of it: the set as it is, then the parquet files that the hub makes of it."""
+    import datasets
+
+    asked = []
+
+    def script(*words, **options):
+        asked.append((words, options))
+        if words[0] != "parquet":
+            raise RuntimeError("Dataset scripts are no longer supported, but found x.py")
+        return datasets.Dataset.from_dict({"sentence": ["a b", "c"]})
+
+    monkeypatch.setattr(datasets, "load_dataset", script)
+    prepare(DATASETS["ptb"], tmp_path)
+    assert decoded(open_tokens(DATASETS["ptb"], "test", tmp_path)) == ["a b\nc"]
+    header = read_header(tmp_path / "ptb" / "test.bin", get_tokenizer("gpt2"))
+    assert header["source"] == "ptb-text-only/ptb_text_only"
+    url = "hf://datasets/ptb-text-only/ptb_text_only@refs/convert/parquet/penn_treebank/test/*.parquet"
+    assert asked == [
+        (("ptb-text-only/ptb_text_only", None), {"split": "test"}),
+        (("parquet",), {"data_files": url, "split": "train"}),
+    ]
+
+    def offline(*words, **options):
+        raise ConnectionError("Couldn't reach the hub\nand more") from OSError("no route to host")
+
+    monkeypatch.setattr(datasets, "load_dataset", offline)
+    with pytest.raises(RunError) as caught:
+        prepare(DATASETS["wikitext"], tmp_path)
+    assert str(caught.value) == (
+        "WikiText-103 cannot be had from the hub (no route to host); to go without a network, put "
+        f"its files (parquet, jsonl or txt) into {tmp_path}/wikitext/source and run this again"
+    )
+    with monkeypatch.context() as patched:
+        patched.setattr(datasets, "load_dataset", lambda *_, **__: rows)
+        rows = datasets.Dataset.from_dict({"page": ["a"]})
+        with pytest.raises(RunError, match=r"^Salesforce/wikitext: has no column 'text'"):
+            prepare(DATASETS["wikitext"], tmp_path)
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(
+        RunError, match=r"WikiText-103 needs the package datasets: pip install --ed"
+    ):
+        prepare(DATASETS["wikitext"], tmp_path)
+    assert set(preparing.HUB) == {d.name for d in DATASETS.values() if d.form == "tokens"}
