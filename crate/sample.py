@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from crate.config import EXPERIMENTS, Experiments, Language
+from crate.config import Experiments, Language
 from crate.data.registry import get_dataset
 from crate.data.tokenizer import TOKENIZERS, Tokenizer, get_tokenizer
 from crate.errors import RunError, UsageError
@@ -45,11 +45,17 @@ def sample(request: Request) -> None:
         raise UsageError("--model belongs to --weights: a run knows its model")
     opened = _of_run(request.run) if request.run is not None else _of_weights(request)
     spec, block_size, tokenizer, path, converted = opened
+    try:
+        request.prompt.encode()
+    except UnicodeEncodeError as error:  # how Python passes on what is not UTF-8
+        byte = ord(request.prompt[error.start]) & 0xFF
+        raise UsageError(f"--prompt: is not UTF-8 (byte 0x{byte:02X})") from None
     ids = tokenizer.encode(request.prompt).tolist() or [tokenizer.end_of_text]
 
     import torch
 
     from crate.models import ngram
+    from crate.models.carry import carry
     from crate.models.language import Cache, LanguageModel, generate
     from crate.train import read_weights
 
@@ -59,10 +65,9 @@ def sample(request: Request) -> None:
     block_size = block_size or len(weights["position_embedding.weight"])
     model = LanguageModel(spec, vocab_size=tokenizer.vocab_size, block_size=block_size).eval()
     try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        reason = str(error).split("\n")[1].strip() if "\n" in str(error) else str(error)
-        raise RunError(f"{path}: does not fit the model: {reason}") from None
+        carry(model, weights, [])
+    except RunError as error:
+        raise RunError(f"{path}: does not fit the model: {error}") from None
     model.to("cuda" if torch.cuda.is_available() else "cpu")
 
     cache, began, count = Cache(model), time.perf_counter(), 0
@@ -123,4 +128,4 @@ def _of_weights(request: Request) -> Opened:
         tokenizer = get_tokenizer(name)
         if tokenizer.vocab_size == rows:
             return spec, None, tokenizer, path, weights
-    raise RunError(f"{path}: no tokenizer of {EXPERIMENTS.name} has {rows:,} tokens")
+    raise RunError(f"{path}: has {rows:,} tokens, which none of {', '.join(TOKENIZERS)} has")
