@@ -8,18 +8,19 @@ import numpy as np
 import pytest
 import torch
 
+from crate import tune
 from crate.config import Experiments, Language
 from crate.data.texts import Tokens
 from crate.data.tokenizer import get_tokenizer
 from crate.errors import UsageError
 from crate.models import create_model
 from crate.plan import Plan, Run
-from crate.records import read_json
+from crate.records import RunFolder, read_json
 from crate.run import perform, prepare
 from crate.runtime import Runtime
 from crate.tasks import language as task
 from crate.tasks.language import evaluate, next_token_loss, scores, training_windows
-from crate.train import read_weights
+from crate.train import read_history, read_weights
 
 CPU = Runtime(torch.device("cpu"), torch.float32, "test")
 RANKS = [dataclasses.replace(CPU, rank=rank, world=2) for rank in (0, 1)]
@@ -127,8 +128,13 @@ def test_the_loss_is_the_mean_over_all_tokens():
 def small(folder):
     """A plan whose language runs take a second or two."""
     path = folder / "scales" / "smoke.yaml"
-    text = path.read_text().replace("updates: 60,", "updates: 8,")
-    assert text != path.read_text()
+    text = path.read_text()
+    for old, new in (
+        ("updates: 60,", "updates: 8,"),
+        ("evaluate_updates: 20", "evaluate_updates: 4"),
+    ):
+        assert old in text
+        text = text.replace(old, new)
     path.write_text(text)
     return Plan(Experiments(folder))
 
@@ -152,6 +158,11 @@ def test_a_chain_from_training_to_another_text(small, tmp_path):
         for run in (trained, Run("smoke", "crate_gpt_base", 0, ("openwebtext", "lambada")))
     )
     assert all((a[name] == b[name]).all() for name in a)  # nothing was trained
+    lines = read_history(RunFolder(trained.folder(tmp_path / "results")))
+    assert [(line["step"], line["seen"]) for line in lines] == [(4, 4 * 8 * 32), (8, 8 * 8 * 32)]
+    assert ["cross_entropy" in line for line in lines] == [True, False]  # the last is the result
+    record = read_json(trained.folder(tmp_path / "results") / "run.json")
+    assert (record["training_documents"], record["updates"]) == (10, 8)
 
 
 def test_counts_go_on_to_another_text(small, tmp_path):
@@ -165,6 +176,14 @@ def test_counts_go_on_to_another_text(small, tmp_path):
     assert found["bigram", "lambada"] < found["unigram", "lambada"] < math.log(257)
 
 
+def test_speed_is_measured_and_leaves_nothing(small, tmp_path):
+    run = Run("smoke", "crate_gpt_base", 0, ("openwebtext_speed",))
+    assert bring(run, small, tmp_path)["tokens_per_second"] > 0
+    folder = RunFolder(run.folder(tmp_path / "results"))
+    assert read_json(folder.record)["updates"] >= 1
+    assert not folder.weights.exists()
+
+
 @pytest.mark.parametrize(
     ("model", "step", "told"),
     [
@@ -175,3 +194,16 @@ def test_counts_go_on_to_another_text(small, tmp_path):
 def test_images_and_text_do_not_mix(plan, model, step, told):
     with pytest.raises(UsageError, match=told):
         plan.resolve(Run("paper", model, 0, (step,)))
+
+
+def test_tuning_prefers_the_lower_cross_entropy(plan, tmp_path, monkeypatch, capsys):
+    def outcome(run, words, settings):
+        return {"cross_entropy": 1.5 if "lr=2e-3" in words else 2.25}
+
+    monkeypatch.setattr(tune, "_call", outcome)
+    settings = plan.experiments.settings({"scale": "smoke", "results": str(tmp_path / "results")})
+    tune.tune("language", "openwebtext", {"lr": ["1e-3", "2e-3"]}, plan, settings, jobs=1)
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[:2] == ["    1.5  mean of 3 runs  lr=2e-3", "   2.25  mean of 3 runs  lr=1e-3"]
+    outcomes = (tmp_path / "results" / "smoke" / "tuning.csv").read_text()
+    assert "validation cross_entropy,1.5," in outcomes
