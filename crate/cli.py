@@ -281,7 +281,7 @@ def _plan(options) -> None:
     runs = plan.runs(options.target, settings)
     at_scale = f" at scale {runs[0].scale}" if runs else ""
     for run in runs:
-        price = cost(plan.resolve(run))
+        price = cost(plan, run)
         hours += price.device_hours(options.device)
         disk += price.disk_bytes
         rows.append(

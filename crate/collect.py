@@ -112,7 +112,8 @@ def look_up(run: Run, metric: str, plan: Plan, settings: Settings) -> Found:
         metrics = read_json(folder / "metrics.json")["metrics"]
         status = "released" if plan.released(run) else "ok"
         published = dataset.splits.get(resolved.step.evaluate)
-        if not dataset.embedded and metrics.get(dataset.unit, published) != published:
+        exact = not (dataset.embedded or dataset.about)
+        if exact and metrics.get(dataset.unit, published) != published:
             status = "incomplete"
     elif published_folder := plan.frozen(run, settings):
         folder, status = published_folder, "frozen"
@@ -123,8 +124,9 @@ def look_up(run: Run, metric: str, plan: Plan, settings: Settings) -> Found:
         metrics = record["result"]["metrics"]
         if canonical_json(record.get("config")) != resolved.config_json:
             status = "earlier"
-    trained_on = record.get(f"training_{dataset.unit}")
-    if status in ("ok", "released") and trained_on is not None and odd_count(dataset, trained_on):
+    if status in ("ok", "released") and not all(
+        whole(step, plan, settings) for step in run.lineage
+    ):
         status = "incomplete"
     if status == "missing" and record.get("status") == "failed":
         status, note = "failed", record.get("error", "")
@@ -136,6 +138,14 @@ def look_up(run: Run, metric: str, plan: Plan, settings: Settings) -> Found:
     elif metric in metrics:
         note = record.get("remark", "")
     return Found(metrics.get(metric), status, note, folder, record)
+
+
+def whole(run: Run, plan: Plan, settings: Settings) -> bool:
+    """Whether a finished run was trained on all of its set, as far as its record tells."""
+    dataset = get_dataset(plan.resolve(run).step.dataset)
+    record = read_json(run.folder(settings.results) / "run.json") or {}
+    trained_on = record.get(f"training_{dataset.unit}")
+    return trained_on is None or not odd_count(dataset, trained_on)
 
 
 def losses_csv(results: str | Path, scale: str, table: str) -> Path:
@@ -157,11 +167,14 @@ EXAMPLES = 3  # pictures of a run that a figure shows
 
 
 def history(found: Found) -> list[dict]:
-    """The lines of a run's train.jsonl; none of a published record."""
+    """The lines of a run's train.jsonl, each with how many examples were "seen" until then."""
     path = found.folder / "train.jsonl"
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    batch = found.record["config"]["step"].get("batch_size")
+    # records that are older than this key are of images
+    return [line if "seen" in line else line | {"seen": line["step"] * batch} for line in lines]
 
 
 POINTS = 200

@@ -10,7 +10,7 @@ from crate.config import Training
 from crate.data.registry import TextSet, get_dataset
 from crate.data.tokenizer import get_tokenizer
 from crate.models import complexity
-from crate.plan import Resolved
+from crate.plan import Plan, Resolved, Run
 
 # Peak dense bfloat16 TFLOP/s of one device, from the makers' data sheets (A6000: NVIDIA RTX A6000,
 # the device of CRATE-alpha's Table 8).
@@ -33,13 +33,15 @@ class Cost:
         return flops / (DEVICES[device] * 1e12 * UTILISATION) / 3600
 
 
-def cost(resolved: Resolved) -> Cost:
+def cost(plan: Plan, run: Run, overrides: dict | None = None) -> Cost:
     """Cost of one run: its network, without a decoder. A multiply-accumulate is two FLOPs.
 
     Texts whose number of tokens was not published are not counted.
     """
+    resolved = plan.resolve(run, overrides)
     step, dataset = resolved.step, get_dataset(resolved.step.dataset)
-    if getattr(step, "answer", "model") != "model":
+    steps = [step, *(plan.resolve(before).step for before in run.ancestors)]
+    if any(getattr(each, "answer", "model") != "model" for each in steps):
         return Cost(0, 0, train_flops=0.0, eval_flops=0.0, disk_bytes=0)  # no network
     parameters, products = complexity_of(resolved)
     forward = 2 * products
@@ -53,9 +55,9 @@ def cost(resolved: Resolved) -> Cost:
             parameters, 0, train_flops=0.0, eval_flops=float(forward * evaluated), disk_bytes=0
         )
     per_epoch = size // step.batch_size
-    steps = step.total_updates(per_epoch)
-    looks = max(1, math.ceil(steps / (step.evaluate_every(per_epoch) or math.inf)))
-    examples = steps * step.batch_size
+    updates = step.total_updates(per_epoch)
+    looks = max(1, math.ceil(updates / (step.evaluate_every(per_epoch) or math.inf)))
+    examples = updates * step.batch_size
     moments = {"adamw": 2, "lion": 1}[step.optimizer]
     return Cost(
         parameters=parameters,

@@ -3,6 +3,7 @@
 Written as PDF, SVG and PNG, byte for byte the same for the same numbers.
 """
 
+import itertools
 import os
 import re
 from pathlib import Path
@@ -159,7 +160,7 @@ def _curves(name: str, plan: Plan, settings: Settings):
     column = content.columns[drawn.column]
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axes = figure.subplots()
-    colours = iter(COLOURS)
+    colours = itertools.cycle(COLOURS)
     for row in content.rows:
         points = losses[losses["row"] == row.label].groupby("seen")["loss"]
         middle = points.mean() * column.factor

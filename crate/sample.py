@@ -5,14 +5,15 @@ import dataclasses
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from crate.config import Experiments, Language
-from crate.data.registry import get_dataset
+from crate.config import Experiments
 from crate.data.tokenizer import TOKENIZERS, Tokenizer, get_tokenizer
 from crate.errors import RunError, UsageError
-from crate.models.registry import ModelSpec
-from crate.plan import Plan, parse_path
-from crate.records import RunFolder, read_json
+from crate.plan import Plan
+
+if TYPE_CHECKING:
+    from crate.models.language import LanguageModel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,39 +38,21 @@ def sample(request: Request) -> None:
     Raises:
         UsageError: model, prompt or numbers make no sense. RunError: weights cannot be used.
     """
-    if (request.run is None) == (request.weights is None):
-        raise UsageError("one of --run and --weights says which model speaks")
-    if request.weights is not None and request.model is None:
-        raise UsageError("--weights needs --model: a name of 'crate models'")
-    if request.run is not None and request.model is not None:
-        raise UsageError("--model belongs to --weights: a run knows its model")
-    opened = _of_run(request.run) if request.run is not None else _of_weights(request)
-    spec, block_size, tokenizer, path, converted = opened
+    if not 0 <= request.seed < 2**63:
+        raise UsageError(f"--seed: {request.seed} is not from 0 to 2^63 - 1")
     try:
         request.prompt.encode()
     except UnicodeEncodeError as error:  # how Python passes on what is not UTF-8
         byte = ord(request.prompt[error.start]) & 0xFF
         raise UsageError(f"--prompt: is not UTF-8 (byte 0x{byte:02X})") from None
+    model, tokenizer = _open(request)
     ids = tokenizer.encode(request.prompt).tolist() or [tokenizer.end_of_text]
 
     import torch
 
-    from crate.models import ngram
-    from crate.models.carry import carry
-    from crate.models.language import Cache, LanguageModel, generate
-    from crate.train import read_weights
+    from crate.models.language import Cache, generate
 
-    weights = converted or read_weights(path)
-    if ngram.from_state({name: t.numpy() for name, t in weights.items()}) is not None:
-        raise UsageError(f"{path}: holds counts of tokens, no network to sample from")
-    block_size = block_size or len(weights["position_embedding.weight"])
-    model = LanguageModel(spec, vocab_size=tokenizer.vocab_size, block_size=block_size).eval()
-    try:
-        carry(model, weights, [])
-    except RunError as error:
-        raise RunError(f"{path}: does not fit the model: {error}") from None
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
-
+    model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
     cache, began, count = Cache(model), time.perf_counter(), 0
     drawn = generate(
         model,
@@ -81,6 +64,7 @@ def sample(request: Request) -> None:
         stop=tokenizer.end_of_text,
         cache=cache,
     )
+    sys.stdout.reconfigure(errors="replace")  # a terminal may know fewer letters than the model
     print(request.prompt, end="", flush=True)
     decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a letter may be several tokens
     for token in drawn:
@@ -95,37 +79,40 @@ def sample(request: Request) -> None:
     )
 
 
-Opened = tuple[ModelSpec, int | None, Tokenizer, Path, dict | None]
-
-
-def _of_run(path: str) -> Opened:
-    """What a finished run's folder says: spec, block size, tokenizer, weights file."""
-    run, results = parse_path(path)
-    resolved = Plan(Experiments()).resolve(run)
-    if not isinstance(resolved.step, Language):
-        raise UsageError(f"{run}: is no language model")
-    folder = RunFolder(run.folder(results))
-    if read_json(folder.metrics) is None:
-        raise UsageError(f"{run}: is not finished; first run {folder.metrics}")
-    tokenizer = get_tokenizer(get_dataset(resolved.step.dataset).tokenizer)
-    return resolved.spec, resolved.step.block_size, tokenizer, folder.weights, None
-
-
-def _of_weights(request: Request) -> Opened:
-    """An official checkpoint or a weights file of ours, at the published size."""
+def _open(request: Request) -> "tuple[LanguageModel, Tokenizer]":
+    """The model with its weights, and the tokenizer it speaks by."""
     from crate.models import released
-    from crate.train import read_weights
+    from crate.models.carry import carry
+    from crate.models.export import read_finished
+    from crate.models.registry import build_language
 
-    spec, path = Plan(Experiments()).spec(request.model, None), request.weights
-    if not spec.causal:
-        raise UsageError(f"{request.model} is no language model")
-    if path.suffix == ".safetensors" and "token_embedding.weight" in (own := read_weights(path)):
-        weights = own
+    if (request.run is None) == (request.weights is None):
+        raise UsageError("one of --run and --weights says which model speaks")
+    if request.run is not None:
+        if request.model is not None:
+            raise UsageError("--model belongs to --weights: a run knows its model")
+        where, _, record, spec, state = read_finished(request.run)
     else:
-        weights = released.convert(released.read(path), spec, where=path)
-    rows = len(weights["token_embedding.weight"])
+        if request.model is None:
+            raise UsageError("--weights needs --model: a name of 'crate models'")
+        where, record = request.weights, None
+        spec, state = Plan(Experiments()).spec(request.model, None), released.read(where)
+        if spec.causal and "token_embedding.weight" not in state:
+            state = released.convert(state, spec, where=where)
+    if not spec.causal:
+        raise UsageError(f"{where}: is no language model")
+    if "ngram.tokens" in state:
+        raise UsageError(f"{where}: holds counts of tokens, no network to sample from")
+    sizes = released.sizes(state, spec)
+    model = build_language(spec, **sizes)
+    try:
+        carry(model, state, [])
+    except RunError as error:
+        raise RunError(f"{where}: does not fit the model: {error}") from None
+    if record:
+        return model, get_tokenizer(record["config"]["data"]["tokenizer"])
     for name in TOKENIZERS:
-        tokenizer = get_tokenizer(name)
-        if tokenizer.vocab_size == rows:
-            return spec, None, tokenizer, path, weights
-    raise RunError(f"{path}: has {rows:,} tokens, which none of {', '.join(TOKENIZERS)} has")
+        if get_tokenizer(name).vocab_size == sizes["vocab_size"]:
+            return model, get_tokenizer(name)
+    known = ", ".join(TOKENIZERS)
+    raise RunError(f"{where}: has {sizes['vocab_size']:,} tokens, as none of {known}")

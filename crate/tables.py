@@ -30,7 +30,7 @@ MARKS = {
     "unavailable": ("–", "released weights that cannot be evaluated here"),
     "incomplete": (
         "¶",
-        "made with another number of images than the set has: not judged",
+        "made with another number of images or documents than the set has: not judged",
     ),
     "frozen": ("‡", "not run here: the record in results/published"),
     "earlier": ("§", "the record in results/published, of an earlier recipe: not compared"),

@@ -120,6 +120,13 @@ def test_an_edit_of_what_decides_no_result_reruns_nothing(package, file):
     assert changed(package, file, "\nimport ", "\nimport cmath\nimport ") == set()
 
 
+@pytest.mark.parametrize("task", ["language", "language_speed"])
+def test_a_language_run_depends_on_its_model_and_no_picture(task):
+    modules = module.modules_of(f"crate.tasks.{task}")
+    assert {"crate.models.language", "crate.data.tokenizer", "crate.train"} <= set(modules)
+    assert not any("images" in name or "objects" in name for name in modules)
+
+
 def test_an_operator_that_does_not_exist_is_no_empty_source():
     with pytest.raises(KeyError):
         module.operator_source("ISTAA")

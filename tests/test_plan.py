@@ -265,27 +265,27 @@ def test_a_bad_model_of_ones_own_says_why(folder, entry, told):
 
 
 def test_the_cost_of_the_published_ablation(plan):
-    pretrain = cost(plan.resolve(Run("paper", ALPHA, 0, ("imagenet21k",))))
+    pretrain = cost(plan, Run("paper", ALPHA, 0, ("imagenet21k",)))
     # the released B32_in21k checkpoint: 351,823,740 bytes of float32 with 19,167 classes
     assert pretrain.parameters == 351_823_740 // 4 == 87_955_935
     # 91 epochs of 13,151,276 - 51,200 held-out images in whole batches of 4,096
     assert pretrain.examples == 91 * 3198 * 4096
     assert pretrain.disk_bytes == 4 * 87_955_935 * (1 + 3)  # weights; checkpoint with two moments
 
-    finetune = cost(plan.resolve(Run("paper", ALPHA, 0, ("imagenet21k", "imagenet1k"))))
+    finetune = cost(plan, Run("paper", ALPHA, 0, ("imagenet21k", "imagenet1k")))
     assert finetune.parameters == pytest.approx(73.986e6, abs=1e3)
     forward = 2 * 6.53e9  # the FLOPs of 6.53 GMACs
     assert finetune.eval_flops / 50_000 == pytest.approx(forward, rel=1e-3)
     assert finetune.train_flops == pytest.approx(3 * forward * finetune.examples, rel=1e-3)
 
     vanilla = Run("paper", "crate_base_patch32_plain", 0, ("imagenet21k", "imagenet1k"))
-    assert cost(plan.resolve(vanilla)).eval_flops / 50_000 == pytest.approx(2 * 1.93e9, rel=3e-3)
-    released = cost(plan.resolve(vanilla.parent)).parameters
+    assert cost(plan, vanilla).eval_flops / 50_000 == pytest.approx(2 * 1.93e9, rel=3e-3)
+    released = cost(plan, vanilla.parent).parameters
     assert 4 * released == 153_642_876  # vanilla_crate_B32_in21k
 
 
 def test_a_control_is_not_trained_and_a_faster_device_takes_less(plan):
-    control = cost(plan.resolve(Run("paper", ALPHA, 0, ("imagenet21k_untrained",))))
+    control = cost(plan, Run("paper", ALPHA, 0, ("imagenet21k_untrained",)))
     assert (control.examples, control.train_flops) == (0, 0)
     assert control.disk_bytes == 4 * control.parameters
     # by hand: FLOPs / (35 % of 312 TFLOP/s) / 3600 s
@@ -295,9 +295,25 @@ def test_a_control_is_not_trained_and_a_faster_device_takes_less(plan):
     )
 
 
+def test_the_cost_of_a_language_model_is_counted_in_windows(plan):
+    run = Run("paper", "gpt2_base", 0, ("openwebtext_gpt2",))
+    whole = cost(plan, run)
+    assert whole.parameters == 124_439_808  # GPT-2's, positions included
+    assert whole.examples == 600_000 * 512
+    # torch's counter at full size: 2.916e11 FLOPs for a window of 1,024 tokens
+    assert whole.train_flops == pytest.approx(3 * 2.916e11 * whole.examples, rel=1e-3)
+    looks = 600_000 // 5_000
+    assert whole.eval_flops == pytest.approx(2.916e11 * (4_434_897 // 1024) * looks, rel=1e-3)
+    for chain in (("openwebtext_bigram",), ("openwebtext_bigram", "lambada")):
+        counts = cost(plan, dataclasses.replace(run, chain=chain))
+        assert (counts.parameters, counts.disk_bytes) == (0, 0)  # no network
+    elsewhere = cost(plan, dataclasses.replace(run, chain=("openwebtext_gpt2", "lambada")))
+    assert (elsewhere.examples, elsewhere.eval_flops) == (0, 0)  # its tokens are not known
+
+
 def test_lion_keeps_one_moment(plan):
     run = Run("paper", ALPHA, 0, ("imagenet21k",))
-    lion = cost(plan.resolve(run, {"optimizer": "lion"}))
+    lion = cost(plan, run, {"optimizer": "lion"})
     assert lion.disk_bytes == 4 * lion.parameters * (1 + 2)
 
 

@@ -1,6 +1,7 @@
 """`crate sample`: what is printed is what the model says, and mistakes are one line."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from crate.data.tokenizer import get_tokenizer
 from crate.models import create_model
 from crate.models.language import generate
 from crate.plan import Run
-from crate.records import write_json
+from crate.records import file_sha256, write_json
 from crate.train import save_tensors
 
 PROMPT = "Größe: "  # letters of two bytes
@@ -25,9 +26,18 @@ def spoken(plan, tmp_path):
     torch.manual_seed(0)
     sizes = {"dim": resolved.spec.dim, "depth": resolved.spec.depth, "heads": resolved.spec.heads}
     model = create_model(run.model, vocab_size=257, block_size=resolved.step.block_size, **sizes)
-    save_tensors(model.state_dict(), folder / "weights.safetensors")
-    write_json(folder / "metrics.json", {"metrics": {}})
+    finished(run, folder, plan, model.state_dict())
     return folder, model.eval()
+
+
+def finished(run, folder, plan, state):
+    """What a run leaves behind that `crate sample` looks at."""
+    save_tensors(state, folder / "weights.safetensors")
+    sha256 = file_sha256(folder / "weights.safetensors")
+    result = {"metrics": {}, "weights_sha256": sha256}
+    record = {"status": "complete", "config": plan.resolve(run).config, "result": result}
+    write_json(folder / "run.json", record)
+    write_json(folder / "metrics.json", result)
 
 
 def test_what_is_printed_is_what_is_drawn(spoken, capsys):
@@ -49,6 +59,11 @@ def test_what_is_printed_is_what_is_drawn(spoken, capsys):
     )
     assert printed.out == PROMPT + bytes_.decode(drawn) + "\n"
     assert f"{len(drawn)} tokens, " in printed.err
+    # the run knows its model, whatever the scale says by now
+    scale = Path("experiments/scales/smoke.yaml")
+    scale.write_text(scale.read_text().replace("heads: 2", "heads: 4"))
+    assert main(["sample", "--run", str(folder), *words, "--seed", "3"]) == 0
+    assert capsys.readouterr().out == printed.out
     assert main(["sample", "--run", str(folder), *words, "--seed", "4"]) == 0
     assert capsys.readouterr().out != printed.out
 
@@ -77,6 +92,8 @@ def test_an_official_gpt2_speaks_too(folder, tmp_path, capsys):
         (["--prompt", "a\udcff"], "--prompt: is not UTF-8 (byte 0xFF)"),
         (["--temperature", "-1"], "temperature must be finite and at least 0"),
         (["--top-k", "0"], "top_k must be at least 1"),
+        (["--seed", "-1"], "--seed: -1 is not from 0"),
+        (["--seed", str(2**80)], "is not from 0 to 2^63 - 1"),
         (["--model", "gpt2_base"], "--model belongs to --weights"),
         (["--weights", "x.pt"], "one of --run and --weights"),
     ],
@@ -93,10 +110,12 @@ def test_what_cannot_speak_says_so(spoken, plan, tmp_path, capsys):
     vision = Run("smoke", "crate_base_patch32_plain", 0, ("imagenet21k",))
     unfinished = dataclasses.replace(vision, model="gpt2_base", chain=("openwebtext_gpt2",))
     counts = dataclasses.replace(unfinished, chain=("openwebtext_bigram",))
-    folder = counts.folder(tmp_path / "results")
     names = ("ngram.tokens", "ngram.pairs", "ngram.counts")
-    save_tensors({name: torch.ones(257) for name in names}, folder / "weights.safetensors")
-    write_json(folder / "metrics.json", {"metrics": {}})
+    for run, state in (
+        (counts, {name: torch.ones(257) for name in names}),
+        (vision, {"head.weight": torch.ones(2, 2)}),
+    ):
+        finished(run, run.folder(tmp_path / "results"), plan, state)
     for run, told in (
         (vision, "is no language model"),
         (unfinished, "is not finished; first run"),

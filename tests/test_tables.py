@@ -771,6 +771,25 @@ def test_a_set_that_was_not_whole_in_training_is_not_judged(plan, setup, finish)
         assert look_up(run, "miou", plan, settings).status == status
 
 
+def test_nor_is_what_follows_it(plan, setup, finish):
+    """A count of half a text, evaluated on all of another; a text told in words may be odd."""
+    settings = setup("paper")
+    parent = Run("paper", "gpt2_base", 0, ("openwebtext_bigram",))
+    where = finish(parent, cross_entropy=5.0, documents=4_007)
+    record = json.loads((where / "run.json").read_text())
+    children = {"lambada": 5_153, "wikitext": 62}  # WikiText's articles are counted by headings
+    runs = [dataclasses.replace(parent, chain=(parent.step, name)) for name in children]
+    for run, documents in zip(runs, children.values(), strict=True):
+        finish(run, cross_entropy=6.0, documents=documents)
+    for count, status in ((8_009_762, "ok"), (50, "incomplete")):
+        write_json(where / "run.json", record | {"training_documents": count})
+        for run in (parent, *runs):
+            assert look_up(run, "cross_entropy", plan, settings).status == status
+    finish(runs[0], cross_entropy=6.0, documents=5_000)
+    write_json(where / "run.json", record)
+    assert look_up(runs[0], "cross_entropy", plan, settings).status == "incomplete"
+
+
 def test_a_cell_that_is_not_judged_says_why(plan, setup, finish):
     settings = setup("paper")
     for _, _, run, _ in plan.cells(plan.experiments.table("white_box"), "paper", [0]):

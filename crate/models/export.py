@@ -10,6 +10,7 @@ import logging
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import safetensors
 import safetensors.torch
@@ -19,7 +20,7 @@ from torch import nn
 from crate.errors import RunError, UsageError
 from crate.models import released
 from crate.models.registry import ModelSpec, build, build_language
-from crate.plan import parse_path
+from crate.plan import Run, parse_path
 from crate.records import RunFolder, atomic_path, canonical_json, file_sha256, read_json
 from crate.train import read_weights
 
@@ -64,21 +65,9 @@ def export_run(path: str, to: str, out: Path) -> str:
     """
     if to not in FORMATS:
         raise UsageError(f"cannot export to '{to}'; there are: {', '.join(FORMATS)}")
-    run, results = parse_path(path)
-    folder = RunFolder(run.folder(results))
-    result, record = read_json(folder.metrics), read_json(folder.record) or {}
-    if result is None or record.get("status") != "complete":
-        raise UsageError(f"{run}: is not finished; first run {folder.metrics}")
-    stated = result.get("weights_sha256")
-    if not stated:
-        raise UsageError(f"{run}: a step that leaves no weights")
-    if not folder.weights.is_file() or file_sha256(folder.weights) != stated:
-        raise RunError(f"{folder.weights}: is not the file its metrics were measured on; run again")
+    run, folder, record, spec, state = read_finished(path)
     if out.resolve() == folder.weights.resolve():
         raise UsageError(f"{out}: is the run's own file; give --out another name")
-    # what the run was, even if experiments/ has changed since
-    spec = ModelSpec(**record["config"]["model"])
-    state = read_weights(folder.weights)
     sizes = released.sizes(state, spec)
     model = _build(spec, sizes)
     try:
@@ -89,9 +78,43 @@ def export_run(path: str, to: str, out: Path) -> str:
     stated_data = ("tokenizer",) if spec.causal else ("mean", "std")
     data = {key: record["config"]["data"].get(key) for key in stated_data}
     facts = _facts(run.model, spec, sizes) | data
+    stated = record["result"]["weights_sha256"]
     facts |= {"run": str(run), "scale": run.scale, "weights_sha256": stated}
     FORMATS[to](model.eval(), spec, facts, out)
     return f"{out}: {_told(run.model, state, sizes)}; sha256 {file_sha256(out)}"
+
+
+class Finished(NamedTuple):
+    """A run that is finished: its run.json, its architecture and its weights."""
+
+    run: Run
+    folder: RunFolder
+    record: dict
+    spec: ModelSpec
+    state: dict[str, torch.Tensor]
+
+
+def read_finished(path: str) -> Finished:
+    """Open a finished run.
+
+    Architecture and weights are what the run was, even if `experiments/` has changed since.
+
+    Raises:
+        UsageError: the path names no run, it is not finished, or leaves no weights.
+        RunError: the weights are not the ones its metrics were measured on.
+    """
+    run, results = parse_path(path)
+    folder = RunFolder(run.folder(results))
+    result, record = read_json(folder.metrics), read_json(folder.record) or {}
+    if result is None or record.get("status") != "complete":
+        raise UsageError(f"{run}: is not finished; first run {folder.metrics}")
+    stated = result.get("weights_sha256")
+    if not stated:
+        raise UsageError(f"{run}: a step that leaves no weights")
+    if not folder.weights.is_file() or file_sha256(folder.weights) != stated:
+        raise RunError(f"{folder.weights}: is not the file its metrics were measured on; run again")
+    spec = ModelSpec(**record["config"]["model"])
+    return Finished(run, folder, record, spec, read_weights(folder.weights))
 
 
 def _build(spec: ModelSpec, sizes: dict[str, int]) -> nn.Module:

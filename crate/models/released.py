@@ -606,6 +606,11 @@ def _language_weights(
     fused = flat.get("transformer.h.0.attn.c_attn.weight")
     if layout == "gpt2" and fused is not None and tuple(fused.shape[:1]) > tuple(fused.shape[1:]):
         layout = "nanogpt"
+        norms = [key for key in flat if ".ln_" in key and key.endswith(".weight")]
+        linear = [key for key in flat if ".c_" in key and key.endswith(".weight")]
+        for key in (*norms, *linear):  # by default nanoGPT has no biases: as if they were 0
+            bias = key.removesuffix("weight") + "bias"
+            flat.setdefault(bias, flat[key].new_zeros(len(flat[key])))
     masks = (".attn.bias", ".attn.masked_bias")
     flat = {key: value for key, value in flat.items() if not key.endswith(masks)}
     embedding, head = flat.get("transformer.wte.weight"), flat.pop("lm_head.weight", None)

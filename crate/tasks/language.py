@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crate.config import Language
-from crate.data.registry import get_dataset, odd_count
+from crate.data.registry import TextSet, get_dataset, odd_count
 from crate.data.texts import Tokens, open_tokens
 from crate.errors import UsageError
 from crate.models import ngram
 from crate.models.carry import carry
 from crate.models.complexity import language_macs
-from crate.models.registry import build_language
+from crate.models.language import LanguageModel
 from crate.plan import Resolved
 from crate.records import RunFolder, read_json
 from crate.runtime import Runtime, generator_for, seed_for
@@ -53,30 +53,29 @@ def run(
     step, seed, dataset = resolved.step, resolved.run.seed, get_dataset(resolved.step.dataset)
     evaluated = open_tokens(dataset, step.evaluate, data_root)  # first: it must not fail later
     vocabulary = evaluated.tokenizer.vocab_size
-    if len(evaluated.ids) < 2:
-        raise UsageError(f"{resolved.run}: {evaluated.title} has no two tokens to evaluate on")
+    if not evaluated.tokenizer.lengths[evaluated.ids[1:]].any():
+        raise UsageError(f"{resolved.run}: {evaluated.title} has no text after its first token")
 
     weights = None if parent is None else read_weights(parent)
     counted = weights and ngram.from_state({name: t.numpy() for name, t in weights.items()})
+    details: dict = {}
     if step.answer != "model":
-        source = open_tokens(dataset, "train", data_root, spare=step.evaluate)
+        source = open_training(dataset, step, data_root, runtime, details)
         counted = ngram.count(source.ids, vocabulary, 1 if step.answer == "unigram" else 2)
-    if counted is not None:
         if runtime.main:
-            save_tensors(
-                {name: torch.from_numpy(a) for name, a in counted.state().items()}, folder.weights
-            )
+            state = {name: torch.from_numpy(array) for name, array in counted.state().items()}
+            save_tensors(state, folder.weights)
+    if counted is not None:
         lost = -float(counted.log_probabilities(evaluated.ids).sum())
-        return scores(lost, evaluated) | {"flops": 0, "train_flops": 0}, {}
+        return scores(lost, evaluated) | {"flops": 0, "train_flops": 0}, details
 
     torch.manual_seed(seed_for(seed, "init", *resolved.run.chain))
-    model = build_language(
+    model = LanguageModel(
         resolved.spec,
         vocab_size=vocabulary,
         block_size=step.block_size,
         drop_path=step.drop_path,
     )
-    details: dict = {}
     if weights is not None:
         details["carried"] = carry(model, weights, step.dont_load)
     model.to(runtime.device)
@@ -86,16 +85,12 @@ def run(
 
     updates = 0
     if step.trains:
-        source = open_tokens(dataset, "train", data_root, spare=step.evaluate)
-        if runtime.main and (warning := odd_count(dataset, source.documents)):
-            print(f"warning: {warning}", file=sys.stderr)
+        source = open_training(dataset, step, data_root, runtime, details)
         if len(source.ids) <= step.block_size:
             raise UsageError(
                 f"{resolved.run}: {source.title} has {len(source.ids):,} tokens to train on, one "
                 f"window needs {step.block_size + 1:,}"
             )
-        details["training_documents"] = source.documents
-        details["training_tokens"] = len(source.ids)
         per_epoch = max(1, len(source.ids) // (step.batch_size * step.block_size))
         updates = step.total_updates(per_epoch)
         if not updates:
@@ -124,6 +119,17 @@ def run(
     before = read_json(parent.with_name("metrics.json"))["metrics"] if parent else {}
     trained = before.get("train_flops", 0) + 3 * forward * updates * step.batch_size
     return measure() | {"flops": forward, "train_flops": trained}, details
+
+
+def open_training(
+    dataset: TextSet, step: Language, data_root: str | Path, runtime: Runtime, details: dict
+) -> Tokens:
+    """The text to train on, or to count; its size goes into `details`."""
+    source = open_tokens(dataset, "train", data_root, spare=step.evaluate)
+    if runtime.main and (warning := odd_count(dataset, source.documents)):
+        print(f"warning: {warning}", file=sys.stderr)
+    details |= {"training_documents": source.documents, "training_tokens": len(source.ids)}
+    return source
 
 
 def training_windows(

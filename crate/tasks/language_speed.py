@@ -8,7 +8,7 @@ import torch
 
 from crate.data.registry import get_dataset
 from crate.data.tokenizer import get_tokenizer
-from crate.models.registry import build_language
+from crate.models.language import LanguageModel
 from crate.optim import make_optimizer
 from crate.plan import Resolved
 from crate.records import RunFolder
@@ -40,7 +40,7 @@ def run(
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(device)
     torch.manual_seed(resolved.run.seed)
-    model = build_language(
+    model = LanguageModel(
         resolved.spec,
         vocab_size=vocabulary,
         block_size=step.block_size,

@@ -212,6 +212,13 @@ def test_nanogpt_is_gpt2_the_other_way_round(hugging_face):
     }
     state = convert({"model": turned, "iter_num": 5, "config": {"n_layer": 3}}, spec)
     assert all(torch.equal(state[key], value) for key, value in expected.items())
+    # by default it has no biases: as if all were 0
+    bare = {key: value for key, value in turned.items() if not key.endswith(".bias")}
+    assert len(bare) < len(turned)
+    state = convert({"model": bare}, spec)
+    for key, value in expected.items():
+        wanted = torch.zeros_like(value) if key.endswith("bias") else value
+        assert torch.equal(state[key], wanted), key
 
 
 def official_crate_gpt_weights(vocab_size=VOCABULARY, d=24, depth=3):
