@@ -10,6 +10,8 @@ little-endian uint16. Its header `<part>.json` is written last and says
     bytes              of the text, as UTF-8
     sha256             of the .bin
     source             where the text came from
+    sources            name and bytes of each file it was read from, [] of the hub's; null where the
+                       .bin was found without a header
 
 Embedded texts are read from crate/data/assets and tokenised when they are opened. Nothing here
 needs torch.
@@ -17,7 +19,7 @@ needs torch.
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,19 +34,23 @@ FORMAT = "crate-tokens-1"
 _ID = np.dtype("<u2")
 _BATCH = 1 << 20  # characters that are tokenised at once
 _CHUNK = 1 << 22  # ids that are looked at, at once
+_DOCUMENT = 64_000_000  # bytes of one, at most; encoding takes some 115 times as much memory
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Tokens:
     """A split's documents in one row, each ended by `tokenizer.end_of_text`.
 
-    `ids` is uint16 (T,), in memory or mapped from a file; `title` is the data set's.
+    `ids` is uint16 (T,), in memory or mapped from a file; `title` is the data set's. `documents`
+    counts the empty ones too, which have no place in `ids`: it is compared with what is published.
+    `sha256` is the whole token file's, as its header has it; None of embedded texts.
     """
 
     ids: np.ndarray
     tokenizer: Tokenizer
     documents: int
     title: str
+    sha256: str | None = None
 
 
 def open_tokens(
@@ -71,9 +77,9 @@ def open_tokens(
         ids = map_ids(path, header, tokenizer)
     except RunError as error:
         raise RunError(f"{error}; {advice(dataset, data_root)}") from None
-    documents = header["documents"]
+    documents, empty, sha256 = header["documents"], header["empty"], header["sha256"]
     if split in dataset.folders and split != "train":
-        return Tokens(ids, tokenizer, documents, dataset.title)
+        return Tokens(ids, tokenizer, documents + empty, dataset.title, sha256)
     # From the end backwards, the test part first: so what is left to train on is one piece.
     names = ("test", "validation")
     held_out = [name for name in names if name in dataset.splits and name not in dataset.folders]
@@ -90,7 +96,7 @@ def open_tokens(
     ids = ids[: _last_documents(path, ids, behind, tokenizer)]
     if count is not None:
         ids = ids[_last_documents(path, ids, count, tokenizer) :]
-    return Tokens(ids, tokenizer, count or documents - behind, dataset.title)
+    return Tokens(ids, tokenizer, count or documents + empty - behind, dataset.title, sha256)
 
 
 def _last_documents(path: Path, ids: np.ndarray, count: int, tokenizer: Tokenizer) -> int:
@@ -126,8 +132,9 @@ def read_header(path: Path, tokenizer: Tokenizer) -> dict:
         raise RunError(f"{path}: there is no such file")
     if header is None:
         raise RunError(f"{path}: its header {header_path(path).name} is missing or damaged")
-    counts = [header.get(key) for key in ("tokens", "documents", "bytes")]
-    if header.get("format") != FORMAT or not all(isinstance(n, int) and n >= 0 for n in counts):
+    counts = [header.get(key) for key in ("tokens", "documents", "empty", "bytes")]
+    known = header.get("format") == FORMAT and isinstance(header.get("sha256"), str)
+    if not known or not all(isinstance(n, int) and n >= 0 for n in counts):
         raise RunError(f"{header_path(path)}: is not a header of the format {FORMAT}")
     found = tuple(header.get(key) for key in ("tokenizer", "vocab_size", "tokenizer_sha256"))
     if found != (tokenizer.name, tokenizer.vocab_size, tokenizer.sha256):
@@ -174,19 +181,35 @@ def _require_ids(path: Path, ids: np.ndarray, start: int, tokenizer: Tokenizer) 
 
 
 def write_tokens(
-    path: Path, documents: Iterable[str], tokenizer: Tokenizer, *, source: str
+    path: Path,
+    documents: Iterable[str],
+    tokenizer: Tokenizer,
+    *,
+    source: str,
+    sources: Sequence[tuple[str, int]] = (),
 ) -> dict:
     """Write the token file `path` and its header, document by document; returns the header.
 
     Documents without any text are left out and counted. Until all is written, what was there stays.
 
     Raises:
-        RunError: there is no text at all, some of it is no Unicode, or the disk is full.
+        RunError: there is no text at all, some of it is no Unicode, a document is too long, or the
+            disk is full.
     """
+    for place in (path, header_path(path)):
+        if place.is_dir():  # replacing it would fail, after hours
+            raise RunError(f"{place}: is a folder; move it away")
     counts = {"tokens": 0, "documents": 0, "empty": 0, "bytes": 0}
     digest = hashlib.sha256()
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         for texts in _batches(documents):
+            for number, text in enumerate(texts, counts["documents"] + counts["empty"] + 1):
+                size = len(text.encode(errors="surrogatepass"))
+                if size > _DOCUMENT:
+                    raise RunError(
+                        f"{source}: document {number:,} has {size:,} bytes, and encoding takes 115 "
+                        f"times as much memory; cut it into pieces of at most {_DOCUMENT:,}"
+                    )
             try:
                 rows = tokenizer.encode_documents([text for text in texts if text])
             except UsageError as error:
@@ -204,14 +227,16 @@ def write_tokens(
         if not counts["documents"]:
             raise RunError(f"{source}: there is no text in it")
         header_path(path).unlink(missing_ok=True)  # it would belong to another file
-    return _write_header(path, counts, digest.hexdigest(), tokenizer, source)
+    files = [list(file) for file in sources]
+    return _write_header(path, counts, digest.hexdigest(), tokenizer, source, files)
 
 
 def adopt_tokens(path: Path, tokenizer: Tokenizer, *, source: str) -> dict:
     """Write the header of a token file that has none, as nanoGPT's are; returns the header.
 
     Raises:
-        RunError: it is no file of this tokenizer's ids, each document ended by end of text.
+        RunError: it is no file of this tokenizer's ids, each document ended by end of text, or has
+            no text.
     """
     _require_length(path, None)
     ids = np.memmap(path, _ID, mode="r")
@@ -222,11 +247,23 @@ def adopt_tokens(path: Path, tokenizer: Tokenizer, *, source: str) -> dict:
         counts["documents"] += int((piece == tokenizer.end_of_text).sum())
         counts["bytes"] += int(tokenizer.lengths[piece].sum())
     if ids[-1] != tokenizer.end_of_text:
-        raise RunError(f"{path}: does not end with an end of text, so it is not whole")
-    return _write_header(path, counts, file_sha256(path), tokenizer, source)
+        raise RunError(
+            f"{path}: does not end with an end of text, so it is not whole (uint16, little-endian, "
+            "as nanoGPT's?)"
+        )
+    if not counts["bytes"]:
+        raise RunError(f"{path}: there is no text in it")
+    return _write_header(path, counts, file_sha256(path), tokenizer, source, None)
 
 
-def _write_header(path: Path, counts: dict, sha256: str, tokenizer: Tokenizer, source: str) -> dict:
+def _write_header(
+    path: Path,
+    counts: dict,
+    sha256: str,
+    tokenizer: Tokenizer,
+    source: str,
+    sources: list[list] | None,
+) -> dict:
     header = {
         "format": FORMAT,
         "tokenizer": tokenizer.name,
@@ -235,6 +272,7 @@ def _write_header(path: Path, counts: dict, sha256: str, tokenizer: Tokenizer, s
         **counts,
         "sha256": sha256,
         "source": source,
+        "sources": sources,
     }
     write_json(header_path(path), header)
     return header

@@ -58,7 +58,7 @@ def run(
 
     weights = None if parent is None else read_weights(parent)
     counted = weights and ngram.from_state({name: t.numpy() for name, t in weights.items()})
-    details: dict = {}
+    details: dict = {"evaluated_sha256": evaluated.sha256}  # of token files
     if step.answer != "model":
         source = open_training(dataset, step, data_root, runtime, details)
         counted = ngram.count(source.ids, vocabulary, 1 if step.answer == "unigram" else 2)
@@ -129,6 +129,7 @@ def open_training(
     if runtime.main and (warning := odd_count(dataset, source.documents)):
         print(f"warning: {warning}", file=sys.stderr)
     details |= {"training_documents": source.documents, "training_tokens": len(source.ids)}
+    details["training_sha256"] = source.sha256
     return source
 
 

@@ -1,6 +1,7 @@
 """Token files are nanoGPT's, splits share nothing, and what cannot be read is told in one line."""
 
 import dataclasses
+import hashlib
 import itertools
 import json
 import subprocess
@@ -79,7 +80,9 @@ def test_token_files_are_nanogpts(tmp_path):
     kept = [document for document in DOCUMENTS if document]
     ids = [[*reference.encode_ordinary(text), reference.eot_token] for text in kept]
     np.concatenate(ids).astype(np.uint16).tofile(tmp_path / "theirs.bin")
-    header = write_tokens(tmp_path / "ours.bin", iter(DOCUMENTS), gpt2, source="a test")
+    header = write_tokens(
+        tmp_path / "ours.bin", iter(DOCUMENTS), gpt2, source="a test", sources=[("a.txt", 9)]
+    )
     assert (tmp_path / "ours.bin").read_bytes() == (tmp_path / "theirs.bin").read_bytes()
     assert (header["documents"], header["empty"]) == (30, 10)
     assert header["tokens"] == sum(map(len, ids))
@@ -87,7 +90,8 @@ def test_token_files_are_nanogpts(tmp_path):
     assert header == read_header(tmp_path / "ours.bin", gpt2)
 
     adopted = adopt_tokens(tmp_path / "theirs.bin", gpt2, source="nanoGPT")
-    assert adopted == header | {"empty": 0, "source": "nanoGPT"}
+    assert adopted == header | {"empty": 0, "source": "nanoGPT", "sources": None}
+    assert header["sources"] == [["a.txt", 9]]
 
 
 def test_documents_are_written_as_they_come(monkeypatch):
@@ -114,6 +118,65 @@ def test_a_failure_leaves_what_was_there(toy):
     with pytest.raises(RunError, match=r"^a test: character 1 of the text is half a surrogate"):
         write_tokens(path, ["a\ud800"], BYTES, source="a test")
     assert (path.read_bytes(), header_path(path).read_bytes()) == before
+
+
+def test_a_killed_write_leaves_no_old_header_on_a_new_file(toy, monkeypatch):
+    path = toy / "toy" / "train.bin"
+
+    def killed(*_):
+        assert np.fromfile(path, np.uint16).tolist() == [*BYTES.encode("new"), 256]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(texts, "_write_header", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_tokens(path, ["new"], BYTES, source="a test")
+    assert not header_path(path).exists()
+
+
+@pytest.mark.parametrize("name", ["train.bin", "train.json"])
+def test_a_folder_in_the_way_is_told_before_anything_is_tokenised(tmp_path, name):
+    (tmp_path / name).mkdir()
+    documents = iter(["one"])
+    with pytest.raises(RunError, match=rf"/{name}: is a folder; move it away$"):
+        write_tokens(tmp_path / "train.bin", documents, BYTES, source="a test")
+    assert next(documents) == "one"
+
+
+def test_a_document_that_needs_too_much_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(texts, "_DOCUMENT", 6)
+    write_tokens(tmp_path / "a.bin", ["", "6 byte", "日本"], BYTES, source="a test")
+    monkeypatch.setattr(BYTES, "encode_documents", lambda _: pytest.fail("it is encoded"))
+    with pytest.raises(RunError) as caught:
+        write_tokens(tmp_path / "a.bin", ["", "6 byte", "日本x"], BYTES, source="a test")
+    assert str(caught.value) == (
+        "a test: document 3 has 7 bytes, and encoding takes 115 times as much memory; cut it into "
+        "pieces of at most 6"
+    )
+
+
+def test_empty_documents_count_as_documents(tmp_path):
+    """What is published counts them, as check does; held out are documents with text."""
+    folder = tmp_path / "toy"
+    header = write_tokens(folder / "train.bin", ["a", "", "b", "", "c"], BYTES, source="a test")
+    write_tokens(folder / "val.bin", ["", "d"], BYTES, source="a test")
+    for split, spare, count, text in (
+        ("train", "test", 5, "a|b|c|"),
+        ("train", "validation", 3, "a|"),
+        ("validation", "test", 2, "b|c|"),
+        ("test", "test", 2, "d|"),
+    ):
+        tokens = open_tokens(TOY, split, tmp_path, spare=spare)
+        assert tokens.documents == count
+        assert BYTES.decode(tokens.ids).replace("<|endoftext|>", "|") == text
+    assert open_tokens(TOY, "validation", tmp_path).sha256 == header["sha256"]
+    assert open_tokens(TOY, "train", tmp_path).sha256 == header["sha256"]
+    assert open_tokens(TOY, "test", tmp_path).sha256 == sha256(folder / "val.bin")
+    assert open_tokens(DATASETS["moby_dick_tiny"], "test", "/nowhere").sha256 is None
+    assert check(TOY, tmp_path)[1] == [f"{folder}/val.bin: 2 documents, Toy has 1 {AGAIN}"]
+
+
+def sha256(path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_what_is_held_out(toy, monkeypatch):
@@ -182,6 +245,10 @@ def other_format(path, header):
     header["format"] = "crate-tokens-9"
 
 
+def no_sum(path, header):
+    del header["sha256"]
+
+
 def wrong_ids(path, header):
     ids = np.fromfile(path, np.uint16)
     ids[2] = 257
@@ -204,6 +271,7 @@ def no_end(path, header):
         (other_tokenizer, "train.bin: has ids of the tokenizer 'gpt2', not of 'bytes'"),
         (other_merges, "train.bin: has ids of the tokenizer 'bytes' of other merges, not of"),
         (other_format, "train.json: is not a header of the format crate-tokens-1"),
+        (no_sum, "train.json: is not a header of the format crate-tokens-1"),
         (wrong_ids, "train.bin: id 257 of token 2 is not one of the 257 of the tokenizer 'bytes'"),
         (no_end, "train.bin: does not end with an end of text; it is damaged"),
     ],
@@ -384,7 +452,7 @@ def test_openwebtext_is_split_as_nanogpt_splits_it(tmp_path, capsys):
     assert prepare(DATASETS["openwebtext"], tmp_path) == lines
     assert "val.bin: has no header; reading all of it" in capsys.readouterr().err
     found = json.loads((home / "val.json").read_text())
-    assert found == header | {"source": "val.bin, found without a header"}
+    assert found == header | {"source": "val.bin, found without a header", "sources": None}
     (home / "val.bin").write_bytes(before[:-2])
     for name in ("a", "b"):
         part = rows[:2_000] if name == "a" else rows[2_000:]
@@ -405,7 +473,12 @@ def test_a_found_file_that_is_none_of_ours_stays(tmp_path):
             np.array([5, 60_000, 50_256]),
             "id 60000 of token 1 is not one of the 50,257 of the token",
         ),
-        (np.array([5, 6]), "does not end with an end of text, so it is not whole"),
+        (
+            np.array([5, 6]),
+            "does not end with an end of text, so it is not whole (uint16, little-endian, as "
+            "nanoGPT's?)",
+        ),
+        (np.array([50_256, 50_256]), "there is no text in it"),
         (np.array([], int), "is empty"),
     ):
         content.astype(np.uint16).tofile(home / "train.bin")
