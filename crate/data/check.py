@@ -83,7 +83,7 @@ def _texts(dataset: TextSet, data_root: str | Path) -> tuple[list[str], list[str
             counts = {"documents": found.documents, "tokens": len(found.ids), "bytes": text}
             there.append(f"{dataset.name}, {split}: embedded, {told(counts)}")
             if found.documents != published:
-                wrong.append(f"{there[-1]}; {dataset.title} has {published:,} documents")
+                wrong.append(f"{there[-1]}; {dataset.title} has {_number(published, 'documents')}")
         return there, wrong
     tokenizer = get_tokenizer(dataset.tokenizer)
     for split, part in dataset.folders.items():
@@ -108,9 +108,13 @@ def told(counts: dict) -> str:
     documents, empty = counts["documents"], counts.get("empty", 0)
     left_out = f", {empty:,} empty left out" if empty else ""
     return (
-        f"{documents:,} document{'s' * (documents != 1)}{left_out}, {counts['tokens']:,} tokens "
-        f"({counts['bytes']:,} bytes of text)"
+        f"{_number(documents, 'documents')}{left_out}, {_number(counts['tokens'], 'tokens')} "
+        f"({_number(counts['bytes'], 'bytes')} of text)"
     )
+
+
+def _number(count: int, units: str) -> str:
+    return f"{count:,} {units.removesuffix('s') if count == 1 else units}"
 
 
 def odd_counts(dataset: TextSet, split: str, path: Path, header: dict) -> list[str]:
@@ -119,8 +123,8 @@ def odd_counts(dataset: TextSet, split: str, path: Path, header: dict) -> list[s
     documents = None if dataset.about else dataset.splits[split]
     published = {"documents": documents, "tokens": dataset.tokens.get(split)}
     return [
-        f"{path}: {header[unit] + empty:,} {unit}, {dataset.title} has {count:,} (it is made again "
-        "once it is deleted)"
+        f"{path}: {_number(header[unit] + empty, unit)}, {dataset.title} has {count:,} (it is made "
+        "again once it is deleted)"
         for unit, count in published.items()
         if count is not None and header[unit] + empty != count
     ]

@@ -7,6 +7,8 @@ or from the Hugging Face hub, by its library `datasets`, and tokenised once.
 """
 
 import contextlib
+import errno
+import glob
 import http.client
 import itertools
 import json
@@ -16,10 +18,9 @@ import shutil
 import socket
 import sys
 import tarfile
-import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -31,6 +32,7 @@ from crate.data.texts import adopt_tokens, header_path, map_ids, read_header, wr
 from crate.data.tokenizer import Tokenizer, get_tokenizer
 from crate.environment import import_torchvision
 from crate.errors import RunError
+from crate.records import lock, read_json
 
 REAL_URL = "https://raw.githubusercontent.com/google-research/reassessed-imagenet/master/real.json"
 
@@ -271,28 +273,23 @@ OPENWEBTEXT_SPLIT = {"test_size": 0.0005, "seed": 2357, "shuffle": True}
 # Suffix of a file → what reads it in `datasets`.
 READERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".txt": "text"}
 
+_CACHE = ".cache.unfinished"  # what `datasets` makes of a set's files
+
 
 def _prepare_texts(dataset: TextSet, root: Path) -> list[str]:
-    """Write the token files that are not there yet; returns what each has."""
+    """Write the token files that are missing or were made of other files; returns what each has.
+
+    One process does it at a time; what a killed one left behind is removed.
+    """
     tokenizer = get_tokenizer(dataset.tokenizer)
-    missing = {}
-    for split, part in dataset.folders.items():
-        path = root / f"{part}.bin"
-        if path.is_file() and not header_path(path).exists():
-            _adopt(path, tokenizer)
+    with lock(root / ".lock", waiting=f"{root}: waiting for another 'crate data prepare'"):
         try:
-            map_ids(path, read_header(path, tokenizer), tokenizer)
-        except RunError as error:
-            missing[split] = path
-            if path.exists():
-                _say(f"{error}; writing it again")
-    if missing:
-        with _rows(dataset, root) as (rows, column, source):
-            for split, path in sorted(missing.items()):  # the small one, test, first
-                _say(f"{path}: tokenising {source}")
-                documents = _documents(dataset, rows, split, column, source)
-                with _all_cores():
-                    write_tokens(path, documents, tokenizer, source=source)
+            for leftover in root.glob(".*.tmp"):
+                leftover.unlink()
+            shutil.rmtree(root / _CACHE, ignore_errors=True)
+            _write_parts(dataset, root, tokenizer)
+        except OSError as error:
+            raise RunError(f"{error.filename or root}: {error.strerror or error}") from None
     lines = []
     for split, part in dataset.folders.items():
         path = root / f"{part}.bin"
@@ -301,10 +298,83 @@ def _prepare_texts(dataset: TextSet, root: Path) -> list[str]:
     return lines
 
 
-def _adopt(path: Path, tokenizer: Tokenizer) -> None:
-    _say(f"{path}: has no header; reading all of it to write one")
+def _write_parts(dataset: TextSet, root: Path, tokenizer: Tokenizer) -> None:
+    files = _source_files(root / "source")
+    sources = [[path.name, path.stat().st_size] for path in files]
+    paths = {split: root / f"{part}.bin" for split, part in dataset.folders.items()}
+    headers = {split: _found(path, tokenizer) for split, path in paths.items()}
+    missing = [split for split, header in headers.items() if header is None]
+    for split, header in headers.items():
+        made_of = header and header.get("sources")
+        if made_of is not None and made_of != sources and (sources or missing):
+            _say(f"{paths[split]}: was made of other files; writing it again")
+            missing.append(split)
+    for split, header in headers.items():
+        if missing and header and header.get("sources") is None:
+            raise RunError(
+                f"{paths[split]}: was found without a header, and {paths[missing[0]]} must come "
+                "from the same split: put that there too, or delete the first"
+            )
+    if missing:
+        with _rows(dataset, root, files) as (rows, column, source):
+            for split in sorted(missing):  # the small one, test, first
+                _say(f"{paths[split]}: tokenising {source}")
+                documents = _documents(dataset, rows, split, column, source)
+                with _all_cores():
+                    write_tokens(paths[split], documents, tokenizer, source=source, sources=sources)
+
+
+def _source_files(here: Path) -> list[Path]:
+    """The files that a person has put into `source/`; none where that is missing or empty.
+
+    Raises:
+        RunError: something in it cannot be read.
+    """
+    if not os.path.lexists(here):
+        return []
+    path = here
     try:
-        adopt_tokens(path, tokenizer, source=f"{path.name}, found without a header")
+        files = sorted(file for file in here.iterdir() if not file.name.startswith("."))
+        for path in files:
+            if path.suffix.lower() not in READERS:
+                raise RunError(
+                    f"{path}: is none of {', '.join(READERS)}; unpack it there, or move it away"
+                )
+            path.open("rb").close()
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror})") from None
+    return files
+
+
+def _found(path: Path, tokenizer: Tokenizer) -> dict | None:
+    """The header of a token file, written where it has none; None where the file must be made.
+
+    Raises:
+        RunError: something is in its place that nobody asked to replace.
+    """
+    if path.is_dir():
+        raise RunError(f"{path}: is a folder; move it away")
+    if not path.exists():
+        return None
+    try:
+        header = read_header(path, tokenizer)
+    except RunError as error:
+        of = (read_json(header_path(path)) or {}).get("tokenizer_sha256", tokenizer.sha256)
+        if of != tokenizer.sha256:
+            raise RunError(f"{error}; delete it to make it anew") from None
+        _say(f"{error}; reading all of {path.name} to write one")
+        return _adopt(path, tokenizer)
+    try:
+        map_ids(path, header, tokenizer)
+    except RunError as error:
+        _say(f"{error}; writing it again")
+        return None
+    return header
+
+
+def _adopt(path: Path, tokenizer: Tokenizer) -> dict:
+    try:
+        return adopt_tokens(path, tokenizer, source=f"{path.name}, found without a header")
     except RunError as error:
         raise RunError(f"{error}; move it away and run this again") from None
 
@@ -321,8 +391,10 @@ def _all_cores() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _rows(dataset: TextSet, root: Path) -> Iterator[tuple]:
+def _rows(dataset: TextSet, root: Path, files: list[Path]) -> Iterator[tuple]:
     """The rows of a set (`datasets.Dataset`), their column with text, and where they come from.
+
+    They are read from `files`; from the hub where there are none.
 
     Raises:
         RunError: `datasets` is not installed, files cannot be read, or there is no network.
@@ -337,13 +409,12 @@ def _rows(dataset: TextSet, root: Path) -> Iterator[tuple]:
     hub = HUB[dataset.name]
     column = hub.column
     here = root / "source"
-    files = sorted(path for path in here.glob("*") if path.suffix in READERS)
     if not files:
         rows = _from_hub(datasets, dataset, here)
-        _require_column(rows, column, hub.repository)
+        _require_column(rows.features, column, hub.repository)
         yield rows, column, hub.repository
         return
-    readers = {READERS[path.suffix] for path in files}
+    readers = {READERS[path.suffix.lower()] for path in files}
     if len(readers) > 1:
         raise RunError(f"{here}: has files of several kinds ({', '.join(sorted(readers))})")
     (reader,) = readers
@@ -351,28 +422,54 @@ def _rows(dataset: TextSet, root: Path) -> Iterator[tuple]:
     if reader == "text":
         column = "text"
         options["sample_by"] = "document" if dataset.name == "openwebtext" else "line"
-    with tempfile.TemporaryDirectory(prefix=".cache-", dir=root) as cache:
+        options["encoding"] = "utf-8-sig"
+    elif reader == "parquet":
+        options["columns"] = [column]
+        for path in files:
+            _require_parquet(path, column)
+    cache = root / _CACHE
+    try:
+        cache.mkdir()
         try:
             rows = datasets.load_dataset(
                 reader,
-                data_files=[str(path) for path in files],
+                data_files=[glob.escape(str(path)) for path in files],
                 split="train",
-                cache_dir=cache,
+                cache_dir=str(cache),
                 **options,
             )
         except Exception as error:
+            _raise_if_full(error)
+            if isinstance(_cause(error), datasets.table.CastError):
+                raise RunError(f"{here}: its files have different columns") from None
             raise RunError(_what_is_wrong(files) or f"{here}: {_reason(error)}") from None
-        _require_column(rows, column, here)
+        _require_column(rows.features, column, here)
         try:
             yield rows, column, f"{here.name}/{files[0].name}" + (" …" if files[1:] else "")
         except UnicodeDecodeError:
             raise RunError(_what_is_wrong(files) or f"{here}: has text that is not UTF-8") from None
+    finally:
+        shutil.rmtree(cache, ignore_errors=True)
 
 
-def _require_column(rows, column: str, where: object) -> None:
-    if getattr(rows.features.get(column), "dtype", None) not in ("string", "large_string"):
+def _require_parquet(path: Path, column: str) -> None:
+    from datasets import Features
+    from pyarrow.parquet import read_schema
+
+    try:
+        features = Features.from_arrow_schema(read_schema(path))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: is no parquet file ({_reason(error)})") from None
+    _require_column(features, column, path)
+
+
+def _require_column(features: Mapping, column: str, where: object) -> None:
+    kind = getattr(features.get(column), "dtype", None)
+    if kind == "null":
+        raise RunError(f"{where}: its column '{column}' has only nulls: there is no text in it")
+    if kind not in ("string", "large_string"):
         found = ", ".join(
-            f"'{name}' ({getattr(kind, 'dtype', 'nested')})" for name, kind in rows.features.items()
+            f"'{name}' ({getattr(kind, 'dtype', 'nested')})" for name, kind in features.items()
         )
         raise RunError(f"{where}: has no column '{column}' (string), only {found}")
 
@@ -385,10 +482,12 @@ def _from_hub(datasets, dataset: TextSet, here: Path):
     try:
         return datasets.load_dataset(hub.repository, hub.configuration, split=hub.split)
     except Exception as error:
+        _raise_if_full(error)
         first = error
     try:
         return datasets.load_dataset("parquet", data_files=f"{parquet}/*.parquet", split="train")
     except Exception as error:
+        _raise_if_full(error)
         # sets that are still a script are refused; then only the second failure tells anything
         reason = _reason(error if "script" in str(first) else first)
     raise RunError(
@@ -397,9 +496,21 @@ def _from_hub(datasets, dataset: TextSet, here: Path):
     )
 
 
-def _reason(error: BaseException) -> str:
+def _cause(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
+    return error
+
+
+def _raise_if_full(error: Exception) -> None:
+    """A full disk is neither the files' fault nor the network's."""
+    cause = _cause(error)
+    if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
+        raise cause from None
+
+
+def _reason(error: BaseException) -> str:
+    error = _cause(error)
     return str(error).strip().split("\n")[0] or type(error).__name__
 
 
@@ -408,20 +519,14 @@ def _what_is_wrong(files: list[Path]) -> str:
     if not any(path.stat().st_size for path in files):
         return f"{files[0]}: is empty: there is no text in it"
     for path in files:
-        if path.suffix == ".parquet":
-            from pyarrow.parquet import read_schema
-
-            try:
-                read_schema(path)
-            except (OSError, ValueError) as error:
-                return f"{path}: is no parquet file ({_reason(error)})"
+        if path.suffix.lower() == ".parquet":
             continue
         start = 0
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 try:
                     text = line.decode()
-                    if path.suffix == ".jsonl" and text.strip():
+                    if path.suffix.lower() == ".jsonl" and text.strip():
                         json.loads(text)
                 except UnicodeDecodeError as error:
                     return f"{path}: byte {start + error.start:,} is not UTF-8 (line {number:,})"

@@ -1,11 +1,16 @@
 """Token files are nanoGPT's, splits share nothing, and what cannot be read is told in one line."""
 
 import dataclasses
+import errno
 import hashlib
+import io
 import itertools
 import json
+import os
 import subprocess
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -26,6 +31,7 @@ from crate.data.texts import (
 )
 from crate.data.tokenizer import get_tokenizer
 from crate.errors import RunError, UsageError
+from crate.records import lock
 
 BYTES = get_tokenizer("bytes")
 EMBEDDED = [d for d in DATASETS.values() if isinstance(d, TextSet) and d.embedded]
@@ -172,7 +178,11 @@ def test_empty_documents_count_as_documents(tmp_path):
     assert open_tokens(TOY, "train", tmp_path).sha256 == header["sha256"]
     assert open_tokens(TOY, "test", tmp_path).sha256 == sha256(folder / "val.bin")
     assert open_tokens(DATASETS["moby_dick_tiny"], "test", "/nowhere").sha256 is None
+    published = dataclasses.replace(TOY, splits=TOY.splits | {"test": 2}, tokens={"train": 8})
+    assert check(published, tmp_path)[1] == []  # an empty one has an end of text there
     assert check(TOY, tmp_path)[1] == [f"{folder}/val.bin: 2 documents, Toy has 1 {AGAIN}"]
+    write_tokens(folder / "train.bin", ["a"], BYTES, source="a test")
+    assert check(TOY, tmp_path)[1][0] == f"{folder}/train.bin: 1 document, Toy has 5 {AGAIN}"
 
 
 def sha256(path) -> str:
@@ -308,7 +318,7 @@ def test_check_counts_and_compares_everything(toy):
     assert wrong == []
     assert there == [
         f"{toy}/toy/train.bin: 5 documents, 18 tokens (13 bytes of text)",
-        f"{toy}/toy/val.bin: 1 document, 2 tokens (1 bytes of text)",
+        f"{toy}/toy/val.bin: 1 document, 2 tokens (1 byte of text)",
     ]
     path = toy / "toy" / "train.bin"
     ids = np.fromfile(path, np.uint16)
@@ -419,6 +429,11 @@ def write_source(folder, name: str, rows: list, column: str = "text"):
     return path
 
 
+def entries(folder) -> list[str]:
+    """What is in a set's folder, beside the lock that `crate data prepare` holds."""
+    return sorted(path.name for path in folder.iterdir() if path.name != ".lock")
+
+
 def test_openwebtext_is_split_as_nanogpt_splits_it(tmp_path, capsys):
     """Against `datasets` itself, as nanoGPT's prepare.py calls it: rows, order and ids."""
     import datasets
@@ -429,9 +444,7 @@ def test_openwebtext_is_split_as_nanogpt_splits_it(tmp_path, capsys):
     write_source(home / "source", "b.parquet", rows[2_000:])
     lines = prepare(DATASETS["openwebtext"], tmp_path)
     assert lines[1] == f"{home}/train.bin: 4,097 documents, OpenWebText has 8,009,762 " + AGAIN
-    assert sorted(path.name for path in home.iterdir()) == [
-        "source", "train.bin", "train.json", "val.bin", "val.json",
-    ]  # fmt: skip
+    assert entries(home) == ["source", "train.bin", "train.json", "val.bin", "val.json"]
 
     parts = datasets.Dataset.from_dict({"text": rows}).train_test_split(
         test_size=0.0005, seed=2357, shuffle=True
@@ -450,7 +463,10 @@ def test_openwebtext_is_split_as_nanogpt_splits_it(tmp_path, capsys):
     (home / "val.json").unlink()
     capsys.readouterr()
     assert prepare(DATASETS["openwebtext"], tmp_path) == lines
-    assert "val.bin: has no header; reading all of it" in capsys.readouterr().err
+    assert (
+        f"{home}/val.bin: its header val.json is missing or damaged; reading all of val.bin to "
+        "write one\n"
+    ) in capsys.readouterr().err
     found = json.loads((home / "val.json").read_text())
     assert found == header | {"source": "val.bin, found without a header", "sources": None}
     (home / "val.bin").write_bytes(before[:-2])
@@ -486,7 +502,151 @@ def test_a_found_file_that_is_none_of_ours_stays(tmp_path):
             prepare(DATASETS["openwebtext"], tmp_path)
         assert str(caught.value).startswith(f"{home}/train.bin: {told}")
         assert str(caught.value).endswith("; move it away and run this again")
-        assert [path.name for path in home.iterdir()] == ["train.bin"]
+        assert entries(home) == ["train.bin"]
+
+
+@pytest.mark.parametrize("damage", [b"{", b'{"format": "crate-tokens-0"}', b"\xff"])
+def test_a_damaged_header_is_written_again(toy, capsys, damage):
+    path = header_path(toy / "toy" / "train.bin")
+    header = json.loads(path.read_text())
+    path.write_bytes(damage)
+    prepare(TOY, toy)
+    assert "; reading all of train.bin to write one\n" in capsys.readouterr().err
+    found = read_header(toy / "toy" / "train.bin", BYTES)
+    assert found == header | {"source": "train.bin, found without a header", "sources": None}
+
+
+def test_a_file_of_another_tokenizer_stays(tmp_path):
+    path = tmp_path / "lambada" / "test.bin"
+    write_source(tmp_path / "lambada" / "source", "a.txt", ["a"])
+    write_tokens(path, ["another"], BYTES, source="a test")
+    before = path.read_bytes(), header_path(path).read_bytes()
+    with pytest.raises(RunError) as caught:
+        prepare(DATASETS["lambada"], tmp_path)
+    assert str(caught.value) == (
+        f"{path}: has ids of the tokenizer 'bytes', not of 'gpt2'; delete it to make it anew"
+    )
+    assert (path.read_bytes(), header_path(path).read_bytes()) == before
+
+
+def test_a_found_part_is_not_completed_with_another_split(tmp_path):
+    home = tmp_path / "openwebtext"
+    write_source(home / "source", "a.jsonl", ["a", "b"])
+    np.array([5, 50_256], np.uint16).tofile(home / "train.bin")
+    for _ in range(2):  # also once it has a header
+        with pytest.raises(RunError) as caught:
+            prepare(DATASETS["openwebtext"], tmp_path)
+        assert str(caught.value) == (
+            f"{home}/train.bin: was found without a header, and {home}/val.bin must come from the "
+            "same split: put that there too, or delete the first"
+        )
+    np.array([6, 50_256], np.uint16).tofile(home / "val.bin")
+    assert prepare(DATASETS["openwebtext"], tmp_path)[0].startswith(f"{home}/train.bin: 1 document")
+    assert np.fromfile(home / "train.bin", np.uint16).tolist() == [5, 50_256]
+    (home / "train.bin").unlink()
+    (home / "val.bin").unlink()
+    prepare(DATASETS["openwebtext"], tmp_path)
+    split = [decoded(open_tokens(DATASETS["openwebtext"], s, tmp_path)) for s in ("train", "test")]
+    assert sorted(split) == [["a"], ["b"]]
+
+
+def test_a_folder_in_the_way_of_a_part_is_told_first(tmp_path):
+    write_source(tmp_path / "openwebtext" / "source", "a.jsonl", ["a", "b"])
+    (tmp_path / "openwebtext" / "train.bin").mkdir()
+    with pytest.raises(RunError, match=r"/train\.bin: is a folder; move it away$"):
+        prepare(DATASETS["openwebtext"], tmp_path)
+    assert entries(tmp_path / "openwebtext") == ["source", "train.bin"]
+
+
+@pytest.mark.parametrize("name", ["lambada", "wikitext"])  # the second's counts are about right
+def test_parts_made_of_other_files_are_made_again(tmp_path, name, capsys):
+    def prepared() -> tuple[str, bool]:
+        prepare(DATASETS[name], tmp_path)
+        again = f"{path}: was made of other files; writing it again\n" in capsys.readouterr().err
+        return "|".join(decoded(open_tokens(DATASETS[name], "test", tmp_path))), again
+
+    path, source = tmp_path / name / "test.bin", tmp_path / name / "source"
+    file = write_source(source, "a.txt", ["one"])
+    assert prepared() == ("one", False)
+    assert read_header(path, get_tokenizer("gpt2"))["sources"] == [["a.txt", 3]]
+    assert prepared() == ("one", False)
+    write_source(source, "a.txt", ["another"])
+    assert prepared() == ("another", True)
+    file.rename(source / "b.txt")
+    assert prepared() == ("another", True)
+    (source / "b.txt").unlink()
+    assert prepared() == ("another", False)  # what is there needs no source
+
+
+def test_parts_of_the_hub_and_of_files_are_not_mixed(tmp_path, monkeypatch):
+    import datasets
+
+    def prepared() -> list[str]:
+        prepare(DATASETS["openwebtext"], tmp_path)
+        parts = [open_tokens(DATASETS["openwebtext"], s, tmp_path) for s in ("train", "test")]
+        return sorted(text for part in parts for text in decoded(part))
+
+    rows = datasets.Dataset.from_dict({"text": ["hub 1", "hub 2"]})
+    monkeypatch.setattr(preparing, "_from_hub", lambda *_: rows)
+    home = tmp_path / "openwebtext"
+    source = write_source(home / "source", "a.jsonl", ["file 1", "file 2"])
+    assert prepared() == ["file 1", "file 2"]
+    source.unlink()
+    (home / "val.bin").unlink()
+    assert prepared() == ["hub 1", "hub 2"]
+    write_source(home / "source", "a.jsonl", ["file 1", "file 2"])
+    assert prepared() == ["file 1", "file 2"]
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    home = tmp_path / "lambada"
+    write_source(home / "source", "a.txt", ["one"])
+    (home / ".cache.unfinished" / "text").mkdir(parents=True)
+    for name in (".test.bin.x1.tmp", ".test.json.y2.tmp"):
+        (home / name).write_bytes(b"half")
+    prepare(DATASETS["lambada"], tmp_path)
+    assert entries(home) == ["source", "test.bin", "test.json"]
+
+
+def test_one_process_prepares_a_set_at_a_time(tmp_path, monkeypatch):
+    write_source(tmp_path / "lambada" / "source", "a.txt", ["one"])
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    second = threading.Thread(target=prepare, args=(DATASETS["lambada"], tmp_path))
+    with lock(tmp_path / "lambada" / ".lock"):
+        second.start()
+        while second.is_alive() and not sys.stderr.getvalue():
+            time.sleep(0.01)
+        told = f"{tmp_path}/lambada: waiting for another 'crate data prepare' (process "
+        assert sys.stderr.getvalue().startswith(told)
+        assert entries(tmp_path / "lambada") == ["source"]
+    second.join()
+    assert (tmp_path / "lambada" / "test.bin").is_file()
+
+
+def test_a_cache_that_cannot_be_made(tmp_path):
+    write_source(tmp_path / "lambada" / "source", "a.txt", ["one"])
+    (tmp_path / "lambada" / ".cache.unfinished").write_bytes(b"")
+    with pytest.raises(RunError, match=r"^[^\n]*/lambada/\.cache\.unfinished: File exists$"):
+        prepare(DATASETS["lambada"], tmp_path)
+
+
+def test_a_full_disk(tmp_path, monkeypatch):
+    import datasets
+
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    cache = tmp_path / "lambada" / ".cache.unfinished"
+
+    def load(*_, cache_dir=None, **options):
+        assert cache_dir in (None, str(cache))
+        raise datasets.exceptions.DatasetGenerationError("An error occurred") from full
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    for _ in ("from the hub", "from files"):
+        with pytest.raises(RunError) as caught:
+            prepare(DATASETS["lambada"], tmp_path)
+        assert str(caught.value) == f"{tmp_path}/lambada: No space left on device"
+        write_source(tmp_path / "lambada" / "source", "a.txt", ["one"])
+    assert not cache.exists()
 
 
 def test_a_corpus_that_cannot_be_split(tmp_path):
@@ -556,7 +716,119 @@ def test_sources_that_cannot_be_read(tmp_path, name, content, told):
         prepare(DATASETS["lambada"], tmp_path)
     assert str(caught.value).startswith(f"{folder}{told}")
     assert "\n" not in str(caught.value)
-    assert [path.name for path in folder.parent.iterdir()] == ["source"]
+    assert entries(folder.parent) == ["source"]
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        (
+            "x.jsonl.gz",
+            "is none of .parquet, .jsonl, .json, .txt; unpack it there, or move it away",
+        ),
+        ("folder/", "is none of .parquet, .jsonl, .json, .txt; unpack it there, or move it away"),
+        ("folder.txt/", "cannot be read (Is a directory)"),
+        ("broken.txt@", "cannot be read (No such file or directory)"),
+        ("", "cannot be read (Not a directory)"),
+    ],
+)
+def test_odd_things_in_source(tmp_path, monkeypatch, name, told):
+    monkeypatch.setattr(preparing, "_from_hub", lambda *_: pytest.fail("the hub was asked"))
+    source = tmp_path / "lambada" / "source"
+    odd = source / name.strip("/@")
+    if name:
+        write_source(source, "z.txt", ["fine"])
+    else:
+        source.parent.mkdir()
+    if name.endswith("/"):
+        odd.mkdir()
+    elif name.endswith("@"):
+        odd.symlink_to("nowhere")
+    else:
+        odd.write_bytes(b"x")
+    with pytest.raises(RunError) as caught:
+        prepare(DATASETS["lambada"], tmp_path)
+    assert str(caught.value) == f"{odd}: {told}"
+
+
+def test_hidden_files_are_ignored_and_suffixes_may_be_capitals(tmp_path, monkeypatch):
+    import datasets
+
+    source = tmp_path / "lambada" / "source"
+    write_source(source, ".hidden.gz", ["x"])
+    monkeypatch.setattr(
+        preparing, "_from_hub", lambda *_: datasets.Dataset.from_dict({"text": ["hub"]})
+    )
+    for names, found in (([], ["hub"]), (["B.TXT", "a.txt"], ["B.TXT", "a.txt"])):
+        for name in names:
+            write_source(source, name, [name])
+        prepare(DATASETS["lambada"], tmp_path)
+        assert decoded(open_tokens(DATASETS["lambada"], "test", tmp_path)) == found
+    for path in source.iterdir():
+        path.unlink()
+    (source / "X.JSONL").write_text("no JSON")
+    with pytest.raises(RunError, match=r"/X\.JSONL: line 1 is no JSON"):
+        prepare(DATASETS["lambada"], tmp_path)
+
+
+@pytest.mark.parametrize("form", ["parquet", "jsonl", "txt"])
+def test_paths_that_look_like_patterns(tmp_path, form):
+    root = tmp_path / "[a]*?"
+    write_source(root / "lambada" / "source", f"x[12]*?.{form}", ["found"])
+    write_source(tmp_path / "a" / "lambada" / "source", f"x1.{form}", ["another set's"])
+    prepare(DATASETS["lambada"], root)
+    assert decoded(open_tokens(DATASETS["lambada"], "test", root)) == ["found"]
+
+
+@pytest.mark.parametrize("form", ["parquet", "jsonl"])
+def test_nulls_are_empty_documents(tmp_path, form):
+    source = tmp_path / "lambada" / "source"
+    path = write_source(source, f"a.{form}", ["one", None, "", "two"])
+    (line, odd) = prepare(DATASETS["lambada"], tmp_path)
+    assert "test.bin: 2 documents, 2 empty left out, 4 tokens (6 bytes of text)" in line
+    assert odd.endswith(f"test.bin: 4 documents, LAMBADA has 5,153 {AGAIN}")
+    assert open_tokens(DATASETS["lambada"], "test", tmp_path).documents == 4
+    write_source(source, f"a.{form}", [None, None])
+    with pytest.raises(RunError) as caught:
+        prepare(DATASETS["lambada"], tmp_path)
+    where = path if form == "parquet" else source
+    assert str(caught.value) == (
+        f"{where}: its column 'text' has only nulls: there is no text in it"
+    )
+
+
+def test_files_with_different_columns(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    source = tmp_path / "lambada" / "source"
+    write_source(source, "a.parquet", ["one"])
+    other = pyarrow.table({"number": [2], "text": ["two"]})
+    pyarrow.parquet.write_table(other, source / "b.parquet")
+    prepare(DATASETS["lambada"], tmp_path)
+    assert decoded(open_tokens(DATASETS["lambada"], "test", tmp_path)) == ["one", "two"]
+    pyarrow.parquet.write_table(other.drop_columns("text"), source / "b.parquet")
+    told = r"/b\.parquet: has no column 'text' \(string\), only 'number' \(int64\)$"
+    with pytest.raises(RunError, match=told):
+        prepare(DATASETS["lambada"], tmp_path)
+    for path in source.iterdir():
+        path.unlink()
+    (source / "a.jsonl").write_text('{"text": "one"}\n')
+    (source / "b.jsonl").write_text('{"number": 2, "text": "two"}\n')
+    with pytest.raises(RunError) as caught:
+        prepare(DATASETS["lambada"], tmp_path)
+    assert str(caught.value) == f"{source}: its files have different columns"
+
+
+@pytest.mark.parametrize("name", ["lambada", "openwebtext"])  # a document a line, and a file
+def test_a_byte_order_mark_is_no_text(tmp_path, name):
+    source = tmp_path / name / "source"
+    for part in "ab":
+        write_source(source, f"{part}.txt", [f"\ufeff{part}\ufeff"])
+    prepare(DATASETS[name], tmp_path)
+    parts = DATASETS[name].folders
+    found = [text for s in parts for text in decoded(open_tokens(DATASETS[name], s, tmp_path))]
+    assert sorted(found) == ["a\ufeff", "b\ufeff"]
 
 
 def test_other_sources_that_cannot_be_read(tmp_path):
