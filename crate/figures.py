@@ -4,6 +4,7 @@ Written as PDF, SVG and PNG, byte for byte the same for the same numbers.
 """
 
 import itertools
+import math
 import os
 import re
 from pathlib import Path
@@ -150,7 +151,7 @@ def _scaling(name: str, plan: Plan, settings: Settings):
 def _curves(name: str, plan: Plan, settings: Settings):
     """A metric while the runs of a column train: a line a row, a band of one deviation over seeds.
 
-    Rows that train nothing are dotted lines across.
+    Rows that train nothing are dotted lines across, unless far above: an untrained network is.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter
@@ -161,10 +162,12 @@ def _curves(name: str, plan: Plan, settings: Settings):
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axes = figure.subplots()
     colours = itertools.cycle(COLOURS)
+    trained = losses[losses["seen"] > 0]["loss"]
+    highest = 1.5 * trained.max() if len(trained) else math.inf
     for row in content.rows:
         points = losses[losses["row"] == row.label].groupby("seen")["loss"]
         middle = points.mean() * column.factor
-        if middle.empty:
+        if middle.empty or middle.min() > highest * column.factor:
             continue
         if middle.index.max() == 0:
             axes.axhline(middle.iloc[0], color="black", linestyle=":", linewidth=1)

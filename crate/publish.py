@@ -8,6 +8,7 @@ from crate.config import Settings
 from crate.errors import RunError
 from crate.plan import Plan, parse_path
 from crate.records import atomic_path
+from crate.tune import add_outcomes, read_outcomes
 
 
 def publish(plan: Plan, settings: Settings) -> list[Path]:
@@ -63,8 +64,9 @@ def publish(plan: Plan, settings: Settings) -> list[Path]:
                 written.append(_copy(folder / file, target.parent / name / file))
     _drop_unused(target)
     written.append(write_joined_metrics(plan, target.parent, settings.scale))
-    if (source / "tuning.csv").exists():
-        written.append(_copy(source / "tuning.csv", target / "tuning.csv"))
+    if outcomes := read_outcomes(source / "tuning.csv"):
+        add_outcomes(target / "tuning.csv", outcomes)  # beside those of the tables that stay
+        written.append(target / "tuning.csv")
     return written
 
 

@@ -100,11 +100,11 @@ def tune(
             except RunError as error:
                 failed.append(setting)
                 print(f"{setting}  {run}: {error}", file=sys.stderr, flush=True)
-                _append(path, {**row, "value": "failed"})
+                add_outcomes(path, [{**row, "value": "failed"}])
             else:
                 means.setdefault(setting, []).append(value)
                 print(f"{setting}  {run}: {value:.4g}", file=sys.stderr, flush=True)
-                _append(path, {**row, "value": f"{value:.4g}"})
+                add_outcomes(path, [{**row, "value": f"{value:.4g}"}])
     ranked = sorted(
         means.items(),
         key=lambda item: sum(item[1]) / len(item[1]),
@@ -133,14 +133,19 @@ def _call(run: Run, words: list[str], settings: Settings) -> dict:
     return read_json(folder / "metrics.json")["metrics"]
 
 
-def _append(path: Path, row: dict) -> None:
-    """Add an outcome to the CSV, in the place of an older one of the same trial and recipe."""
-    old = []
-    if path.exists():
-        with path.open(newline="") as file:
-            old = list(csv.DictReader(file))
+def read_outcomes(path: Path) -> list[dict]:
+    """The outcomes in a CSV; none where there is no file."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def add_outcomes(path: Path, rows: list[dict]) -> None:
+    """Add outcomes to the CSV, in the place of older ones of the same trial and recipe."""
     key = ("step", "model", "seed", "recipe")
-    merged = {tuple(str(entry[k]) for k in key): entry for entry in [*old, row]}
+    outcomes = [*read_outcomes(path), *rows]
+    merged = {tuple(str(entry[k]) for k in key): entry for entry in outcomes}
     with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
         writer.writeheader()
