@@ -139,7 +139,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="in place of a run: an official checkpoint, such as GPT-2's",
     )
-    sub.add_argument("--model", help="of 'crate models', with --weights")
+    sub.add_argument("--model", help="of 'crate models' or models.yaml, with --weights")
+    sub.add_argument("--scale", help="of the weights' run (default: sizes as published)")
     sub.add_argument("--prompt", default="", help="how the text begins (default: as any document)")
     sub.add_argument("--tokens", type=int, default=200, help="at most so many more (default: 200)")
     sub.add_argument(
@@ -271,7 +272,7 @@ def _cancel(options) -> None:
 def _plan(options) -> None:
     from tabulate import tabulate
 
-    from crate.cost import DEVICES, UTILISATION, cost
+    from crate.cost import DEVICES, UTILISATION, cost, counted
     from crate.errors import unknown
 
     if options.device not in DEVICES:
@@ -304,17 +305,15 @@ def _plan(options) -> None:
     ]
     print(tabulate(rows, headers, disable_numparse=True, colalign=("left", *["right"] * 5)))
     print(
-        f"\n{len(rows)} runs{at_scale}, about {hours:,.1f} {options.device} hours "
-        f"(estimated at {UTILISATION:.0%} of the device's bfloat16 peak) and {disk / 1e9:,.1f} GB"
+        f"\n{len(rows)} run{'s' * (len(rows) != 1)}{at_scale}, about {hours:,.1f} "
+        f"{options.device} hours (estimated at {UTILISATION:.0%} of the device's bfloat16 peak) "
+        f"and {disk / 1e9:,.1f} GB"
     )
-    others = {
-        "segmentation": "decoders",
-        "objects": "the cuts and CRFs of MaskCut",
-        "language": "texts whose number of tokens is not known",
-    }
-    left_out = [
-        others[task] for task in others if task in {plan.resolve(r).step.task for r in runs}
-    ]
+    others = {"segmentation": "decoders", "objects": "the cuts and CRFs of MaskCut"}
+    resolved = [plan.resolve(run) for run in runs]
+    left_out = [others[task] for task in others if task in {each.step.task for each in resolved}]
+    if not all(counted(each) for each in resolved):
+        left_out.append("evaluations on texts whose number of tokens is not known")
     if left_out:
         print(f"not counted: {' and '.join(left_out)}")
 
@@ -433,6 +432,7 @@ def _sample(options) -> None:
             temperature=options.temperature,
             top_k=options.top_k,
             seed=options.seed,
+            scale=options.scale,
         )
     )
 

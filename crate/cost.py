@@ -36,7 +36,7 @@ class Cost:
 def cost(plan: Plan, run: Run, overrides: dict | None = None) -> Cost:
     """Cost of one run: its network, without a decoder. A multiply-accumulate is two FLOPs.
 
-    Texts whose number of tokens was not published are not counted.
+    Evaluations that are not `counted` cost nothing here.
     """
     resolved = plan.resolve(run, overrides)
     step, dataset = resolved.step, get_dataset(resolved.step.dataset)
@@ -66,6 +66,13 @@ def cost(plan: Plan, run: Run, overrides: dict | None = None) -> Cost:
         eval_flops=float(forward * evaluated * looks),
         disk_bytes=4 * parameters * (1 + (1 + moments if examples else 0)),
     )
+
+
+def counted(resolved: Resolved) -> bool:
+    """Whether the size of what a run is evaluated on is known: that of some texts is not."""
+    dataset = get_dataset(resolved.step.dataset)
+    needed = resolved.step.READS_DATA and isinstance(dataset, TextSet)
+    return not needed or resolved.step.evaluate in dataset.tokens
 
 
 def complexity_of(resolved: Resolved) -> tuple[int, int]:

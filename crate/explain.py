@@ -64,14 +64,17 @@ def explain(table: str, label: str, key: str | None, plan: Plan, settings: Setti
             environment = record.get("environment", {})
             lines.append(f"  code      commit {record.get('commit') or 'unknown'}")
             lines.append(f"            fingerprint {record.get('code')}")
+            device = environment.get("device", "unknown")
+            if "torch" in environment:
+                device += (
+                    f", {environment['autocast']} ({environment.get('autocast_reason', '')}), "
+                    f"torch {environment['torch']}"
+                )
+            lines.append(f"  device    {device}")
+            trained = record.get("train_seconds")
             lines.append(
-                f"  device    {environment.get('device', 'unknown')}, "
-                f"{environment.get('autocast', '')} ({environment.get('autocast_reason', '')}), "
-                f"torch {environment.get('torch', '')}"
-            )
-            lines.append(
-                f"  time      {record.get('started')} to {record.get('ended')}, "
-                f"training {record.get('train_seconds', 0)} s"
+                f"  time      {record.get('started')} to {record.get('ended')}"
+                + (f", training {trained} s" if trained else "")
             )
             if found.status in ("missing", "failed") and not plan.is_current(run, settings.results):
                 lines.append("  note      experiments/ or crate/ changed since; a rerun is due")

@@ -161,7 +161,7 @@ def _curves(name: str, plan: Plan, settings: Settings):
     column = content.columns[drawn.column]
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axes = figure.subplots()
-    colours = itertools.cycle(COLOURS)
+    styles = iter(itertools.product(("-", "--", "-."), COLOURS))
     trained = losses[losses["seen"] > 0]["loss"]
     highest = 1.5 * trained.max() if len(trained) else math.inf
     for row in content.rows:
@@ -174,8 +174,8 @@ def _curves(name: str, plan: Plan, settings: Settings):
             place = axes.get_yaxis_transform()
             axes.text(1.0, middle.iloc[0], row.label, transform=place, fontsize=6, va="center")
             continue
-        colour = next(colours)
-        axes.plot(middle.index, middle, color=colour, linewidth=1, marker=".", label=row.label)
+        line, colour = next(styles, (":", "grey"))
+        axes.plot(middle.index, middle, line, color=colour, lw=1, marker=".", label=row.label)
         spread = points.std().fillna(0.0) * column.factor
         axes.fill_between(
             middle.index, middle - spread, middle + spread, color=colour, alpha=0.2, linewidth=0

@@ -4,6 +4,7 @@ import codecs
 import dataclasses
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,9 @@ from crate.plan import Plan
 
 if TYPE_CHECKING:
     from crate.models.language import LanguageModel
+
+
+SMALL = 256  # width below which several threads wait for each other longer than they work
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +32,7 @@ class Request:
     temperature: float
     top_k: int | None
     seed: int
+    scale: str | None = None  # of the model that `weights` belong to; None: as published
 
 
 def sample(request: Request) -> None:
@@ -36,8 +41,11 @@ def sample(request: Request) -> None:
     An empty prompt begins a document; the end of one ends the text.
 
     Raises:
-        UsageError: model, prompt or numbers make no sense. RunError: weights cannot be used.
+        UsageError: model, prompt or numbers make no sense.
+        RunError: weights cannot be used, or nothing can be printed.
     """
+    if sys.stdout is None:
+        raise RunError("there is nowhere to print to")
     if not 0 <= request.seed < 2**63:
         raise UsageError(f"--seed: {request.seed} is not from 0 to 2^63 - 1")
     try:
@@ -52,8 +60,10 @@ def sample(request: Request) -> None:
 
     from crate.models.language import Cache, generate
 
+    if model.spec.dim < SMALL:
+        torch.set_num_threads(1)
     model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
-    cache, began, count = Cache(model), time.perf_counter(), 0
+    cache, began = Cache(model), time.perf_counter()
     drawn = generate(
         model,
         ids,
@@ -65,18 +75,30 @@ def sample(request: Request) -> None:
         cache=cache,
     )
     sys.stdout.reconfigure(errors="replace")  # a terminal may know fewer letters than the model
-    print(request.prompt, end="", flush=True)
+    try:
+        count = _print(request.prompt, drawn, tokenizer)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise RunError(f"the text cannot be written ({error.strerror})") from None
+    seconds = time.perf_counter() - began
+    print(
+        f"{count:,} tokens, {count / seconds:,.0f} a second; a cache of "
+        f"{cache.bytes / 1e6:,.2f} MB for the last {cache.length:,}",
+        file=sys.stderr,
+    )
+
+
+def _print(prompt: str, drawn: Iterator[int], tokenizer: Tokenizer) -> int:
+    """Print a prompt and the tokens that follow as they come; returns how many came."""
+    count = 0
+    print(prompt, end="", flush=True)
     decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a letter may be several tokens
     for token in drawn:
         print(decoder.decode(tokenizer.decode_bytes([token])), end="", flush=True)
         count += 1
     print(decoder.decode(b"", final=True), flush=True)
-    seconds = time.perf_counter() - began
-    print(
-        f"{count:,} tokens, {count / seconds:,.0f} a second; the cache of {cache.length:,} tokens "
-        f"has {cache.bytes / 1e6:,.2f} MB",
-        file=sys.stderr,
-    )
+    return count
 
 
 def _open(request: Request) -> "tuple[LanguageModel, Tokenizer]":
@@ -96,7 +118,8 @@ def _open(request: Request) -> "tuple[LanguageModel, Tokenizer]":
         if request.model is None:
             raise UsageError("--weights needs --model: a name of 'crate models'")
         where, record = request.weights, None
-        spec, state = Plan(Experiments()).spec(request.model, None), released.read(where)
+        spec = Plan(Experiments()).spec(request.model, request.scale)
+        state = released.read(where)
         if spec.causal and "token_embedding.weight" not in state:
             state = released.convert(state, spec, where=where)
     if not spec.causal:
@@ -108,7 +131,9 @@ def _open(request: Request) -> "tuple[LanguageModel, Tokenizer]":
     try:
         carry(model, state, [])
     except RunError as error:
-        raise RunError(f"{where}: does not fit the model: {error}") from None
+        told = str(error).removeprefix("the parent's ")
+        hint = "" if record or request.scale else "; weights of a smaller scale need --scale"
+        raise RunError(f"{where}: does not fit the model: {told}{hint}") from None
     if record:
         return model, get_tokenizer(record["config"]["data"]["tokenizer"])
     for name in TOKENIZERS:

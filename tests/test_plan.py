@@ -8,7 +8,7 @@ import pytest
 from crate import config
 from crate import plan as plan_module
 from crate.config import Experiments
-from crate.cost import DEVICES, cost
+from crate.cost import DEVICES, cost, counted
 from crate.errors import UsageError
 from crate.plan import Plan, Run, parse_path
 
@@ -308,7 +308,11 @@ def test_the_cost_of_a_language_model_is_counted_in_windows(plan):
         counts = cost(plan, dataclasses.replace(run, chain=chain))
         assert (counts.parameters, counts.disk_bytes) == (0, 0)  # no network
     elsewhere = cost(plan, dataclasses.replace(run, chain=("openwebtext_gpt2", "lambada")))
-    assert (elsewhere.examples, elsewhere.eval_flops) == (0, 0)  # its tokens are not known
+    assert (elsewhere.examples, elsewhere.eval_flops) == (0, 0)
+    lambada = plan.resolve(dataclasses.replace(run, chain=("openwebtext_gpt2", "lambada")))
+    assert not counted(lambada)  # its tokens are not known
+    assert counted(plan.resolve(dataclasses.replace(lambada.run, scale="mini")))
+    assert counted(plan.resolve(run))
 
 
 def test_lion_keeps_one_moment(plan):

@@ -1,5 +1,6 @@
 """`crate sample`: what is printed is what the model says, and mistakes are one line."""
 
+import contextlib
 import dataclasses
 from pathlib import Path
 
@@ -85,6 +86,29 @@ def test_an_official_gpt2_speaks_too(folder, tmp_path, capsys):
     assert capsys.readouterr().out == get_tokenizer("gpt2").decode(ids) + "\n"
 
 
+def test_weights_of_a_small_scale_need_their_scale(spoken, tmp_path, capsys):
+    folder, _ = spoken
+    words = ["--weights", str(folder / "weights.safetensors"), "--model", "crate_alpha_gpt_base"]
+    assert main(["sample", *words]) == 1
+    errors = capsys.readouterr().err
+    assert "'token_embedding.weight' has shape (257, 32), this model needs (257, 768)" in errors
+    assert errors.endswith("weights of a smaller scale need --scale\n")
+    assert main(["sample", *words, "--scale", "smoke", "--tokens", "5", "--temperature", "0"]) == 0
+    by_weights = capsys.readouterr().out
+    assert main(["sample", "--run", str(folder), "--tokens", "5", "--temperature", "0"]) == 0
+    assert capsys.readouterr().out == by_weights
+
+
+def test_a_screen_that_takes_nothing_is_one_line(spoken, capsys):
+    with open("/dev/full", "w") as full, contextlib.redirect_stdout(full):
+        assert main(["sample", "--run", str(spoken[0])]) == 1
+        with contextlib.suppress(OSError):
+            full.close()
+    assert (
+        capsys.readouterr().err == "failed: the text cannot be written (No space left on device)\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -118,7 +142,7 @@ def test_what_cannot_speak_says_so(spoken, plan, tmp_path, capsys):
         finished(run, run.folder(tmp_path / "results"), plan, state)
     for run, told in (
         (vision, "is no language model"),
-        (unfinished, "is not finished; first run"),
+        (unfinished, "is not there: mistyped, or to be run first"),
         (counts, "holds counts of tokens, no network"),
     ):
         assert main(["sample", "--run", str(run.folder(tmp_path / "results"))]) == 2

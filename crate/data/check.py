@@ -123,8 +123,8 @@ def odd_counts(dataset: TextSet, split: str, path: Path, header: dict) -> list[s
     documents = None if dataset.about else dataset.splits[split]
     published = {"documents": documents, "tokens": dataset.tokens.get(split)}
     return [
-        f"{path}: {_number(header[unit] + empty, unit)}, {dataset.title} has {count:,} (it is made "
-        "again once it is deleted)"
+        f"{path}: {_number(header[unit] + empty, unit)}, {dataset.title} has {count:,} (delete it, "
+        "put all files of the set into source/, or none for the hub's, and prepare it again)"
         for unit, count in published.items()
         if count is not None and header[unit] + empty != count
     ]

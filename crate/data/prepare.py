@@ -20,7 +20,7 @@ import sys
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -299,7 +299,7 @@ def _prepare_texts(dataset: TextSet, root: Path) -> list[str]:
 
 
 def _write_parts(dataset: TextSet, root: Path, tokenizer: Tokenizer) -> None:
-    files = _source_files(root / "source")
+    files = _of_split(_source_files(root / "source"), dataset.splits)
     sources = [[path.name, path.stat().st_size] for path in files]
     paths = {split: root / f"{part}.bin" for split, part in dataset.folders.items()}
     headers = {split: _found(path, tokenizer) for split, path in paths.items()}
@@ -344,6 +344,17 @@ def _source_files(here: Path) -> list[Path]:
     except OSError as error:
         raise RunError(f"{path}: cannot be read ({error.strerror})") from None
     return files
+
+
+def _of_split(files: list[Path], splits: Collection[str]) -> list[Path]:
+    """Of a set that is only tested on: the files whose names say so, where names tell splits."""
+    if set(splits) != {"test"}:
+        return files
+    others = [file for file in files if re.search("train|valid|dev", file.name.lower())]
+    chosen = [file for file in files if "test" in file.name.lower()] if others else files
+    if files and not chosen:
+        raise RunError(f"{others[0]}: is another part than the test part that is needed")
+    return chosen
 
 
 def _found(path: Path, tokenizer: Tokenizer) -> dict | None:

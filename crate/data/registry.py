@@ -78,7 +78,7 @@ class ImageSet(Dataset):
 class TextSet(Dataset):
     """Documents, cut into the tokens of one tokenizer (crate/data/tokenizer.py).
 
-    `holdout` counts documents too. `tokens` are those of a split, as published, where known.
+    `holdout` counts documents too. `tokens` are those of a split, where known.
     """
 
     unit: ClassVar[str] = "documents"
@@ -411,19 +411,23 @@ DATASETS = {
         TextSet(
             name="speeches",
             splits={"train": 222, "validation": 5, "test": 6},
+            tokens={"train": 10_310_667, "validation": 220_246, "test": 230_733},
             **_SPEECHES,
         ),
         TextSet(
             name="speeches_tiny",  # the shortest of each part: seconds a run, for tests
             splits={"train": 10, "validation": 2, "test": 2},
+            tokens={"train": 108_104, "validation": 28_145, "test": 18_078},
             **_SPEECHES,
         ),
-        TextSet(name="moby_dick", splits={"test": 33}, **_MOBY_DICK),
-        TextSet(name="moby_dick_tiny", splits={"test": 4}, **_MOBY_DICK),
-        TextSet(name="king_james_bible", splits={"test": 11}, **_BIBLE),
-        TextSet(name="king_james_bible_tiny", splits={"test": 2}, **_BIBLE),
-        TextSet(name="shakespeare", splits={"test": 2}, **_SHAKESPEARE),
-        TextSet(name="shakespeare_tiny", splits={"test": 1}, **_SHAKESPEARE),
+        TextSet(name="moby_dick", splits={"test": 33}, tokens={"test": 299_600}, **_MOBY_DICK),
+        TextSet(name="moby_dick_tiny", splits={"test": 4}, tokens={"test": 7_003}, **_MOBY_DICK),
+        TextSet(name="king_james_bible", splits={"test": 11}, tokens={"test": 298_363}, **_BIBLE),
+        TextSet(name="king_james_bible_tiny", splits={"test": 2}, tokens={"test": 3_219}, **_BIBLE),
+        TextSet(name="shakespeare", splits={"test": 2}, tokens={"test": 224_998}, **_SHAKESPEARE),
+        TextSet(
+            name="shakespeare_tiny", splits={"test": 1}, tokens={"test": 20_001}, **_SHAKESPEARE
+        ),
     )
 }
 

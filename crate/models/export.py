@@ -106,6 +106,8 @@ def read_finished(path: str) -> Finished:
     run, results = parse_path(path)
     folder = RunFolder(run.folder(results))
     result, record = read_json(folder.metrics), read_json(folder.record) or {}
+    if not folder.folder.is_dir():
+        raise UsageError(f"{folder.folder}: is not there: mistyped, or to be run first")
     if result is None or record.get("status") != "complete":
         raise UsageError(f"{run}: is not finished; first run {folder.metrics}")
     stated = result.get("weights_sha256")

@@ -216,10 +216,28 @@ def list_models(pattern: str = "*") -> list[str]:
     return sorted(name for name in MODELS if fnmatchcase(name, pattern))
 
 
+def without_effect(spec: ModelSpec) -> dict[str, str]:
+    """Fields that change nothing of this architecture, each with what it would need."""
+    needs = {
+        "feedforward ODL": ("dictionary_ratio", "decoupled"),
+        "feedforward ISTA or ODL": ("step_size", "sparsity"),
+        "feedforward MLP": ("mlp_ratio", "gelu"),
+        "attention MHSA": ("qkv_bias",),
+        "a vision model": ("patch_size", "stem", "pool", "init"),
+        "a language model": ("final_norm",),
+    }
+    has = {f"feedforward {spec.feedforward}", f"attention {spec.attention}"}
+    has.add("a language model" if spec.causal else "a vision model")
+    if spec.feedforward in ("ISTA", "ODL"):
+        has.add("feedforward ISTA or ODL")
+    return {key: need for need, keys in needs.items() if need not in has for key in keys}
+
+
 def resolve(name: str, **overrides: object) -> ModelSpec:
     """The `ModelSpec` of a model name, with some of its fields replaced.
 
-    Raises `UsageError` for an unknown name, an unknown field or a value that makes no sense.
+    Raises `UsageError` for an unknown name, an unknown field, a value that makes no sense, or one
+    that would change nothing.
     """
     if name not in MODELS:
         raise unknown("model", name, list_models())
@@ -227,7 +245,11 @@ def resolve(name: str, **overrides: object) -> ModelSpec:
     for key in overrides:
         if key not in known:
             raise unknown("model setting", key, known, where=name)
-    return replace(MODELS[name], **overrides)
+    spec = replace(MODELS[name], **overrides)
+    for key, need in without_effect(spec).items():
+        if overrides.get(key, getattr(MODELS[name], key)) != getattr(MODELS[name], key):
+            raise UsageError(f"{name}: {key} needs {need}: here it would change nothing")
+    return spec
 
 
 VISION_SIZES = {"num_classes": 1000, "image_size": 224}  # what `create_model` takes by default

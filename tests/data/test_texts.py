@@ -33,6 +33,11 @@ from crate.data.tokenizer import get_tokenizer
 from crate.errors import RunError, UsageError
 from crate.records import lock
 
+AGAIN = (
+    "(delete it, put all files of the set into source/, or none for the hub's, "
+    "and prepare it again)"
+)
+
 BYTES = get_tokenizer("bytes")
 EMBEDDED = [d for d in DATASETS.values() if isinstance(d, TextSet) and d.embedded]
 DOCUMENTS = [f"Document {i}: naïve 日本語\r\n" * (i % 4) for i in range(40)]  # 10 are empty
@@ -327,8 +332,8 @@ def test_check_counts_and_compares_everything(toy):
     more = dataclasses.replace(TOY, splits=TOY.splits | {"train": 6}, tokens={"test": 9})
     assert check(more, toy)[1] == [
         f"{path}: is not the file that its header describes (its sha256 is another)",
-        f"{path}: 5 documents, Toy has 6 (it is made again once it is deleted)",
-        f"{toy}/toy/val.bin: 2 tokens, Toy has 9 (it is made again once it is deleted)",
+        f"{path}: 5 documents, Toy has 6 {AGAIN}",
+        f"{toy}/toy/val.bin: 2 tokens, Toy has 9 {AGAIN}",
     ]
 
 
@@ -378,6 +383,7 @@ def test_embedded_sets_have_the_documents_the_registry_says(dataset, tmp_path):
         path = tmp_path / f"{split}.bin"
         write_tokens(path, documents, tokens.tokenizer, source="a test")
         assert np.array_equal(np.fromfile(path, np.uint16), tokens.ids)
+        assert len(tokens.ids) == dataset.tokens[split]
     assert registry.data_identity(dataset)["tokenizer"] == "bytes"
     with pytest.raises(UsageError, match="unknown split 'all'"):
         open_tokens(dataset, "all", "/nowhere")
@@ -398,6 +404,30 @@ def test_tiny_sets_are_cut_out_of_the_whole_ones():
     assert wrong == []
     assert there[0].startswith("speeches_tiny, train: embedded, 10 documents, 108,104 tokens (")
     assert prepare(tiny, "/nowhere") == ["speeches_tiny: embedded, nothing to prepare"]
+
+
+@pytest.mark.parametrize(
+    ("names", "read"),
+    [
+        (("ptb.train.txt", "ptb.valid.txt", "ptb.test.txt"), "the test"),
+        (("anything.txt",), "the anything"),
+    ],
+)
+def test_of_a_set_of_all_parts_only_the_test_part_is_read(tmp_path, names, read):
+    source = tmp_path / "ptb" / "source"
+    source.mkdir(parents=True)
+    for name in names:
+        (source / name).write_text(f"the {name.split('.')[-2]}\n")
+    prepare(DATASETS["ptb"], tmp_path)
+    assert decoded(open_tokens(DATASETS["ptb"], "test", tmp_path)) == [read]
+
+
+def test_another_part_is_no_test_part(tmp_path):
+    source = tmp_path / "ptb" / "source"
+    source.mkdir(parents=True)
+    (source / "ptb.train.txt").write_text("hi there\n")
+    with pytest.raises(RunError, match=r"ptb\.train\.txt: is another part than the test part"):
+        prepare(DATASETS["ptb"], tmp_path)
 
 
 def test_planning_and_reading_need_no_torch():
@@ -476,9 +506,6 @@ def test_openwebtext_is_split_as_nanogpt_splits_it(tmp_path, capsys):
     assert prepare(DATASETS["openwebtext"], tmp_path) == lines
     assert (home / "val.bin").read_bytes() == before
     assert "val.bin: is cut short" in capsys.readouterr().err
-
-
-AGAIN = "(it is made again once it is deleted)"
 
 
 def test_a_found_file_that_is_none_of_ours_stays(tmp_path):

@@ -238,7 +238,7 @@ def test_what_cannot_be_exported_is_one_line(crate, finished, tmp_path, monkeypa
         run, "--to", "tflite", "--out", "m"
     )
     other = str(run).replace("seed0", "seed1")
-    assert "seed1 imagenet21k: is not finished; " in refused(other, "--to", "onnx", "--out", "m")
+    assert "is not there: mistyped" in refused(other, "--to", "onnx", "--out", "m")
     assert "is no run" in refused("nonsense", "--to", "onnx", "--out", "m")
     own = refused(run, "--to", "safetensors", "--out", folder.weights)
     assert "is the run's own file" in own

@@ -146,3 +146,26 @@ except Exception as error:
 assert "torch" not in sys.modules and "numpy" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "told"),
+    [
+        ("crate_gpt_base", {"dictionary_ratio": 2}, "dictionary_ratio needs feedforward ODL"),
+        ("crate_base_patch16", {"mlp_ratio": 2}, "mlp_ratio needs feedforward MLP"),
+        ("vit_base_patch16", {"step_size": 0.2}, "step_size needs feedforward ISTA or ODL"),
+        ("crate_alpha_base_patch16", {"qkv_bias": True}, "qkv_bias needs attention MHSA"),
+        ("gpt2_base", {"pool": "mean"}, "pool needs a vision model"),
+        ("vit_base_patch16", {"final_norm": False}, "final_norm needs a language model"),
+    ],
+)
+def test_a_setting_that_would_change_nothing_is_refused(name, setting, told):
+    """A row of one's own must not be another row under a new name."""
+    with pytest.raises(UsageError, match=told):
+        resolve(name, **setting)
+
+
+def test_a_setting_may_come_with_what_it_needs():
+    spec = resolve("crate_gpt_base", feedforward="ODL", dictionary_ratio=2)
+    assert (spec.feedforward, spec.dictionary_ratio) == ("ODL", 2)
+    resolve("gpt2_base", step_size=0.1)  # as it is: nothing is asked for
