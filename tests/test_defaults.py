@@ -50,6 +50,11 @@ MODEL = {
     "norm_eps": 1e-6,
     "init": "alpha",
     "causal": False,
+    "decoder": "none",
+    "decoder_dim": None,
+    "decoder_depth": None,
+    "decoder_heads": None,
+    "mask_tokens": "encoder",
 }
 
 

@@ -2,7 +2,8 @@
 
 A `ModelSpec` holds every choice that tells the models of these papers apart. A name is a family
 (CRATE, its ablation rows, CRATE-alpha, ViT) x a size x a patch size: `crate_alpha_base_patch16`.
-Language models (CRATE-GPT, CRATE-alpha-GPT, GPT-2) have no patches: `crate_gpt_base`.
+Language models (CRATE-GPT, CRATE-alpha-GPT, GPT-2) have no patches: `crate_gpt_base`. Masked
+autoencoders (CRATE-MAE, ViT-MAE) come with patches of 16 pixels: `crate_mae_base`.
 """
 
 import math
@@ -18,6 +19,8 @@ CHOICES = {
     "pool": ("token", "mean"),
     "init": ("alpha", "crate", "vit"),
     "gelu": ("exact", "tanh"),
+    "decoder": ("none", "inverse", "blocks"),
+    "mask_tokens": ("encoder", "decoder"),
 }
 
 
@@ -55,12 +58,21 @@ class ModelSpec:
     qkv_bias           MHSA: a bias in the query, key and value projections
     norm_eps           ε of every LayerNorm
     pool               what the head sees: "token", the class token, or "mean" of the patch tokens
-    init               "alpha", "crate" or "vit": how weights start (vision.py, `initialise`)
+    init               "alpha", "crate" or "vit": how weights start (vision.py, `initialise`);
+                       autoencoders start in their own way
     causal             no token sees later ones (language models)
     final_norm         language models: a LayerNorm before the head; vision models have one
+    decoder            masked autoencoders (autoencoder.py): "inverse" blocks, or "blocks" as the
+                       encoder's; "none" for all other models
+    decoder_dim        width of the decoder's tokens; None, here and below: as the encoder's
+    decoder_depth      number of the decoder's blocks
+    decoder_heads      their number of attention heads; divides their width
+    mask_tokens        where a masked patch becomes the mask token: before the "encoder", or before
+                       the "decoder", so that the encoder sees the kept patches alone
 
     A field that the chosen operators do not use has no effect; on language models (language.py),
-    neither have `patch_size`, `stem`, `pool` and `init`.
+    neither have `patch_size`, `stem`, `pool` and `init`. An autoencoder's encoder is a vision model
+    of the same specification, on which its `decoder…` and `mask_tokens` have no effect.
 
     Raises `UsageError` for a wrong type, a value out of range or an unknown choice.
     """
@@ -86,11 +98,16 @@ class ModelSpec:
     causal: bool = False
     gelu: str = "exact"
     final_norm: bool = True
+    decoder: str = "none"
+    decoder_dim: int | None = None
+    decoder_depth: int | None = None
+    decoder_heads: int | None = None
+    mask_tokens: str = "encoder"
 
     def __post_init__(self):
         for field in fields(self):
             name, value = field.name, getattr(self, field.name)
-            if field.type is int:
+            if field.type is int or (field.type == int | None and value is not None):
                 check_positive_int(name, value)
             elif field.type is bool and type(value) is not bool:
                 raise UsageError(f"{name} must be true or false, got {_describe(value)}")
@@ -111,6 +128,26 @@ class ModelSpec:
             raise UsageError("norm_eps must be positive, got 0")
         if self.dim % self.heads:
             raise UsageError(f"dim {self.dim} is not divisible by heads {self.heads}")
+        if self.decoder != "none":
+            dim, heads = self.decoder_dim or self.dim, self.decoder_heads or self.heads
+            if dim % heads:
+                raise UsageError(f"the decoder's dim {dim} is not divisible by its heads {heads}")
+
+    @property
+    def decoder_spec(self) -> "ModelSpec":
+        """What the decoder's blocks are made of: the encoder's choices at the decoder's sizes."""
+        return replace(
+            self,
+            dim=self.decoder_dim or self.dim,
+            depth=self.decoder_depth or self.depth,
+            heads=self.decoder_heads or self.heads,
+            decoder="none",
+        )
+
+    @property
+    def embeds_decoder(self) -> bool:
+        """Whether a linear map leads from the encoder's tokens to the decoder's."""
+        return self.mask_tokens == "decoder" or self.decoder_spec.dim != self.dim
 
     def grid(self, image_size: int) -> int:
         """Patches along one side of a square image; `UsageError` unless the patches fill it."""
@@ -168,6 +205,23 @@ GPT2 = {
     "gelu": "tanh",
 }
 
+# Masked autoencoders. CRATE-MAE and, beside it, ViT-MAE as the CRATE authors' code has them
+# (Ma-Lab-Berkeley/CRATE, model/crate_ae): mask tokens before the encoder, the ViT's blocks by
+# timm's defaults. Its ViT-MAE-Small was never published; these sizes have the printed 47.6M
+# parameters. He et al.'s own is asymmetric: mask tokens and a narrow decoder (arXiv 2111.06377).
+CRATE_MAE = {
+    **PLAIN,
+    "projection_bias": True,
+    "norm_eps": 1e-5,
+    "sparsity": 0.5,
+    "init": "crate",
+    "decoder": "inverse",
+}
+HE_DECODER = {"decoder": "blocks", "decoder_depth": 8, "decoder_heads": 16}
+VIT_MAE = {**VIT, **HE_DECODER, "qkv_bias": False, "norm_eps": 1e-5}
+VIT_MAE_512 = {**VIT_MAE, "decoder_dim": 512}
+VIT_MAE_ASYMMETRIC = {**VIT, **HE_DECODER, "decoder_dim": 512, "mask_tokens": "decoder"}
+
 # Sizes: (dim, heads, depth). The papers give the same size names different widths.
 BASE_AND_LARGE = {"base": (768, 12, 12), "large": (1024, 16, 24)}
 HUGE = {"huge": (1280, 16, 32)}
@@ -177,9 +231,11 @@ ALPHA_SIZES = {"tiny": (192, 3, 12), "small": (576, 12, 12), **BASE_AND_LARGE, *
 VIT_SIZES = {"tiny": (192, 3, 12), "small": (384, 6, 12), **BASE_AND_LARGE, **HUGE}
 GPT_SIZES = {"base": (768, 12, 12)}
 SMALL_AND_BASE_GPT = {"small": (512, 8, 12), **GPT_SIZES}
+SMALL_MAE, BASE_MAE = {"small": (384, 6, 12)}, {"base": (768, 12, 12)}
 
 PATCHES = (8, 14, 16, 32)
 NO_PATCH = (ModelSpec.patch_size,)  # the default, which has no effect
+PATCH_16 = (16,)  # not in the name
 
 FAMILIES = [
     ("crate_{size}_patch{patch}", CRATE, CRATE_SIZES, PATCHES),
@@ -199,6 +255,10 @@ FAMILIES = [
     ("crate_gpt_{size}", CRATE_GPT, GPT_SIZES, NO_PATCH),
     ("crate_alpha_gpt_{size}", CRATE_ALPHA_GPT, SMALL_AND_BASE_GPT, NO_PATCH),
     ("gpt2_{size}", GPT2, SMALL_AND_BASE_GPT, NO_PATCH),
+    ("crate_mae_{size}", CRATE_MAE, {"small": (576, 12, 12), **BASE_MAE}, PATCH_16),
+    ("vit_mae_{size}", VIT_MAE_512, SMALL_MAE, PATCH_16),
+    ("vit_mae_{size}", VIT_MAE, BASE_MAE, PATCH_16),
+    ("vit_mae_{size}_asymmetric", VIT_MAE_ASYMMETRIC, SMALL_MAE | BASE_MAE, PATCH_16),
 ]
 
 MODELS = {
@@ -252,8 +312,10 @@ def resolve(name: str, **overrides: object) -> ModelSpec:
     return spec
 
 
-VISION_SIZES = {"num_classes": 1000, "image_size": 224}  # what `create_model` takes by default
+# What `create_model` takes, and by default.
+VISION_SIZES = {"num_classes": 1000, "image_size": 224}
 LANGUAGE_SIZES = {"vocab_size": 50_257, "block_size": 1024}  # GPT-2's
+AUTOENCODER_SIZES = {"image_size": 224, "normalise_patches": False}
 
 
 def create_model(
@@ -263,31 +325,35 @@ def create_model(
     image_size: int | None = None,
     vocab_size: int | None = None,
     block_size: int | None = None,
+    normalise_patches: bool | None = None,
     drop_path: float = 0.0,
     **overrides: object,
 ):
-    """Build a model by name, freshly initialised: `resolve`, then `build` or `build_language`.
+    """Build a model by name, freshly initialised: `resolve`, then one of the three `build…`.
 
     A vision model has `num_classes` (1,000) and an `image_size` (224 pixels), a language model a
-    `vocab_size` (50,257) and a `block_size` (1,024 tokens). Raises `UsageError`, also for a size
-    that the other kind of model has.
+    `vocab_size` (50,257) and a `block_size` (1,024 tokens), an autoencoder an `image_size` (224
+    pixels) and `normalise_patches` (no). Raises `UsageError`, also for a size that only another
+    kind of model has.
     """
     spec = resolve(name, **overrides)
-    language = MODELS[name].causal
-    kind, defaults = ("language", LANGUAGE_SIZES) if language else ("vision", VISION_SIZES)
+    if MODELS[name].causal:
+        kind, defaults, construct = "a language model", LANGUAGE_SIZES, build_language
+    elif spec.decoder != "none":
+        kind, defaults, construct = "a masked autoencoder", AUTOENCODER_SIZES, build_autoencoder
+    else:
+        kind, defaults, construct = "a vision model", VISION_SIZES, build
     given = {
         "num_classes": num_classes,
         "image_size": image_size,
         "vocab_size": vocab_size,
         "block_size": block_size,
+        "normalise_patches": normalise_patches,
     }
     given = {key: value for key, value in given.items() if value is not None}
     for key in given:
         if key not in defaults:
-            raise UsageError(
-                f"{name} is a {kind} model and has no {key}; it has {' and '.join(defaults)}"
-            )
-    construct = build_language if language else build
+            raise UsageError(f"{name} is {kind} and has no {key}; it has {' and '.join(defaults)}")
     return construct(spec, **(defaults | given), drop_path=drop_path)
 
 
@@ -311,3 +377,18 @@ def build_language(spec: ModelSpec, *, vocab_size: int, block_size: int, drop_pa
     from crate.models.language import LanguageModel
 
     return LanguageModel(spec, vocab_size=vocab_size, block_size=block_size, drop_path=drop_path)
+
+
+def build_autoencoder(
+    spec: ModelSpec, *, image_size: int, normalise_patches: bool = False, drop_path: float = 0.0
+):
+    """Build the `MaskedAutoencoder` of a spec, for square images of `image_size` pixels a side.
+
+    normalise_patches: the loss compares with patches of mean 0 and variance 1.
+    drop_path: the last encoder block's stochastic-depth rate, in [0, 1). Raises `UsageError`.
+    """
+    from crate.models.autoencoder import MaskedAutoencoder
+
+    return MaskedAutoencoder(
+        spec, image_size=image_size, normalise_patches=normalise_patches, drop_path=drop_path
+    )

@@ -48,6 +48,17 @@ def test_families_hold_the_published_choices():
     assert changes(resolve("crate_alpha_base_patch16"), resolve("crate_alpha_gpt_base")) == {
         "causal": (False, True)
     }
+    assert changes(resolve("crate_base_patch16"), resolve("crate_mae_base")) == {
+        "stem": ("linear", "conv"),
+        "sparsity": (0.1, 0.5),
+        "decoder": ("none", "inverse"),
+    }
+    assert changes(resolve("vit_mae_base"), resolve("vit_mae_base_asymmetric")) == {
+        "qkv_bias": (False, True),
+        "norm_eps": (1e-5, 1e-6),
+        "decoder_dim": (None, 512),
+        "mask_tokens": ("encoder", "decoder"),
+    }
     vit = resolve("vit_huge_patch14")
     assert (vit.dim, vit.depth, vit.heads, vit.attention, vit.feedforward, vit.residual) == (
         (1280, 32, 16, "MHSA", "MLP", True)
@@ -65,7 +76,9 @@ def test_list_models_matches_patterns_and_every_name_resolves():
     for name in names:
         spec = resolve(name)
         assert spec.causal == ("gpt" in name)
-        assert spec.causal or f"patch{spec.patch_size}" in name
+        assert (spec.decoder != "none") == ("_mae_" in name)
+        patch = spec.causal or "_mae_" in name or f"patch{spec.patch_size}" in name
+        assert patch, name
     assert list_models("*gpt*") == [
         *("crate_alpha_gpt_base", "crate_alpha_gpt_small", "crate_gpt_base"),
         *("gpt2_base", "gpt2_small"),
@@ -130,6 +143,8 @@ import sys
 from crate.models import create_model, list_models
 from crate.models.registry import resolve
 from crate.models.complexity import language_macs, language_parameter_count
+from crate.models.autoencoder_complexity import autoencoder_macs
+from crate.models.autoencoder_complexity import autoencoder_parameter_count
 from crate.models.complexity import macs, parameter_count
 for name in list_models():
     spec = resolve(name)
@@ -137,6 +152,9 @@ for name in list_models():
         language_macs(spec, vocab_size=10, tokens=8)
         language_parameter_count(spec, vocab_size=10, block_size=8)
         continue
+    if spec.decoder != "none":
+        autoencoder_macs(spec, image_size=224)
+        autoencoder_parameter_count(spec, image_size=224)
     macs(spec, image_size=224, num_classes=10)
     parameter_count(spec, image_size=224, num_classes=10)
 try:

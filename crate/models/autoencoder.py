@@ -1,0 +1,283 @@
+"""Masked autoencoders around the blocks: an image with most of its patches masked in, all out.
+
+B batch, S image size, p patch size, N patches, of which n are kept; d width of the encoder, e of
+the decoder. CRATE-MAE is arXiv 2404.02446, ViT-MAE is He et al., arXiv 2111.06377.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from crate.errors import UsageError
+from crate.models.autoencoder_complexity import kept_patches
+from crate.models.registry import ModelSpec, check_positive_int
+from crate.models.sparse_coding import init_dictionary
+from crate.models.transformer import make_attention, make_blocks
+from crate.models.vision import ConvStem
+
+NORM_EPS = 1e-6  # of the last norm of either half, whatever that of the blocks
+VARIANCE_EPS = 1e-6  # of a normalised patch
+
+
+class InverseBlock(nn.Module):
+    """CRATE's block backwards: first the dictionary, then the attention is subtracted.
+
+        y = A norm(x);  x = y − attention(norm(y))
+
+    CRATE-MAE (arXiv 2404.02446), the decoder; as in its code, A is d x d, starts as a dictionary
+    does, and shares nothing with the encoder's.
+
+    x: (B, N, d) -> (B, N, d).
+    """
+
+    def __init__(self, attention: nn.Module, *, dim: int, norm_eps: float = 1e-6):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
+        self.dictionary = nn.Parameter(torch.empty(dim, dim))  # A
+        init_dictionary(self.dictionary)
+        self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
+        self.attention = attention
+
+    def forward(self, x: Tensor) -> Tensor:
+        # as in Block, the tokens themselves stay in their precision
+        y = F.linear(self.norm1(x), self.dictionary).to(x.dtype)
+        return y - self.attention(self.norm2(y))
+
+
+class MaskedAutoencoder(nn.Module):
+    """CRATE-MAE or ViT-MAE, as the spec says: masks patches, and predicts what is behind.
+
+    The encoder (`patch_embedding`, `class_token`, `positions`, `blocks`, `norm`) is a
+    `VisionTransformer` without a head, parameter by parameter (`encoder_weights`); its positions
+    are fixed. A masked patch is replaced by a learned token: before the encoder, whose tokens the
+    decoder then takes as they are, or before the decoder, as the spec says. As in the published
+    code, `decoder_embedding` and `decoder_positions` exist even where nothing uses them; they are
+    then frozen. Deterministic given `torch.manual_seed`.
+
+    images: (B, 3, image_size, image_size). Returns
+        loss         mean squared error of the masked patches' pixels; with `normalise_patches`, of
+                     each patch less its mean and over its standard deviation
+        prediction   (B, N, 3p²), all patches as `patchify` orders them
+        mask         (B, N) float32, 1 where a patch is masked and 0 where it is kept
+
+    mask_ratio: share of the patches that is masked; N (1 − mask_ratio), rounded down, are kept.
+    noise: (B, N), which fixes the masks: those with the smallest values are kept. None draws it,
+    uniform, from torch's generator on the images' device.
+    drop_path: stochastic-depth rate of the last block of the encoder, in [0, 1).
+    Raises `UsageError` for sizes that make no sense, and for images of another size.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        *,
+        image_size: int,
+        normalise_patches: bool = False,
+        drop_path: float = 0.0,
+    ):
+        super().__init__()
+        if spec.decoder == "none":
+            raise UsageError("an autoencoder needs a decoder: 'inverse' or 'blocks'")
+        if spec.causal:
+            raise UsageError("causal is for language models: a patch is told by all others here")
+        if spec.stem != "conv":
+            raise UsageError(f"an autoencoder's stem is 'conv', not '{spec.stem}'")
+        if type(normalise_patches) is not bool:
+            raise UsageError(f"normalise_patches must be true or false, got {normalise_patches!r}")
+        if type(drop_path) not in (int, float) or not 0 <= drop_path < 1:
+            raise UsageError(f"drop_path must be a number in [0, 1), got {drop_path!r}")
+        grid = spec.grid(image_size)
+        decoder = spec.decoder_spec
+        d, e, pixels = spec.dim, decoder.dim, 3 * spec.patch_size**2
+        self.spec = spec
+        self.image_size = image_size
+        self.normalise_patches = normalise_patches
+
+        self.patch_embedding = ConvStem(d, spec.patch_size)
+        self.class_token = nn.Parameter(torch.empty(1, 1, d))
+        self.positions = nn.Parameter(sincos_positions(d, grid), requires_grad=False)
+        self.blocks = make_blocks(spec, drop_path)
+        self.norm = nn.LayerNorm(d, eps=NORM_EPS)
+
+        self.mask_token = nn.Parameter(torch.empty(1, 1, e if self.masks_decoder else d))
+        self.decoder_embedding = nn.Linear(d, e)
+        self.decoder_positions = nn.Parameter(sincos_positions(e, grid), requires_grad=False)
+        if spec.decoder == "inverse":
+            self.decoder_blocks = nn.ModuleList(
+                InverseBlock(make_attention(decoder), dim=e, norm_eps=spec.norm_eps)
+                for _ in range(decoder.depth)
+            )
+        else:
+            self.decoder_blocks = make_blocks(decoder)
+        self.decoder_norm = nn.LayerNorm(e, eps=NORM_EPS)
+        self.decoder_prediction = nn.Linear(e, pixels)
+        initialise(self)
+        self.decoder_embedding.requires_grad_(spec.embeds_decoder)
+
+    @property
+    def masks_decoder(self) -> bool:
+        """Whether it is the decoder that gets mask tokens, so that the encoder sees n patches."""
+        return self.spec.mask_tokens == "decoder"
+
+    def forward(
+        self, images: Tensor, mask_ratio: float = 0.75, noise: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        self._check(images)
+        kept = self.draw_kept(images, mask_ratio, noise)
+        prediction = self.decode(self.forward_features(images, kept=kept), kept)
+        mask = self.mask(kept)
+        return self.loss(images, prediction, mask), prediction, mask
+
+    def draw_kept(self, images: Tensor, mask_ratio: float, noise: Tensor | None = None) -> Tensor:
+        """Indices (B, n) of the patches that are kept, ascending; see the class for `noise`."""
+        patches = self.positions.shape[1] - 1
+        count = kept_patches(patches, mask_ratio)
+        if noise is None:
+            noise = torch.rand(len(images), patches, device=images.device)
+        elif tuple(noise.shape) != (len(images), patches):
+            expected = (len(images), patches)
+            raise UsageError(f"noise should be {expected}, one value a patch: {tuple(noise.shape)}")
+        order = noise.argsort(dim=1, stable=True)  # of equal values, the first patch is kept
+        return order[:, :count].sort(dim=1).values
+
+    def mask(self, kept: Tensor) -> Tensor:
+        """Indices (B, n) of kept patches as a mask (B, N) float32: 1 where none is."""
+        mask = torch.ones(len(kept), self.positions.shape[1] - 1, device=kept.device)
+        return mask.scatter(1, kept, 0.0)
+
+    def forward_features(
+        self, images: Tensor, records: list[dict] | None = None, *, kept: Tensor | None = None
+    ) -> Tensor:
+        """Tokens after the encoder's last block, before its norm, class token first.
+
+        (B, 1 + N, d); with mask tokens before the decoder (B, 1 + n, d), those that are kept.
+
+        records: a list that receives one dict per layer (see `Block`).
+        kept: indices (B, n) of the patches that are not masked; None masks nothing.
+        """
+        self._check(images)
+        x = self.patch_embedding(images)  # (B, N, d)
+        if kept is not None and not self.masks_decoder:
+            x = torch.where(self.mask(kept)[..., None] > 0, self.mask_token, x)
+        class_token = self.class_token.expand(len(x), -1, -1)
+        x = torch.cat([class_token, x], dim=1) + self.positions  # (B, 1 + N, d)
+        if kept is not None and self.masks_decoder:
+            seen = F.pad(kept + 1, (1, 0))  # (B, 1 + n), the class token too
+            x = x.gather(1, seen[..., None].expand(-1, -1, x.shape[-1]))
+        for block in self.blocks:
+            record = None if records is None else {}
+            x = block(x, record)
+            if records is not None:
+                records.append(record)
+        return x
+
+    def layer_records(self, images: Tensor) -> list[dict]:
+        """One dict per layer of the encoder, which sees every patch; as VisionTransformer's.
+
+        "attention" (B, K, 1 + N, 1 + N), "attention_output" and "output" (B, 1 + N, d), and
+        "codes" (B, 1 + N, atoms) where the feed-forward is a sparse coder. Keeps the graph unless
+        called under `torch.no_grad()`.
+        """
+        records: list[dict] = []
+        self.forward_features(images, records)
+        return records
+
+    def decode(self, x: Tensor, kept: Tensor) -> Tensor:
+        """Pixels (B, N, 3p²) of all patches, from what `forward_features` returned for `kept`."""
+        x = self.norm(x)
+        if self.spec.embeds_decoder:
+            x = self.decoder_embedding(x).to(x.dtype)
+        if self.masks_decoder:
+            patches = self.mask_token.to(x.dtype).expand(len(x), self.positions.shape[1] - 1, -1)
+            index = kept[..., None].expand(-1, -1, x.shape[-1])
+            x = torch.cat([x[:, :1], patches.scatter(1, index, x[:, 1:])], dim=1)
+            x = x + self.decoder_positions  # (B, 1 + N, e)
+        for block in self.decoder_blocks:
+            x = block(x)
+        return self.decoder_prediction(self.decoder_norm(x[:, 1:]))
+
+    def loss(self, images: Tensor, prediction: Tensor, mask: Tensor) -> Tensor:
+        """Mean squared error, over the pixels of the patches that the mask (B, N) has at 1."""
+        target = self.patchify(images)
+        if self.normalise_patches:
+            variance, mean = torch.var_mean(target, dim=-1, keepdim=True)  # over 3p² − 1
+            target = (target - mean) / (variance + VARIANCE_EPS).sqrt()
+        error = (prediction - target).square().mean(dim=-1)  # (B, N)
+        return (error * mask).sum() / mask.sum()
+
+    def patchify(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S) -> (B, N, 3p²): patches row by row, the pixels of each as (p, p, 3)."""
+        self._check(images)
+        p, side = self.spec.patch_size, self.spec.grid(self.image_size)
+        x = images.unflatten(3, (side, p)).unflatten(2, (side, p))  # (B, 3, side, p, side, p)
+        return x.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+
+    def unpatchify(self, patches: Tensor) -> Tensor:
+        """(B, N, 3p²) -> (B, 3, S, S): the way back from `patchify`."""
+        p, side = self.spec.patch_size, self.spec.grid(self.image_size)
+        shape = (side * side, 3 * p * p)
+        if patches.dim() != 3 or tuple(patches.shape[1:]) != shape:
+            raise UsageError(
+                f"this model's patches are (B, {shape[0]}, {shape[1]}), got {tuple(patches.shape)}"
+            )
+        x = patches.unflatten(2, (p, p, 3)).unflatten(1, (side, side))  # (B, side, side, p, p, 3)
+        return x.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
+
+    def _check(self, images: Tensor) -> None:
+        size = self.image_size
+        if images.dim() != 4 or tuple(images.shape[1:]) != (3, size, size):
+            raise UsageError(
+                f"this model takes images (B, 3, {size}, {size}), got {tuple(images.shape)}"
+            )
+
+
+@torch.no_grad()
+def initialise(model: MaskedAutoencoder) -> None:
+    """Set every weight but positions and dictionaries, which start alike everywhere.
+
+    As both papers' code: Linear xavier-uniform, the patch embedding as if it were one, biases 0 but
+    the patch embedding's (torch's default), class and mask token normal(0.02).
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    nn.init.xavier_uniform_(model.patch_embedding.projection.weight.flatten(1))  # a view
+    nn.init.normal_(model.class_token, std=0.02)
+    nn.init.normal_(model.mask_token, std=0.02)
+
+
+def sincos_positions(dim: int, grid: int) -> Tensor:
+    """Fixed positions of a class token, 0, and of a square grid: (1, 1 + grid², dim) float32.
+
+    Half the channels tell the column, half the row of a patch: the sines, then the cosines, of it
+    times 10,000^(−4i/dim), i = 0 … dim/4 − 1 (arXiv 1706.03762, section 3.5, on each axis).
+    Raises `UsageError` unless dim is a multiple of 4.
+    """
+    check_positive_int("dim", dim)
+    check_positive_int("grid", grid)
+    if dim % 4:
+        raise UsageError(f"fixed positions need a dim that is a multiple of 4, got {dim}")
+    exponents = torch.arange(dim // 4, dtype=torch.float64) * (-4 / dim)
+    frequencies = torch.exp(exponents * math.log(10_000))  # (dim/4,)
+    angles = torch.arange(grid, dtype=torch.float64)[:, None] * frequencies  # (grid, dim/4)
+    line = torch.cat([angles.sin(), angles.cos()], dim=-1)  # (grid, dim/2)
+    columns = line[None].expand(grid, -1, -1)
+    rows = line[:, None].expand(-1, grid, -1)
+    patches = torch.cat([columns, rows], dim=-1).flatten(0, 1)  # (grid², dim)
+    return torch.cat([torch.zeros_like(patches[:1]), patches])[None].float()
+
+
+def encoder_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The encoder's part of an autoencoder's weights: a `VisionTransformer`'s, all but its head.
+
+    The classifier is built from the same spec; its last norm then has the spec's ε.
+    Raises `UsageError` for the weights of another model.
+    """
+    if "mask_token" not in state:
+        raise UsageError("not the weights of an autoencoder: there is no 'mask_token'")
+    own = ("mask_token", "decoder_")
+    return {name: tensor for name, tensor in state.items() if not name.startswith(own)}
