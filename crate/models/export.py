@@ -19,7 +19,7 @@ from torch import nn
 
 from crate.errors import RunError, UsageError
 from crate.models import released
-from crate.models.registry import ModelSpec, build, build_language
+from crate.models.registry import ModelSpec, build, build_autoencoder, build_language
 from crate.plan import Run, parse_path
 from crate.records import RunFolder, atomic_path, canonical_json, file_sha256, read_json
 from crate.train import read_weights
@@ -59,8 +59,8 @@ def export_run(path: str, to: str, out: Path) -> str:
             classifiers: images (B, 3, H, W), normalised → logits, any B).
 
     Raises:
-        UsageError: the run is not finished or left no image classifier or language model, or `to`
-            does not suit it.
+        UsageError: the run is not finished or left no image classifier, autoencoder or language
+            model, or `to` does not suit it.
         RunError: the weights are not the ones its metrics were measured on.
     """
     if to not in FORMATS:
@@ -73,8 +73,7 @@ def export_run(path: str, to: str, out: Path) -> str:
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError:
-        kind = "a language model" if spec.causal else "an image classifier"
-        raise UsageError(f"{run}: its weights are not those of {kind}") from None
+        raise UsageError(f"{run}: its weights are not those of {_kind(spec, sizes)}") from None
     stated_data = ("tokenizer",) if spec.causal else ("mean", "std")
     data = {key: record["config"]["data"].get(key) for key in stated_data}
     facts = _facts(run.model, spec, sizes) | data
@@ -120,7 +119,15 @@ def read_finished(path: str) -> Finished:
 
 
 def _build(spec: ModelSpec, sizes: dict[str, int]) -> nn.Module:
-    return (build_language if spec.causal else build)(spec, **sizes)
+    kind = _kind(spec, sizes)
+    builders = {"a language model": build_language, "an autoencoder": build_autoencoder}
+    return builders.get(kind, build)(spec, **sizes)
+
+
+def _kind(spec: ModelSpec, sizes: dict[str, int]) -> str:
+    if spec.causal:
+        return "a language model"
+    return "an image classifier" if "num_classes" in sizes else "an autoencoder"
 
 
 def _facts(name: str, spec: ModelSpec, sizes: dict[str, int]) -> dict:
@@ -132,7 +139,9 @@ def _told(name: str, state: dict[str, torch.Tensor], sizes: dict[str, int]) -> s
     told = f"{name}, {parameters:,} parameters, "
     if "vocab_size" in sizes:
         return told + f"vocabulary {sizes['vocab_size']:,}, block {sizes['block_size']:,}"
-    return told + f"{sizes['num_classes']:,} classes, {sizes['image_size']} px"
+    if "num_classes" in sizes:
+        told += f"{sizes['num_classes']:,} classes, "
+    return told + f"{sizes['image_size']} px"
 
 
 def _write_safetensors(state: dict[str, torch.Tensor], facts: dict, out: Path) -> None:
@@ -157,8 +166,9 @@ def _to_official(model: nn.Module, spec: ModelSpec, facts: dict, out: Path) -> N
 
 
 def _to_onnx(model: nn.Module, spec: ModelSpec, facts: dict, out: Path) -> None:
-    if spec.causal:
-        raise UsageError("ONNX is for image classifiers; language models go to safetensors")
+    kind = _kind(spec, facts)
+    if kind != "an image classifier":
+        raise UsageError(f"ONNX is for image classifiers; {kind} goes to safetensors")
     try:
         import onnx
         import onnxscript  # noqa: F401  (torch's exporter needs it)

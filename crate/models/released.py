@@ -10,6 +10,12 @@ Layouts of image classifiers, told apart by their keys (d width, p patch size, K
     crate-torch   the 2023 CRATE code: to_patch_embedding = LayerNorm, Linear, LayerNorm on a patch
                   flattened as (p, p, 3), to_out with a bias, a dictionary weight (d, d)
 
+of masked autoencoders, in one frame (patch_embed.proj, cls_token, mask_token, decoder_pred):
+
+    crate-mae     the CRATE repository's model/crate_ae: blocks.{i}.layers.0.0 is the attention and
+                  .1 the dictionary, in decoder_blocks the other way round
+    vit-mae       facebookresearch/mae, and the ViT-MAE beside CRATE-MAE: timm's blocks
+
 and of language models, whose head is the token embedding transformer.wte:
 
     gpt2          Hugging Face's GPT2LMHeadModel, with or without the prefix "transformer.": weights
@@ -48,10 +54,13 @@ SIGNS = {  # layout → a key that only it has
     "alpha-torch": "conv1.weight",
     "alpha-jax": "params/embedding/kernel",
     "crate-torch": "to_patch_embedding.2.weight",
+    "crate-mae": "decoder_blocks.0.layers.0.0.fn.weight",
+    "vit-mae": "decoder_blocks.0.attn.qkv.weight",
     "crate-gpt": "transformer.h.0.prenorm_1.weight",
     "gpt2": "transformer.h.0.ln_1.weight",
     "nanogpt": "transformer.h.0.ln_1.weight",  # told from gpt2 by the shape of c_attn
 }
+AUTOENCODER_LAYOUTS = ("crate-mae", "vit-mae")
 LANGUAGE_LAYOUTS = ("crate-gpt", "gpt2", "nanogpt")
 PADDED_VOCABULARY, VOCABULARY = 50_304, 50_257  # rows; GPT-2's tokens
 SUFFIXES = (".pth", ".pt", ".bin", ".npz", ".safetensors")
@@ -66,7 +75,15 @@ class Released(Strict):
     model: str | None  # of the registry or of models.yaml; null: no model of ours reads it
     classes: pydantic.PositiveInt | None = None  # of its head
     format: Literal[
-        "alpha-torch", "alpha-jax", "crate-torch", "clipa-torch", "gpt2", "nanogpt", "crate-gpt"
+        "alpha-torch",
+        "alpha-jax",
+        "crate-torch",
+        "crate-mae",
+        "vit-mae",
+        "clipa-torch",
+        "gpt2",
+        "nanogpt",
+        "crate-gpt",
     ]
     source: str
     bytes: pydantic.PositiveInt | None = None
@@ -298,8 +315,9 @@ def convert(
 ) -> dict[str, "torch.Tensor"]:
     """Official weights under our names, for `load_state_dict(strict=True)`; all or nothing.
 
-    The number of classes and the image size, or the vocabulary and the block, are the checkpoint's
-    (`sizes` tells them). float16 and bfloat16 (in a .npz: two bytes of void) are widened exactly.
+    The image size and the number of classes, if any, or the vocabulary and the block, are the
+    checkpoint's (`sizes` tells them). float16 and bfloat16 (in a .npz: two bytes of void) are
+    widened exactly.
 
     Args:
         weights: tensors or numpy arrays by name, in one of the layouts of this module; bare, or
@@ -313,7 +331,8 @@ def convert(
 
     Raises:
         UsageError: the weights are another model's: the first key that is missing, foreign or of
-            another shape, with both shapes; or its head is not tied to the token embedding.
+            another shape, with both shapes; or its head is not tied to the token embedding, or the
+            positions of an autoencoder's halves differ.
         RunError: a value is no tensor, not of a floating type, or not finite.
     """
     spec, label = _named(model)
@@ -338,6 +357,12 @@ def convert(
         ]
         fits = f"; the weights fit {' or '.join(fitting)}" if fitting else ""
         raise UsageError(f"{where}: not the weights of {label}: {complaint}{fits}")
+    encoder_masks = layout in AUTOENCODER_LAYOUTS and spec.mask_tokens == "encoder"
+    if encoder_masks and not (flat["pos_embed"] == flat["decoder_pos_embed"]).all():
+        raise UsageError(
+            f"{where}: 'pos_embed' is not 'decoder_pos_embed', which the official encoder adds "
+            "instead: an encoder here has its own"
+        )
     converted = {}
     for key, part in expected.items():
         tensor = _float32(flat[key], key, where)
@@ -351,12 +376,13 @@ def to_official(
     """Our weights in the layout of the model's PyTorch code; the inverse of `convert`, bit for bit.
 
     alpha-torch for CRATE-alpha and the rows of its ablation, crate-torch for the 2023 CRATE,
-    crate-gpt for CRATE-GPT (its code's causal masks included) and gpt2 for GPT-2.
+    crate-mae and vit-mae for the autoencoders, crate-gpt for CRATE-GPT (its code's causal masks
+    included) and gpt2 for GPT-2.
     Heads, η, λ, ε, the GELU and the residual stand in that code, not in a file of weights.
 
     Raises:
-        UsageError: no official code has this architecture (ViT, CRATE-alpha-GPT), or the weights
-            are another's.
+        UsageError: no official code has this architecture (ViT, CRATE-alpha-GPT, ViT-MAE-Small),
+            or the weights are another's.
     """
     spec, label = _named(model)
     layout = next((name for name in _layouts(spec) if name != "alpha-jax"), None)
@@ -368,6 +394,9 @@ def to_official(
         official = _language_parts(
             spec, layout, *_rows(shapes, "token_embedding.weight", "position_embedding.weight")
         )
+    elif spec.decoder != "none":
+        tokens, _ = _tokens_and_classes(spec, shapes, "positions", "")
+        official = _autoencoder_parts(spec, layout, tokens)
     else:
         tokens, classes = _tokens_and_classes(spec, shapes, "positions", "head.weight")
         official = _torch_parts(spec, tokens, classes)
@@ -391,7 +420,8 @@ def to_official(
 def sizes(state: Mapping[str, "torch.Tensor"], model: str | ModelSpec) -> dict[str, int]:
     """`{"num_classes": …, "image_size": …}` of our weights, to build a model that they fit.
 
-    Of a language model, `{"vocab_size": …, "block_size": …}`.
+    Of an autoencoder the image size alone; of a language model
+    `{"vocab_size": …, "block_size": …}`.
     Raises `UsageError` where there is no head, or the positions are no square grid's.
     """
     spec, label = _named(model)
@@ -403,14 +433,16 @@ def sizes(state: Mapping[str, "torch.Tensor"], model: str | ModelSpec) -> dict[s
                 raise UsageError(f"not the weights of {label}: no '{key}.weight' with 2 axes")
             found[size] = len(tensor)
         return found
-    for key, axes in (("head.weight", 2), ("positions", 3)):
+    autoencoder = spec.decoder != "none" and "mask_token" in state
+    for key, axes in (("head.weight", 2), ("positions", 3))[autoencoder:]:
         if key not in state or state[key].dim() != axes:
             raise UsageError(f"not the weights of {label}: no '{key}' with {axes} axes")
     grid = _grid(tuple(state["positions"].shape))
     if grid is None:
         shape = tuple(state["positions"].shape)
         raise UsageError(f"'positions' should be (1, 1 + n², {spec.dim}), got {shape}")
-    return {"num_classes": len(state["head.weight"]), "image_size": grid * spec.patch_size}
+    classes = {} if autoencoder else {"num_classes": len(state["head.weight"])}
+    return classes | {"image_size": grid * spec.patch_size}
 
 
 def _named(model: str | ModelSpec) -> tuple[ModelSpec, str]:
@@ -429,6 +461,16 @@ def _layouts(spec: ModelSpec) -> tuple[str, ...]:
         if operators == ("MHSA", "MLP") and biases and spec.final_norm:
             return "gpt2", "nanogpt"
         return ()
+    if spec.decoder != "none":
+        if spec.stem != "conv" or not spec.projection_bias:
+            return ()
+        white = (*operators, spec.decoder) == ("MSSA", "ISTA", "inverse")
+        if white and not spec.embeds_decoder:
+            return ("crate-mae",)
+        black = (*operators, spec.decoder) == ("MHSA", "MLP", "blocks")
+        if black and (spec.mask_tokens == "decoder" or not spec.embeds_decoder):
+            return ("vit-mae",)
+        return ()  # CRATE's code with mask tokens before the encoder has one width
     if spec.attention != "MSSA" or spec.feedforward == "MLP":
         return ()
     if spec.stem == "conv" and not spec.projection_bias:
@@ -480,6 +522,9 @@ def _expected(spec: ModelSpec, layout: str, shapes: dict[str, tuple]) -> dict[st
     if layout in LANGUAGE_LAYOUTS:
         rows = _rows(shapes, "transformer.wte.weight", "transformer.wpe.weight")
         return _language_parts(spec, layout, *rows)
+    if layout in AUTOENCODER_LAYOUTS:
+        tokens, _ = _tokens_and_classes(spec, shapes, "pos_embed", "")
+        return _autoencoder_parts(spec, layout, tokens)
     if layout == "alpha-jax":
         head, positions = "params/head/bias", "params/pos_embedding"
         return _jax_parts(spec, *_tokens_and_classes(spec, shapes, positions, head))
@@ -593,6 +638,61 @@ def _jax_parts(spec: ModelSpec, tokens: int, classes: int) -> dict[str, _Part]:
     norm("params/encoder_norm", "norm")
     parts["params/head/kernel"] = _Part("head.weight", (d, classes), lambda w: w.t())
     parts["params/head/bias"] = _Part("head.bias", (classes,))
+    return parts
+
+
+def _autoencoder_parts(spec: ModelSpec, layout: str, tokens: int) -> dict[str, _Part]:
+    """Official names → parts of a masked autoencoder."""
+    decoder = spec.decoder_spec
+    d, e, p = spec.dim, decoder.dim, spec.patch_size
+    parts: dict[str, _Part] = {}
+
+    def both(there: str, here: str, *weight: int) -> None:
+        parts[f"{there}.weight"] = _Part(f"{here}.weight", weight)
+        parts[f"{there}.bias"] = _Part(f"{here}.bias", weight[:1])
+
+    def white(block: str, width: int, inverse: bool) -> None:
+        """CRATE-MAE's; its two parts, and ours, in the order of their work."""
+        first, second = f"{block}.layers.0.0", f"{block}.layers.0.1"
+        both(f"{first}.norm", f"{block}.norm1", width)
+        both(f"{second}.norm", f"{block}.norm2", width)
+        dictionary = f"{block}.dictionary" if inverse else f"{block}.feedforward.dictionary"
+        attention, atoms = (second, first) if inverse else (first, second)
+        subspaces = _Part(f"{block}.attention.subspaces.weight", (width, width))
+        parts[f"{attention}.fn.qkv.weight"] = subspaces
+        both(f"{attention}.fn.to_out.0", f"{block}.attention.projection", width, width)
+        parts[f"{atoms}.fn.weight"] = _Part(dictionary, (width, width))
+
+    def timm(block: str, width: int) -> None:
+        hidden = spec.mlp_ratio * width
+        both(f"{block}.norm1", f"{block}.norm1", width)
+        both(f"{block}.attn.qkv", f"{block}.attention.qkv", 3 * width, width)
+        if not spec.qkv_bias:
+            del parts[f"{block}.attn.qkv.bias"]
+        both(f"{block}.attn.proj", f"{block}.attention.projection", width, width)
+        both(f"{block}.norm2", f"{block}.norm2", width)
+        both(f"{block}.mlp.fc1", f"{block}.feedforward.hidden", hidden, width)
+        both(f"{block}.mlp.fc2", f"{block}.feedforward.output", width, hidden)
+
+    parts["cls_token"] = _Part("class_token", (1, 1, d))
+    parts["pos_embed"] = _Part("positions", (1, tokens, d))
+    parts["mask_token"] = _Part("mask_token", (1, 1, e))
+    parts["decoder_pos_embed"] = _Part("decoder_positions", (1, tokens, e))
+    both("patch_embed.proj", "patch_embedding.projection", d, 3, p, p)
+    for layer in range(spec.depth):
+        if layout == "crate-mae":
+            white(f"blocks.{layer}", d, inverse=False)
+        else:
+            timm(f"blocks.{layer}", d)
+    both("norm", "norm", d)
+    both("decoder_embed", "decoder_embedding", e, d)
+    for layer in range(decoder.depth):
+        if layout == "crate-mae":
+            white(f"decoder_blocks.{layer}", e, inverse=True)
+        else:
+            timm(f"decoder_blocks.{layer}", e)
+    both("decoder_norm", "decoder_norm", e)
+    both("decoder_pred", "decoder_prediction", 3 * p * p, e)
     return parts
 
 
