@@ -285,9 +285,12 @@ def without_effect(spec: ModelSpec) -> dict[str, str]:
         "attention MHSA": ("qkv_bias",),
         "a vision model": ("patch_size", "stem", "pool", "init"),
         "a language model": ("final_norm",),
+        "a decoder": ("decoder_dim", "decoder_depth", "decoder_heads", "mask_tokens"),
     }
     has = {f"feedforward {spec.feedforward}", f"attention {spec.attention}"}
     has.add("a language model" if spec.causal else "a vision model")
+    if spec.decoder != "none":
+        has.add("a decoder")
     if spec.feedforward in ("ISTA", "ODL"):
         has.add("feedforward ISTA or ODL")
     return {key: need for need, keys in needs.items() if need not in has for key in keys}

@@ -175,6 +175,7 @@ assert "torch" not in sys.modules and "numpy" not in sys.modules
         ("crate_alpha_base_patch16", {"qkv_bias": True}, "qkv_bias needs attention MHSA"),
         ("gpt2_base", {"pool": "mean"}, "pool needs a vision model"),
         ("vit_base_patch16", {"final_norm": False}, "final_norm needs a language model"),
+        ("crate_base_patch16", {"decoder_depth": 2}, "decoder_depth needs a decoder"),
     ],
 )
 def test_a_setting_that_would_change_nothing_is_refused(name, setting, told):
