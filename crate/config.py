@@ -239,7 +239,28 @@ class Training(Step):
         return self.evaluate_updates or (self.evaluate_epochs or 0) * per_epoch
 
 
-class Classification(Training):
+class ImageTraining(Training):
+    """Training on whole pictures: how they are cropped and augmented (crate/data/images.py)."""
+
+    image_size: pydantic.PositiveInt = 224
+    eval_resize: pydantic.PositiveInt | None = None  # shorter side before the centre crop
+    crop_area_min: float = pydantic.Field(1.0, gt=0, le=1)  # inception crop; 1: none
+    center_crop: bool = False  # train on the centre crop that evaluation sees
+    flip: bool = True
+    randaugment: list[int] | None = pydantic.Field(None, min_length=2, max_length=2)  # [ops, level]
+
+    @property
+    def evaluated_by(self) -> set[str]:
+        return super().evaluated_by | {"eval_resize"}
+
+    @pydantic.model_validator(mode="after")
+    def _one_way_to_crop(self) -> "ImageTraining":
+        if self.center_crop and self.crop_area_min < 1:
+            raise ValueError("center_crop and crop_area_min exclude each other")
+        return self
+
+
+class Classification(ImageTraining):
     """Supervised image classification: pre-training, fine-tuning, or evaluation (epochs: 0)."""
 
     METRICS = (
@@ -255,12 +276,6 @@ class Classification(Training):
     )
 
     task: Literal["classification"] = "classification"
-    image_size: pydantic.PositiveInt = 224
-    eval_resize: pydantic.PositiveInt | None = None  # shorter side before the centre crop
-    crop_area_min: float = pydantic.Field(1.0, gt=0, le=1)  # inception crop; 1: none
-    center_crop: bool = False  # train on the centre crop that evaluation sees
-    flip: bool = True
-    randaugment: list[int] | None = pydantic.Field(None, min_length=2, max_length=2)  # [ops, level]
     label_smoothing: float = pydantic.Field(0.0, ge=0, lt=1)
     mixup: pydantic.NonNegativeFloat = 0.0  # Beta(a, a); 0: off
     cutmix: pydantic.NonNegativeFloat = 0.0
@@ -269,13 +284,7 @@ class Classification(Training):
 
     @property
     def evaluated_by(self) -> set[str]:
-        return super().evaluated_by | {"eval_resize", "zero_head"}
-
-    @pydantic.model_validator(mode="after")
-    def _one_way_to_crop(self) -> "Classification":
-        if self.center_crop and self.crop_area_min < 1:
-            raise ValueError("center_crop and crop_area_min exclude each other")
-        return self
+        return super().evaluated_by | {"zero_head"}
 
 
 # What is scored: the model's answer, or a control that needs no model.

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
-from crate.config import Classification
+from crate.config import Classification, ImageTraining
 from crate.data.layouts import open_pictures
 from crate.data.pictures import Pictures
 from crate.data.registry import ImageSet, home, split_part
@@ -166,7 +166,7 @@ class MemoryImages:
         return len(self.labels)
 
     def training(
-        self, step: Classification, seed: int, first: int, last: int
+        self, step: ImageTraining, seed: int, first: int, last: int
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """`(pixels, labels)` of this rank's part of updates `first` to `last` - 1."""
         count, size = len(self), self.pixels.shape[-1]
@@ -197,7 +197,7 @@ class MemoryImages:
             yield pixels, self.labels[chosen]
 
     def evaluation(
-        self, step: Classification, batch_size: int
+        self, step: ImageTraining, batch_size: int
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """This rank's pictures in order, whole and unchanged."""
         ranks = slice(self.runtime.rank, None, self.runtime.world)
@@ -217,7 +217,7 @@ class StreamedImages:
         return len(self.pictures)
 
     def training(
-        self, step: Classification, seed: int, first: int, last: int
+        self, step: ImageTraining, seed: int, first: int, last: int
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         per_epoch = len(self) // step.batch_size
 
@@ -231,7 +231,7 @@ class StreamedImages:
         return self._load(_TrainingReader(self, step), batches(), step)
 
     def evaluation(
-        self, step: Classification, batch_size: int
+        self, step: ImageTraining, batch_size: int
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         mine = range(self.runtime.rank, len(self), self.runtime.world)
         batches = (
@@ -240,7 +240,7 @@ class StreamedImages:
         )
         return self._load(_EvaluationReader(self, step), batches, step)
 
-    def _load(self, reader: "_Reader", batches: Iterator, step: Classification) -> Iterator:
+    def _load(self, reader: "_Reader", batches: Iterator, step: ImageTraining) -> Iterator:
         loader = DataLoader(
             reader,
             batch_sampler=batches,
@@ -262,7 +262,7 @@ class StreamedImages:
 class _Reader(torch.utils.data.Dataset):
     """One picture by (index, seed), in a loader process; an error travels back as its text."""
 
-    def __init__(self, images: StreamedImages, step: Classification):
+    def __init__(self, images: StreamedImages, step: ImageTraining):
         self.pictures, self.size, self.step = images.pictures, images.size, step
 
     def __getitem__(self, key: tuple[int, int]):
