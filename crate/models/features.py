@@ -1,6 +1,7 @@
-"""What a trained vision transformer knows of each patch: its tokens, projections and attention.
+"""What a trained vision transformer knows of a picture, and of each patch of it.
 
-B batch, N patches, d width, K heads. Layers are counted from 0; patches come row by row, and the
+Features of the whole picture; tokens, projections and attention of its patches. B batch, N
+patches, d width, K heads. Layers are counted from 0; patches come row by row, and the
 class token is left out. No block runs that the answer does not need.
 """
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from crate.config import Step
 from crate.errors import UsageError, unknown
 from crate.models.attention import MSSA
+from crate.models.autoencoder import NORM_EPS, MaskedAutoencoder, encoder_weights
 from crate.models.carry import carry
 from crate.models.registry import ModelSpec
 from crate.models.vision import VisionTransformer
@@ -23,6 +25,7 @@ from crate.train import read_weights
 
 PROJECTIONS = ("query", "key", "value")  # in the order of MHSA's `qkv`
 KINDS = (*PROJECTIONS, "tokens")
+OF_A_PICTURE = ("token", "mean")
 
 
 def pretrained(
@@ -30,15 +33,22 @@ def pretrained(
 ) -> VisionTransformer:
     """A model in evaluation mode with given weights, its positions interpolated to `image_size`.
 
-    weights: a run's, head included; None leaves the model as torch's seed starts it, with a head
-    of one class.
+    weights: a run's, head included, or a masked autoencoder's, of which the encoder is taken with
+    its own last norm; None leaves the model as torch's seed starts it (where the spec has a
+    decoder, as it starts the autoencoder's encoder). Without a head, one of one class is new.
     Raises `UsageError` for a size its patches do not fill, `RunError` for another model's weights.
     """
+    if weights is None and spec.decoder != "none":
+        weights = MaskedAutoencoder(spec, image_size=image_size).state_dict()
+    encoder = weights is not None and "mask_token" in weights
     classes = 1
     if weights is not None and "head.weight" in weights:  # without it `carry` says what is missing
         classes = len(weights["head.weight"])
     model = VisionTransformer(spec, num_classes=classes, image_size=image_size)
-    if weights is not None:
+    if encoder:
+        carry(model, encoder_weights(weights), ["head"])
+        model.norm.eps = NORM_EPS
+    elif weights is not None:
         carry(model, weights, [])
     return model.eval()
 
@@ -68,6 +78,18 @@ def precision(step: Step, device: torch.device) -> Iterator[None]:
     finally:
         for setting, allowed in zip(settings, before, strict=True):
             setting.allow_tf32 = allowed
+
+
+def image_features(model: VisionTransformer, images: Tensor, kind: str) -> Tensor:
+    """One feature vector a picture: (B, 3, H, H) -> (B, d), what a head of that pool would see.
+
+    kind: "token", the class token, or "mean" of the patch tokens; then the last norm.
+    Raises `UsageError` for a kind that does not exist.
+    """
+    if kind not in OF_A_PICTURE:
+        raise unknown("feature", kind, OF_A_PICTURE)
+    x = model.forward_features(images)  # (B, 1 + N, d)
+    return model.norm(x[:, 0] if kind == "token" else x[:, 1:].mean(dim=1))
 
 
 def patch_features(model: VisionTransformer, images: Tensor, layer: int, kind: str) -> Tensor:

@@ -1,0 +1,128 @@
+"""Classifiers on features that are given: logistic regression, and votes of the nearest.
+
+n training features of d numbers (n, d) with labels (n,) int64, C classes. Everything is computed
+in float64, on the features' device.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from crate.errors import RunError, UsageError
+
+VARIANCE_EPS = 1e-6  # of a feature, as in the BatchNorm before He et al.'s probe (arXiv 2111.06377)
+TOLERANCE = 1e-7  # of the largest entry of the gradient
+ITERATIONS = 5_000  # of L-BFGS, at most
+CHUNK = 256  # queries compared with all training features at once
+
+
+class LinearProbe:
+    """Multinomial logistic regression on standardised features, fitted to its optimum.
+
+    Minimises the mean cross-entropy in nats + penalty / 2 × the sum of squared weights; biases are
+    free. Features are standardised by mean and variance of the training features:
+    (x − mean) / √(variance + 1e-6).
+
+    Full-batch L-BFGS with strong Wolfe conditions, from 0. It searches along the principal axes,
+    each scaled by about the root of the curvature there: features of a network are so correlated
+    that it takes thousands of iterations along the features themselves.
+
+    Attributes:
+        weight (C, d), bias (C,): on standardised features.
+        gradient: of the objective by these, its largest entry where the search ended.
+        iterations: of L-BFGS.
+
+    Raises:
+        UsageError: no positive penalty. `RunError`: features that are not finite, or the gradient
+            is above `TOLERANCE` after `ITERATIONS`.
+    """
+
+    def __init__(self, features: Tensor, labels: Tensor, *, classes: int, penalty: float):
+        if not penalty > 0:
+            raise UsageError(f"a penalty must be above 0, got {penalty}")
+        features = features.double()
+        if not features.isfinite().all():
+            raise RunError("features to fit are not finite")
+        variance, self.mean = torch.var_mean(features, dim=0, correction=0)
+        self.scale = (variance + VARIANCE_EPS).rsqrt()
+        x = self.standardised(features)
+        spread, axes = torch.linalg.eigh(x.T @ x / len(x))  # (d,), (d, d) axes in columns
+        # the Hessian along an axis is about spread / C + penalty
+        to_axes = axes * (spread.clamp(min=0) + classes * penalty).rsqrt()  # (d, d)
+        along = x @ to_axes
+        coefficients = x.new_zeros(classes, x.shape[1], requires_grad=True)
+        self.bias = x.new_zeros(classes, requires_grad=True)
+
+        def objective() -> Tensor:
+            coefficients.grad = self.bias.grad = None
+            loss = F.cross_entropy(F.linear(along, coefficients, self.bias), labels)
+            loss = loss + penalty / 2 * (coefficients @ to_axes.T).square().sum()
+            loss.backward()
+            return loss
+
+        self.iterations, self.gradient, tolerance = 0, float("inf"), TOLERANCE
+        while self.gradient > TOLERANCE and self.iterations < ITERATIONS:
+            solver = torch.optim.LBFGS(
+                [coefficients, self.bias],
+                max_iter=ITERATIONS - self.iterations,
+                max_eval=2 * ITERATIONS,
+                tolerance_grad=tolerance,
+                tolerance_change=0,
+                history_size=20,
+                line_search_fn="strong_wolfe",
+            )
+            solver.step(objective)
+            self.iterations += max(1, solver.state[coefficients]["n_iter"])
+            self.weight = coefficients.detach() @ to_axes.T
+            self.gradient = self._gradient(x, labels, penalty)
+            tolerance /= 10  # along the axes; and a new round has forgotten what misled the last
+        self.bias = self.bias.detach()
+        if not self.gradient <= TOLERANCE:
+            raise RunError(
+                f"logistic regression with penalty {penalty:g}: a gradient of {self.gradient:.1e} "
+                f"after {self.iterations:,} iterations, above {TOLERANCE:g}; leave this penalty out"
+            )
+
+    def _gradient(self, x: Tensor, labels: Tensor, penalty: float) -> float:
+        """The largest entry of the objective's gradient by weight and bias."""
+        with torch.no_grad():
+            errors = F.linear(x, self.weight, self.bias).softmax(dim=1)  # (n, C)
+            errors[torch.arange(len(x), device=x.device), labels] -= 1
+            errors /= len(x)
+            by_weight = errors.T @ x + penalty * self.weight
+            return max(by_weight.abs().max().item(), errors.sum(dim=0).abs().max().item())
+
+    def standardised(self, features: Tensor) -> Tensor:
+        return (features.double() - self.mean) * self.scale
+
+    def logits(self, features: Tensor) -> Tensor:
+        """(B, d) -> (B, C) float64."""
+        return F.linear(self.standardised(features), self.weight, self.bias)
+
+
+def neighbour_votes(
+    queries: Tensor,
+    features: Tensor,
+    labels: Tensor,
+    *,
+    classes: int,
+    neighbours: int,
+    temperature: float,
+) -> Tensor:
+    """Votes of the nearest training features for each class: (Q, d) -> (Q, C) float64.
+
+    Wu et al. 2018 (arXiv 1805.01978), section 3.4: the `neighbours` with the largest cosine s to a
+    query vote for their class with weight exp(s / temperature). 0 is no vote.
+    Raises `UsageError` where there are fewer training features than neighbours.
+    """
+    if neighbours > len(features):
+        raise UsageError(
+            f"{neighbours:,} neighbours of {len(features):,} training images; lower 'neighbours'"
+        )
+    features = F.normalize(features.double(), dim=1)
+    votes = features.new_zeros(len(queries), classes)
+    for chunk, own in zip(queries.split(CHUNK), votes.split(CHUNK), strict=True):
+        cosines = F.normalize(chunk.double(), dim=1) @ features.T  # (≤ CHUNK, n)
+        nearest, index = cosines.topk(neighbours, dim=1)
+        own.scatter_add_(1, labels[index], (nearest / temperature).exp())
+    return votes
