@@ -309,7 +309,11 @@ def _plan(options) -> None:
         f"{options.device} hours (estimated at {UTILISATION:.0%} of the device's bfloat16 peak) "
         f"and {disk / 1e9:,.1f} GB"
     )
-    others = {"segmentation": "decoders", "objects": "the cuts and CRFs of MaskCut"}
+    others = {
+        "segmentation": "decoders",
+        "objects": "the cuts and CRFs of MaskCut",
+        "probe": "the fits of probes",
+    }
     resolved = [plan.resolve(run) for run in runs]
     left_out = [others[task] for task in others if task in {each.step.task for each in resolved}]
     if not all(counted(each) for each in resolved):

@@ -6,8 +6,8 @@ This module imports no torch.
 import dataclasses
 import math
 
-from crate.config import Training
-from crate.data.registry import TextSet, get_dataset
+from crate.config import Probe, Training
+from crate.data.registry import Dataset, TextSet, get_dataset
 from crate.data.tokenizer import get_tokenizer
 from crate.models import complexity
 from crate.plan import Plan, Resolved, Run
@@ -26,7 +26,7 @@ class Cost:
     examples: int  # images, or windows of a text, seen in training, repetitions counted
     train_flops: float  # forward and backward (three times the forward pass)
     eval_flops: float
-    disk_bytes: int  # final weights, plus one checkpoint while it trains
+    disk_bytes: int  # final weights, plus one checkpoint while it trains; a probe's features
 
     def device_hours(self, device: str) -> float:
         flops = self.train_flops + self.eval_flops
@@ -50,6 +50,16 @@ def cost(plan: Plan, run: Run, overrides: dict | None = None) -> Cost:
         sizes = {name: tokens // step.block_size for name, tokens in dataset.tokens.items()}
         size = sizes.get("train", 0)
     evaluated = sizes.get(step.evaluate, 0) if step.READS_DATA else 0
+    if isinstance(step, Probe):  # as if nothing were cached yet; beside its parent's weights it is
+        looked_at = pictures(step, dataset)
+        cached = 4 * resolved.spec.dim * looked_at if run.parent else 0
+        return Cost(
+            parameters,
+            0,
+            train_flops=0.0,
+            eval_flops=float(forward * looked_at),
+            disk_bytes=cached,
+        )
     if not isinstance(step, Training) or not step.READS_DATA:
         return Cost(
             parameters, 0, train_flops=0.0, eval_flops=float(forward * evaluated), disk_bytes=0
@@ -66,6 +76,15 @@ def cost(plan: Plan, run: Run, overrides: dict | None = None) -> Cost:
         eval_flops=float(forward * evaluated * looks),
         disk_bytes=4 * parameters * (1 + (1 + moments if examples else 0)),
     )
+
+
+def pictures(step: Probe, dataset: Dataset) -> int:
+    """How many pictures a probe looks at, each once."""
+    sizes = dict(dataset.splits)
+    sizes["train"] = dataset.training_size
+    if dataset.held_out("validation"):  # out of what is trained on
+        sizes["train"] -= dataset.holdout
+    return sum(sizes.get(split, 0) for split in step.splits(dataset))
 
 
 def counted(resolved: Resolved) -> bool:

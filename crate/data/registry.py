@@ -51,8 +51,11 @@ class Dataset:
     @property
     def training_size(self) -> int:
         """How many are trained on: those of `train` less what is held out of them for the test."""
-        held_out = 0 if self.embedded or "test" in self.folders else self.holdout
-        return self.splits.get("train", 0) - held_out
+        return self.splits.get("train", 0) - (self.holdout if self.held_out("test") else 0)
+
+    def held_out(self, split: str) -> bool:
+        """Whether a split is cut out of the training part, as it has no part of its own."""
+        return not self.embedded and split not in self.folders
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
