@@ -8,6 +8,7 @@
     weights.safetensors   the final weights
     checkpoint-<id>.pt    where an unfinished run stands; only a run of the same identity resumes it
     progress-<id>-<rank>.jsonl  the same of a run that looks at pictures one by one
+    features-<weights>-<key>.safetensors  what the network makes of a split, for its probes
     examples.npz          a few pictures with what was found in them, for a figure
     log.txt               what was printed, and tracebacks
     .lock                 held by the process that works here; dies with it

@@ -12,7 +12,8 @@ from crate.errors import RunError, UsageError
 
 VARIANCE_EPS = 1e-6  # of a feature, as in the BatchNorm before He et al.'s probe (arXiv 2111.06377)
 TOLERANCE = 1e-7  # of the largest entry of the gradient
-ITERATIONS = 5_000  # of L-BFGS, at most
+ITERATIONS = 10_000  # of L-BFGS, at most
+ROUND = 10  # iterations between two looks at the gradient
 CHUNK = 256  # queries compared with all training features at once
 
 
@@ -60,22 +61,26 @@ class LinearProbe:
             loss.backward()
             return loss
 
-        self.iterations, self.gradient, tolerance = 0, float("inf"), TOLERANCE
+        self.iterations, self.gradient, solver = 0, float("inf"), None
         while self.gradient > TOLERANCE and self.iterations < ITERATIONS:
-            solver = torch.optim.LBFGS(
-                [coefficients, self.bias],
-                max_iter=ITERATIONS - self.iterations,
-                max_eval=2 * ITERATIONS,
-                tolerance_grad=tolerance,
-                tolerance_change=0,
-                history_size=20,
-                line_search_fn="strong_wolfe",
-            )
+            if solver is None:
+                solver = torch.optim.LBFGS(
+                    [coefficients, self.bias],
+                    max_iter=ROUND,
+                    max_eval=10 * ROUND,
+                    tolerance_grad=0,  # it is told along the features, below
+                    tolerance_change=0,
+                    history_size=50,
+                    line_search_fn="strong_wolfe",
+                )
+            before = solver.state[coefficients].get("n_iter", 0)
             solver.step(objective)
-            self.iterations += max(1, solver.state[coefficients]["n_iter"])
+            done = solver.state[coefficients]["n_iter"] - before
+            self.iterations += max(1, done)
+            if done < ROUND:  # a line search found nothing: forget what misled it
+                solver = None
             self.weight = coefficients.detach() @ to_axes.T
             self.gradient = self._gradient(x, labels, penalty)
-            tolerance /= 10  # along the axes; and a new round has forgotten what misled the last
         self.bias = self.bias.detach()
         if not self.gradient <= TOLERANCE:
             raise RunError(

@@ -5,8 +5,14 @@ import torch
 import torch.nn.functional as F
 
 from crate.errors import RunError, UsageError
-from crate.models.features import class_attention, layer_tokens, patch_features, pretrained
-from crate.models.registry import create_model
+from crate.models.features import (
+    class_attention,
+    image_features,
+    layer_tokens,
+    patch_features,
+    pretrained,
+)
+from crate.models.registry import create_model, resolve
 from crate.models.vision import resize_positions
 
 SIZES = {"dim": 24, "depth": 3, "heads": 3}
@@ -132,3 +138,44 @@ def test_without_weights_the_seed_decides(model):
     first, again, other = (m.patch_embedding.projection.weight for m in made)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("pool", ["token", "mean"])
+def test_features_of_a_picture_are_what_the_head_sees(images, pool):
+    model = create_model(
+        "crate_base_patch8", image_size=32, num_classes=5, pool=pool, **SIZES
+    ).eval()
+    torch.nn.init.normal_(model.norm.weight)
+    with torch.inference_mode():
+        features = image_features(model, images, pool)
+        assert features.shape == (2, 24)
+        torch.testing.assert_close(model.head(features), model(images))
+    with pytest.raises(UsageError, match="unknown feature 'key'; valid: mean, token"):
+        image_features(model, images, "key")
+
+
+@pytest.mark.parametrize("name", ["crate_mae_base", "vit_mae_base"])
+def test_an_autoencoders_encoder_keeps_its_own_norm(name, images):
+    sizes = {"dim": 24, "depth": 2, "heads": 3, "patch_size": 8, "norm_eps": 1e-2}
+    sizes |= {"decoder_heads": 3} if name == "vit_mae_base" else {}
+    autoencoder = create_model(name, image_size=32, **sizes).eval()
+    spec = autoencoder.spec
+    model = pretrained(spec, autoencoder.state_dict(), image_size=32)
+    assert not model.training
+    with torch.inference_mode():
+        tokens = autoencoder.norm(autoencoder.forward_features(images))
+        found = image_features(model, images, "token")
+        torch.testing.assert_close(found, tokens[:, 0], rtol=0, atol=0)
+    # without weights it starts as the autoencoder does: fixed positions
+    torch.manual_seed(3)
+    new = pretrained(spec, None, image_size=32)
+    torch.manual_seed(3)
+    started = create_model(name, image_size=32, **sizes)
+    for key in ("positions", "class_token", "patch_embedding.projection.weight"):
+        torch.testing.assert_close(new.state_dict()[key], started.state_dict()[key])
+    assert new.norm.eps == 1e-6
+    # at another size its positions are interpolated; a classifier's weights keep the spec's ε
+    larger = pretrained(spec, autoencoder.state_dict(), image_size=64)
+    torch.testing.assert_close(larger.positions, resize_positions(autoencoder.positions, 8))
+    assert pretrained(spec, model.state_dict(), image_size=32).norm.eps == 1e-2
+    assert pretrained(resolve("crate_base_patch8"), None, image_size=32).norm.eps == 1e-5
