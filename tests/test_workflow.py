@@ -360,7 +360,7 @@ def test_snakemake_lint_has_only_its_environment_remark(suite):
 @pytest.mark.slow
 def test_every_target_regenerates_at_smoke(finished):
     """The whole of `all`, in the suite that has the ablation already."""
-    done = snakemake(finished, "all", timeout=1500)
+    done = snakemake(finished, "all", timeout=3000)
     assert done.returncode == 0, done.stderr
     tables = {path.stem for path in (ROOT / "experiments" / "tables").glob("*.yaml")}
     results = finished / "results/smoke"
