@@ -50,11 +50,11 @@ class MaskedAutoencoder(nn.Module):
     """CRATE-MAE or ViT-MAE, as the spec says: masks patches, and predicts what is behind.
 
     The encoder (`patch_embedding`, `class_token`, `positions`, `blocks`, `norm`) is a
-    `VisionTransformer` without a head, parameter by parameter (`encoder_weights`); its positions
-    are fixed. A masked patch is replaced by a learned token: before the encoder, whose tokens the
-    decoder then takes as they are, or before the decoder, as the spec says. As in the published
-    code, `decoder_embedding` and `decoder_positions` exist even where nothing uses them; they are
-    then frozen. Deterministic given `torch.manual_seed`.
+    `VisionTransformer` without a head, parameter by parameter (`carry.encoder_weights`); its
+    positions are fixed. A masked patch is replaced by a learned token: before the encoder, whose
+    tokens the decoder then takes as they are, or before the decoder, as the spec says. As in the
+    published code, `decoder_embedding` and `decoder_positions` exist even where nothing uses them;
+    they are then frozen. Deterministic given `torch.manual_seed`.
 
     images: (B, 3, image_size, image_size). Returns
         loss         mean squared error of the masked patches' pixels; with `normalise_patches`, of
@@ -202,10 +202,21 @@ class MaskedAutoencoder(nn.Module):
         """Mean squared error, over the pixels of the patches that the mask (B, N) has at 1."""
         target = self.patchify(images)
         if self.normalise_patches:
-            variance, mean = torch.var_mean(target, dim=-1, keepdim=True)  # over 3p² − 1
-            target = (target - mean) / (variance + VARIANCE_EPS).sqrt()
+            mean, deviation = _statistics(target)
+            target = (target - mean) / deviation
         error = (prediction - target).square().mean(dim=-1)  # (B, N)
         return (error * mask).sum() / mask.sum()
+
+    def complete(self, images: Tensor, prediction: Tensor, mask: Tensor) -> Tensor:
+        """Images (B, 3, S, S) with the patches that the mask has at 1 as they are predicted.
+
+        With `normalise_patches`, which leaves them untold, mean and deviation are the true ones.
+        """
+        patches = self.patchify(images)
+        if self.normalise_patches:
+            mean, deviation = _statistics(patches)
+            prediction = prediction * deviation + mean
+        return self.unpatchify(torch.where(mask[..., None] > 0, prediction, patches))
 
     def patchify(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) -> (B, N, 3p²): patches row by row, the pixels of each as (p, p, 3)."""
@@ -231,6 +242,12 @@ class MaskedAutoencoder(nn.Module):
             raise UsageError(
                 f"this model takes images (B, 3, {size}, {size}), got {tuple(images.shape)}"
             )
+
+
+def _statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (over 3p² − 1) of each patch: (B, N, 3p²) -> (B, N, 1), twice."""
+    variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)
+    return mean, (variance + VARIANCE_EPS).sqrt()
 
 
 @torch.no_grad()
@@ -269,15 +286,3 @@ def sincos_positions(dim: int, grid: int) -> Tensor:
     rows = line[:, None].expand(-1, grid, -1)
     patches = torch.cat([columns, rows], dim=-1).flatten(0, 1)  # (grid², dim)
     return torch.cat([torch.zeros_like(patches[:1]), patches])[None].float()
-
-
-def encoder_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The encoder's part of an autoencoder's weights: a `VisionTransformer`'s, all but its head.
-
-    The classifier is built from the same spec; its last norm then has the spec's ε.
-    Raises `UsageError` for the weights of another model.
-    """
-    if "mask_token" not in state:
-        raise UsageError("not the weights of an autoencoder: there is no 'mask_token'")
-    own = ("mask_token", "decoder_")
-    return {name: tensor for name, tensor in state.items() if not name.startswith(own)}

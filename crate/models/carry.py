@@ -51,6 +51,18 @@ def carry(model: nn.Module, weights: dict[str, torch.Tensor], dont_load: list[st
     return {"new": [name for name in own if name not in loaded], "resized": resized}
 
 
+def encoder_weights(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The encoder's part of an autoencoder's weights: a `VisionTransformer`'s, all but its head.
+
+    The classifier is built from the same spec; its last norm then has the spec's ε.
+    Raises `UsageError` for the weights of another model.
+    """
+    if "mask_token" not in state:
+        raise UsageError("not the weights of an autoencoder: there is no 'mask_token'")
+    own = ("mask_token", "decoder_")
+    return {name: tensor for name, tensor in state.items() if not name.startswith(own)}
+
+
 def _adapt(name: str, value: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     if name == "positions" and value.shape[-1] == wanted.shape[-1]:
         return resize_positions(value, round((wanted.shape[1] - 1) ** 0.5))

@@ -16,13 +16,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from crate.errors import UsageError
 from crate.models import create_model, list_models, reference
-from crate.models.autoencoder import InverseBlock, encoder_weights, sincos_positions
+from crate.models.autoencoder import InverseBlock, sincos_positions
 from crate.models.autoencoder_complexity import (
     autoencoder_macs,
     autoencoder_parameter_count,
     kept_patches,
 )
-from crate.models.carry import carry
+from crate.models.carry import carry, encoder_weights
 from crate.models.export import import_official
 from crate.models.features import class_attention
 from crate.models.registry import build, build_autoencoder, resolve
