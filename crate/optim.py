@@ -61,7 +61,7 @@ class AdamW:
                     tensor.copy_(value)
 
 
-TOKENS = ("positions", "class_token")
+TOKENS = ("positions", "class_token", "mask_token")
 
 
 def parameter_groups(model: nn.Module, step: Training) -> list[dict]:
@@ -69,10 +69,11 @@ def parameter_groups(model: nn.Module, step: Training) -> list[dict]:
 
     decay "kernels"   only the weights of linear and convolution layers decay, as CRATE-alpha's mask
                       `.*/kernel$`: not its dictionaries, positions, class token, norms or biases
-    decay "matrices"  all with two dimensions or more, but positions and class token: dictionaries
-                      too, as in BEiT's fine-tuning (arXiv 2106.08254)
+    decay "matrices"  all with two dimensions or more, but positions, class and mask token:
+                      dictionaries too, as in BEiT's fine-tuning (arXiv 2106.08254)
     layer_decay       BEiT's: the rate falls by this factor from what stands on the last block
-                      downwards, a factor a block; stem and positions are below the first
+                      downwards, a factor a block; stem, positions and tokens are below the first;
+                      an autoencoder's decoder stands on its encoder
     """
     kernels = {
         id(module.weight) for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d)

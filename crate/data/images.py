@@ -165,6 +165,12 @@ class MemoryImages:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def select(self, indices: np.ndarray) -> "MemoryImages":
+        """These pictures alone, in this order."""
+        chosen, size = torch.from_numpy(indices), self.pixels.shape[-1]
+        pixels, labels = self.pixels[chosen], self.labels[chosen]
+        return MemoryImages(pixels, labels, size=size, runtime=self.runtime)
+
     def training(
         self, step: ImageTraining, seed: int, first: int, last: int
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -215,6 +221,11 @@ class StreamedImages:
 
     def __len__(self) -> int:
         return len(self.pictures)
+
+    def select(self, indices: np.ndarray) -> "StreamedImages":
+        """These pictures alone, in this order."""
+        chosen = self.pictures.select(indices)
+        return StreamedImages(chosen, size=self.size, runtime=self.runtime)
 
     def training(
         self, step: ImageTraining, seed: int, first: int, last: int

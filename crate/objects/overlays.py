@@ -1,7 +1,8 @@
 """Pictures with masks drawn over them, and the few examples a run keeps for a figure; no torch.
 
-An example is a dict: "image" uint8 (h, w, 3) and either "masks" bool (n, h, w) or "attention"
-float16 (heads, grid h, grid w); in a table's collection also "row", the row it is of.
+An example is a dict: "image" uint8 (h, w, 3) and either "masks" bool (n, h, w), or "attention"
+float16 (heads, grid h, grid w), or "masked" and "reconstruction", pictures as "image"; in a table's
+collection also "row", the row it is of.
 """
 
 import io
@@ -26,6 +27,7 @@ COLOURS = (
     (86, 180, 233),
     (213, 94, 0),
 )
+KEPT_AS_JPEG = {"image": "jpeg", "masked": "masked_jpeg", "reconstruction": "reconstruction_jpeg"}
 EPOCH = (1980, 1, 1, 0, 0, 0)  # a zip's first date: equal content, equal bytes
 
 
@@ -60,7 +62,11 @@ def write_examples(path: Path, examples: list[dict]) -> None:
     """
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for number, example in enumerate(examples):
-            arrays = {"jpeg": _jpeg(_reduced(Image.fromarray(example["image"])))}
+            arrays = {
+                kept: _jpeg(_reduced(Image.fromarray(example[name])))
+                for name, kept in KEPT_AS_JPEG.items()
+                if name in example
+            }
             if "masks" in example:
                 masks = [_reduced(Image.fromarray(mask)) for mask in example["masks"]]
                 arrays["masks"] = np.array([np.asarray(mask, dtype=bool) for mask in masks])
@@ -79,14 +85,15 @@ def write_examples(path: Path, examples: list[dict]) -> None:
 def read_examples(path: Path) -> list[dict]:
     """Read what `write_examples` wrote. Raises `RunError` where it is missing or damaged."""
     examples: dict[str, dict] = {}
+    pictures = {kept: name for name, kept in KEPT_AS_JPEG.items()}
     try:
         with np.load(path, allow_pickle=False) as archive:
             for key in sorted(archive.files):
                 number, name = key.split(".")
                 example = examples.setdefault(number, {})
-                if name == "jpeg":
+                if name in pictures:
                     with Image.open(io.BytesIO(archive[key].tobytes())) as image:
-                        example["image"] = np.asarray(image.convert("RGB"))
+                        example[pictures[name]] = np.asarray(image.convert("RGB"))
                 else:
                     example[name] = str(archive[key]) if name == "row" else archive[key]
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
