@@ -150,6 +150,8 @@ class Step(Strict):
     TORCH: ClassVar[bool] = True  # whether its task needs a device and torch's processes
     AS_PUBLISHED: ClassVar[bool] = False  # looks at the published model, whatever the scale
     TIMED: ClassVar[tuple[str, ...]] = ()  # metrics of the machine; such a run has it for itself
+    # whether its model has a decoder, as masked autoencoders do: no, yes, or either
+    DECODER: ClassVar[tuple[bool, ...]] = (False,)
 
     task: str
     dataset: str
@@ -274,6 +276,7 @@ class Classification(ImageTraining):
         "best_epoch_top1",
         "best_epoch",
     )
+    DECODER = (False, True)  # of an autoencoder, the encoder is the classifier
 
     task: Literal["classification"] = "classification"
     label_smoothing: float = pydantic.Field(0.0, ge=0, lt=1)
@@ -285,6 +288,22 @@ class Classification(ImageTraining):
     @property
     def evaluated_by(self) -> set[str]:
         return super().evaluated_by | {"zero_head"}
+
+
+class Autoencoding(ImageTraining):
+    """A masked autoencoder: most patches of a picture are hidden, and predicted from the others."""
+
+    METRICS = ("reconstruction", "train_reconstruction", "images", "flops", "train_flops")
+    LOWER_IS_BETTER = True
+    DECODER = (True,)
+
+    task: Literal["autoencoding"] = "autoencoding"
+    mask_ratio: float = pydantic.Field(0.75, gt=0, lt=1)  # share of the patches that is hidden
+    normalise_patches: bool = False  # predict each patch less its mean, over its standard deviation
+
+    @property
+    def evaluated_by(self) -> set[str]:
+        return super().evaluated_by | {"mask_ratio", "normalise_patches"}
 
 
 # What is scored: the model's answer, or a control that needs no model.
@@ -454,9 +473,11 @@ class Architecture(Step):
     READS_DATA = False
     TORCH = False
     AS_PUBLISHED = True
+    DECODER = (False, True)
 
     task: Literal["architecture"] = "architecture"
     image_size: pydantic.PositiveInt = 224
+    mask_ratio: float = pydantic.Field(0.75, gt=0, lt=1)  # of a masked autoencoder
     block_size: pydantic.PositiveInt = 1024  # of a language model
     positions: bool = True  # whether a language model's positions count among its parameters
 
@@ -489,6 +510,7 @@ class Released(Step):
 
 STEP_TYPES: dict[str, type[Step]] = {
     "classification": Classification,
+    "autoencoding": Autoencoding,
     "segmentation": Segmentation,
     "objects": Objects,
     "attention_segmentation": AttentionSegmentation,

@@ -6,10 +6,10 @@ This module imports no torch.
 import dataclasses
 import math
 
-from crate.config import Probe, Training
+from crate.config import Autoencoding, Probe, Training
 from crate.data.registry import Dataset, TextSet, get_dataset
 from crate.data.tokenizer import get_tokenizer
-from crate.models import complexity
+from crate.models import autoencoder_complexity, complexity
 from crate.plan import Plan, Resolved, Run
 
 # Peak dense bfloat16 TFLOP/s of one device, from the makers' data sheets (A6000: NVIDIA RTX A6000,
@@ -68,12 +68,15 @@ def cost(plan: Plan, run: Run, overrides: dict | None = None) -> Cost:
     updates = step.total_updates(per_epoch)
     looks = max(1, math.ceil(updates / (step.evaluate_every(per_epoch) or math.inf)))
     examples = updates * step.batch_size
+    looked_at = evaluated * looks
+    if isinstance(step, Autoencoding):  # and once at as many training pictures
+        looked_at += min(evaluated, size)
     moments = {"adamw": 2, "lion": 1}[step.optimizer]
     return Cost(
         parameters=parameters,
         examples=examples,
         train_flops=3.0 * forward * examples,
-        eval_flops=float(forward * evaluated * looks),
+        eval_flops=float(forward * looked_at),
         disk_bytes=4 * parameters * (1 + (1 + moments if examples else 0)),
     )
 
@@ -97,7 +100,8 @@ def counted(resolved: Resolved) -> bool:
 def complexity_of(resolved: Resolved) -> tuple[int, int]:
     """Parameters of a run's network, and multiply-accumulates of one example's forward pass.
 
-    An example is an image, or a window of `block_size` tokens.
+    An example is an image, or a window of `block_size` tokens. Where patches are masked, the
+    network is the whole autoencoder; in a classification, its encoder with a head.
     """
     step, spec, dataset = resolved.step, resolved.spec, get_dataset(resolved.step.dataset)
     if isinstance(dataset, TextSet):
@@ -110,6 +114,12 @@ def complexity_of(resolved: Resolved) -> tuple[int, int]:
                 positions=getattr(step, "positions", True),
             ),
             complexity.language_macs(spec, vocab_size=vocabulary, tokens=size),
+        )
+    if spec.decoder != "none" and hasattr(step, "mask_ratio"):
+        size = {"image_size": step.image_size}
+        return (
+            autoencoder_complexity.autoencoder_parameter_count(spec, **size),
+            autoencoder_complexity.autoencoder_macs(spec, **size, mask_ratio=step.mask_ratio),
         )
     shape = {"image_size": step.image_size, "num_classes": dataset.classes}
     return complexity.parameter_count(spec, **shape), complexity.macs(spec, **shape)

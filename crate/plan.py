@@ -21,6 +21,7 @@ from crate.config import Experiments, Settings, Step, Table
 from crate.data.registry import TextSet, data_identity, get_dataset
 from crate.errors import RunError, UsageError, nearest, unknown
 from crate.fingerprint import fingerprint
+from crate.models.autoencoder_complexity import kept_patches
 from crate.models.registry import ModelSpec, list_models, resolve
 from crate.records import canonical_json, read_json, short_hash
 
@@ -157,12 +158,24 @@ class Plan:
             raise UsageError(
                 f"{run}: a model of {kinds[0]} cannot do '{run.step}', whose data are {kinds[1]}"
             )
+        if (spec.decoder != "none") not in step.DECODER:
+            why = (
+                f"is for masked autoencoders, and {run.model} has no decoder"
+                if True in step.DECODER
+                else f"has no use for {run.model}, a masked autoencoder"
+            )
+            raise UsageError(f"{run}: '{run.step}' {why}")
         size = None if spec.causal else getattr(step, "image_size", None)
         if size is not None and size % spec.patch_size:
             raise UsageError(
                 f"{run}: {size} px images do not divide into patches of {spec.patch_size} px "
                 f"(scale {run.scale})"
             )
+        if spec.decoder != "none" and hasattr(step, "mask_ratio"):
+            try:
+                kept_patches(spec.grid(step.image_size) ** 2, step.mask_ratio)
+            except UsageError as error:
+                raise UsageError(f"{run}: {error}") from None
         config = {
             "model": _non_defaults(spec),
             "step": step.identity,

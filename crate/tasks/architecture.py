@@ -21,7 +21,8 @@ def run(
     Returns:
         metrics (parameters of the whole model, of a language model without its positions if the
         recipe says so; FLOPs of the forward pass of one image or window of tokens, two for a
-        multiply-accumulate) and no details.
+        multiply-accumulate; depth, width and heads of an autoencoder are its encoder's, the rest
+        is that of both halves) and no details.
     """
     spec = resolved.spec
     parameters, products = complexity_of(resolved)
