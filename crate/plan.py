@@ -21,7 +21,6 @@ from crate.config import Experiments, Settings, Step, Table
 from crate.data.registry import TextSet, data_identity, get_dataset
 from crate.errors import RunError, UsageError, nearest, unknown
 from crate.fingerprint import fingerprint
-from crate.models.autoencoder_complexity import kept_patches
 from crate.models.registry import ModelSpec, list_models, resolve
 from crate.records import canonical_json, read_json, short_hash
 
@@ -172,6 +171,8 @@ class Plan:
                 f"(scale {run.scale})"
             )
         if spec.decoder != "none" and hasattr(step, "mask_ratio"):
+            from crate.models.autoencoder_complexity import kept_patches
+
             try:
                 kept_patches(spec.grid(step.image_size) ** 2, step.mask_ratio)
             except UsageError as error:
