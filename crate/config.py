@@ -150,8 +150,7 @@ class Step(Strict):
     TORCH: ClassVar[bool] = True  # whether its task needs a device and torch's processes
     AS_PUBLISHED: ClassVar[bool] = False  # looks at the published model, whatever the scale
     TIMED: ClassVar[tuple[str, ...]] = ()  # metrics of the machine; such a run has it for itself
-    # whether its model has a decoder, as masked autoencoders do: no, yes, or either
-    DECODER: ClassVar[tuple[bool, ...]] = (False,)
+    KINDS: ClassVar[tuple[str, ...]] = ("vision", "language")  # of models (`ModelSpec.kind`)
 
     task: str
     dataset: str
@@ -276,7 +275,8 @@ class Classification(ImageTraining):
         "best_epoch_top1",
         "best_epoch",
     )
-    DECODER = (False, True)  # of an autoencoder, the encoder is the classifier
+    # of an autoencoder, the encoder is the classifier; of a contrastive model, the vision tower
+    KINDS = ("vision", "autoencoder", "contrastive")
 
     task: Literal["classification"] = "classification"
     label_smoothing: float = pydantic.Field(0.0, ge=0, lt=1)
@@ -295,7 +295,7 @@ class Autoencoding(ImageTraining):
 
     METRICS = ("reconstruction", "train_reconstruction", "images", "flops", "train_flops")
     LOWER_IS_BETTER = True
-    DECODER = (True,)
+    KINDS = ("autoencoder",)
 
     task: Literal["autoencoding"] = "autoencoding"
     mask_ratio: float = pydantic.Field(0.75, gt=0, lt=1)  # share of the patches that is hidden
@@ -304,6 +304,53 @@ class Autoencoding(ImageTraining):
     @property
     def evaluated_by(self) -> set[str]:
         return super().evaluated_by | {"mask_ratio", "normalise_patches"}
+
+
+# What captions are cut with (crate/data/captions.py); and into how many tokens.
+CaptionTokens = Literal["bert", "clip"]
+CONTEXT_LENGTH = 32
+
+
+class Contrastive(ImageTraining):
+    """Images and captions embedded in one space, those of a pair near each other (CLIP, CLIPA).
+
+    Evaluated on pairs that are held out, each image against the captions of its batch.
+    """
+
+    METRICS = ("contrastive_loss", "image_to_text", "pairs", "flops", "train_flops")
+    LOWER_IS_BETTER = True
+    KINDS = ("contrastive",)
+
+    task: Literal["contrastive"] = "contrastive"
+    tokenizer: CaptionTokens = "bert"
+    context_length: pydantic.PositiveInt = CONTEXT_LENGTH
+    text_tower: str | None = None  # the official file that the text tower and the scale start from
+    freeze_text: bool = False  # the text tower and the scale of the logits stay as they start
+    bad_pairs: float = pydantic.Field(0.1, ge=0, le=1)  # share of them that a run bears
+    evaluation_batch: pydantic.PositiveInt = 500
+
+    @property
+    def evaluated_by(self) -> set[str]:
+        return super().evaluated_by | {
+            "tokenizer", "context_length", "text_tower", "evaluation_batch",
+        }  # fmt: skip
+
+
+class ZeroShot(Step):
+    """Classification by the names of the classes: a picture is what its nearest text names.
+
+    A class's text is the mean of its name in many phrases (Radford et al. 2021).
+    """
+
+    METRICS = ("top1", "top5", "chance", "images")
+    KINDS = ("contrastive",)
+
+    task: Literal["zeroshot"] = "zeroshot"
+    image_size: pydantic.PositiveInt = 224
+    eval_resize: pydantic.PositiveInt | None = None  # shorter side before the centre crop
+    tokenizer: CaptionTokens = "bert"
+    context_length: pydantic.PositiveInt = CONTEXT_LENGTH
+    templates: Literal["openai", "simple"] = "openai"  # 80 phrases, or the best 7 of them
 
 
 # What is scored: the model's answer, or a control that needs no model.
@@ -394,6 +441,7 @@ class Probe(Step):
     """
 
     METRICS = ("top1", "top5", "cross_entropy", "chance", "images", "penalty")
+    KINDS = ("vision", "autoencoder", "contrastive")
 
     task: Literal["probe"] = "probe"
     image_size: pydantic.PositiveInt = 224
@@ -473,7 +521,7 @@ class Architecture(Step):
     READS_DATA = False
     TORCH = False
     AS_PUBLISHED = True
-    DECODER = (False, True)
+    KINDS = ("vision", "language", "autoencoder", "contrastive")
 
     task: Literal["architecture"] = "architecture"
     image_size: pydantic.PositiveInt = 224
@@ -503,6 +551,7 @@ class Released(Step):
     READS_DATA = False
     TORCH = False  # no device, no ranks
     AS_PUBLISHED = True
+    KINDS = ("vision", "contrastive")
 
     task: Literal["released"] = "released"
     image_size: pydantic.PositiveInt = 224
@@ -511,6 +560,8 @@ class Released(Step):
 STEP_TYPES: dict[str, type[Step]] = {
     "classification": Classification,
     "autoencoding": Autoencoding,
+    "contrastive": Contrastive,
+    "zeroshot": ZeroShot,
     "segmentation": Segmentation,
     "objects": Objects,
     "attention_segmentation": AttentionSegmentation,

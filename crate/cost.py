@@ -6,10 +6,11 @@ This module imports no torch.
 import dataclasses
 import math
 
-from crate.config import Autoencoding, Probe, Training
+from crate.config import Autoencoding, Contrastive, Probe, Training
+from crate.data.captions import VOCABULARIES
 from crate.data.registry import Dataset, TextSet, get_dataset
 from crate.data.tokenizer import get_tokenizer
-from crate.models import autoencoder_complexity, complexity
+from crate.models import autoencoder_complexity, complexity, contrastive_complexity
 from crate.plan import Plan, Resolved, Run
 
 # Peak dense bfloat16 TFLOP/s of one device, from the makers' data sheets (A6000: NVIDIA RTX A6000,
@@ -72,10 +73,15 @@ def cost(plan: Plan, run: Run, overrides: dict | None = None) -> Cost:
     if isinstance(step, Autoencoding):  # and once at as many training pictures
         looked_at += min(evaluated, size)
     moments = {"adamw": 2, "lion": 1}[step.optimizer]
+    train = 3 * forward
+    if isinstance(step, Contrastive) and step.freeze_text:  # no backward pass through the texts
+        train -= 4 * contrastive_complexity.text_macs(
+            resolved.spec, context_length=step.context_length
+        )
     return Cost(
         parameters=parameters,
         examples=examples,
-        train_flops=3.0 * forward * examples,
+        train_flops=float(train * examples),
         eval_flops=float(forward * looked_at),
         disk_bytes=4 * parameters * (1 + (1 + moments if examples else 0)),
     )
@@ -100,8 +106,9 @@ def counted(resolved: Resolved) -> bool:
 def complexity_of(resolved: Resolved) -> tuple[int, int]:
     """Parameters of a run's network, and multiply-accumulates of one example's forward pass.
 
-    An example is an image, or a window of `block_size` tokens. Where patches are masked, the
-    network is the whole autoencoder; in a classification, its encoder with a head.
+    An example is an image, a window of `block_size` tokens, or a pair of an image and a caption.
+    Where patches are masked, the network is the whole autoencoder, where captions are cut into
+    tokens both towers; in a classification, the encoder or the vision tower with a head.
     """
     step, spec, dataset = resolved.step, resolved.spec, get_dataset(resolved.step.dataset)
     if isinstance(dataset, TextSet):
@@ -120,6 +127,16 @@ def complexity_of(resolved: Resolved) -> tuple[int, int]:
         return (
             autoencoder_complexity.autoencoder_parameter_count(spec, **size),
             autoencoder_complexity.autoencoder_macs(spec, **size, mask_ratio=step.mask_ratio),
+        )
+    if spec.kind == "contrastive" and hasattr(step, "context_length"):
+        size = {"image_size": step.image_size, "context_length": step.context_length}
+        vocabulary = VOCABULARIES[step.tokenizer]
+        macs = contrastive_complexity.image_macs(spec, image_size=step.image_size)
+        if isinstance(step, Contrastive):  # in a zero-shot classification, texts are few
+            macs += contrastive_complexity.text_macs(spec, context_length=step.context_length)
+        return (
+            contrastive_complexity.contrastive_parameter_count(spec, **size, vocab_size=vocabulary),
+            macs,
         )
     shape = {"image_size": step.image_size, "num_classes": dataset.classes}
     return complexity.parameter_count(spec, **shape), complexity.macs(spec, **shape)

@@ -1,9 +1,12 @@
 """The machine and the installed packages: what run.json records of them, and what cannot work."""
 
 import contextlib
+import functools
+import importlib.util
 import platform
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 
 from crate.errors import UsageError
 
@@ -35,6 +38,27 @@ def mismatch() -> str:
             "same place ('make setup' does)"
         )
     return ""
+
+
+@functools.cache
+def open_clip_part(name: str) -> ModuleType:
+    """One module of open_clip (its loss, tokenizer, prompts), without the rest of the package.
+
+    Importing `open_clip` itself takes 5 s and more, for models that are not used here.
+
+    Raises:
+        UsageError: open_clip is not installed, or has no such module.
+    """
+    package = importlib.util.find_spec("open_clip")  # finds it, and runs nothing of it
+    if package is None:
+        raise UsageError("open_clip_torch is not installed; run 'make setup'")
+    path = Path(package.submodule_search_locations[0]) / f"{name}.py"
+    if not path.is_file():
+        raise UsageError(f"the installed open_clip has no {path.name}; run 'make setup'")
+    spec = importlib.util.spec_from_file_location(f"open_clip.{name}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def import_torchvision() -> None:

@@ -17,11 +17,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from crate.config import Experiments, Settings, Step, Table
-from crate.data.registry import TextSet, data_identity, get_dataset
+from crate.config import Contrastive, Experiments, Settings, Step, Table
+from crate.data.registry import PairSet, TextSet, data_identity, get_dataset
 from crate.errors import RunError, UsageError, nearest, unknown
 from crate.fingerprint import fingerprint
-from crate.models.registry import ModelSpec, list_models, resolve
+from crate.models.registry import KINDS, ModelSpec, list_models, resolve
 from crate.records import canonical_json, read_json, short_hash
 
 FROM = re.compile(r"from-(?P<model>[^-/]+)-(?P<step>[^-/]+)")
@@ -157,13 +157,15 @@ class Plan:
             raise UsageError(
                 f"{run}: a model of {kinds[0]} cannot do '{run.step}', whose data are {kinds[1]}"
             )
-        if (spec.decoder != "none") not in step.DECODER:
-            why = (
-                f"is for masked autoencoders, and {run.model} has no decoder"
-                if True in step.DECODER
-                else f"has no use for {run.model}, a masked autoencoder"
+        if spec.kind not in step.KINDS:
+            kinds = " or ".join(KINDS[kind] for kind in step.KINDS)
+            raise UsageError(
+                f"{run}: '{run.step}' needs {kinds}, and {run.model} is {KINDS[spec.kind]}"
             )
-            raise UsageError(f"{run}: '{run.step}' {why}")
+        if isinstance(dataset, PairSet) != isinstance(step, Contrastive):
+            raise UsageError(
+                f"{run}: {dataset.title} is a set of {dataset.unit}, which '{run.step}' cannot use"
+            )
         size = None if spec.causal else getattr(step, "image_size", None)
         if size is not None and size % spec.patch_size:
             raise UsageError(

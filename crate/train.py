@@ -48,6 +48,7 @@ def fit(
     size: int = 0,
     unit: str = "images",
     per_example: int = 1,
+    micro_batches: bool = True,
 ) -> dict:
     """Train `model` in place and return what the run took.
 
@@ -62,12 +63,14 @@ def fit(
             returns joins that update's line of train.jsonl.
         size: of the training set, in `unit`; a checkpoint made with another one is refused.
         unit: what is counted: "images", or "tokens", of which an example has `per_example`.
+        micro_batches: whether the loss of a batch is the mean over its parts; `step.compute`'s
+            micro-batches are the loss's own affair where it is not.
 
     Raises:
         RunError: the loss is not finite, or a checkpoint is damaged or foreign.
     """
     total, warmup = step.total_updates(steps_per_epoch), step.warmup(steps_per_epoch)
-    micro = step.compute.micro_batch
+    micro = step.compute.micro_batch if micro_batches else None
     seen = step.batch_size * per_example  # by an update
     optimizer = make_optimizer(model, step)
     path = folder.checkpoint(identity)

@@ -15,7 +15,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """What every data set has; `ImageSet` and `TextSet` say what it is a set of.
+    """What every data set has; `ImageSet`, `TextSet` and `PairSet` say what it is a set of.
 
     `splits` maps train / validation / test to their number of `unit` (for real sets as published:
     for estimates, and for `crate data check`; loading counts nothing).
@@ -25,6 +25,7 @@ class Dataset:
         "torchvision"  the folders that torchvision makes when its root is <data_root>/<name>
         "archive"      the official archives, unpacked in <data_root>/<name>
         "tokens"       <data_root>/<name>/<part>.bin with its header <part>.json
+        "pairs"        <data_root>/<name>/<part>/*.tar, WebDataset shards of pictures and captions
         "embedded"     committed with the package
     """
 
@@ -89,6 +90,20 @@ class TextSet(Dataset):
 
     tokenizer: str
     tokens: dict[str, int] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PairSet(Dataset):
+    """Pictures with a caption each. `mean` and `std` as an `ImageSet`'s.
+
+    What is held out of a training part of shards is whole shards: as few as have `holdout` pairs.
+    """
+
+    unit: ClassVar[str] = "pairs"
+    decisive: ClassVar[tuple[str, ...]] = ("mean", "std", "folders", "holdout")
+
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
 
 
 _FASHION = {

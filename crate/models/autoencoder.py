@@ -14,7 +14,7 @@ from crate.errors import UsageError
 from crate.models.autoencoder_complexity import kept_patches
 from crate.models.registry import ModelSpec, check_positive_int
 from crate.models.sparse_coding import init_dictionary
-from crate.models.transformer import make_attention, make_blocks
+from crate.models.transformer import make_attention, make_blocks, run_blocks
 from crate.models.vision import ConvStem
 
 NORM_EPS = 1e-6  # of the last norm of either half, whatever that of the blocks
@@ -50,7 +50,7 @@ class MaskedAutoencoder(nn.Module):
     """CRATE-MAE or ViT-MAE, as the spec says: masks patches, and predicts what is behind.
 
     The encoder (`patch_embedding`, `class_token`, `positions`, `blocks`, `norm`) is a
-    `VisionTransformer` without a head, parameter by parameter (`carry.encoder_weights`); its
+    `VisionTransformer` without a head, parameter by parameter (`carry.vision_weights`); its
     positions are fixed. A masked patch is replaced by a learned token: before the encoder, whose
     tokens the decoder then takes as they are, or before the decoder, as the spec says. As in the
     published code, `decoder_embedding` and `decoder_positions` exist even where nothing uses them;
@@ -157,6 +157,10 @@ class MaskedAutoencoder(nn.Module):
         records: a list that receives one dict per layer (see `Block`).
         kept: indices (B, n) of the patches that are not masked; None masks nothing.
         """
+        return run_blocks(self.blocks, self.embed(images, kept), records)
+
+    def embed(self, images: Tensor, kept: Tensor | None = None) -> Tensor:
+        """Tokens that enter the first block, class token first: (B, 1 + N, d) or (B, 1 + n, d)."""
         self._check(images)
         x = self.patch_embedding(images)  # (B, N, d)
         if kept is not None and not self.masks_decoder:
@@ -166,11 +170,6 @@ class MaskedAutoencoder(nn.Module):
         if kept is not None and self.masks_decoder:
             seen = F.pad(kept + 1, (1, 0))  # (B, 1 + n), the class token too
             x = x.gather(1, seen[..., None].expand(-1, -1, x.shape[-1]))
-        for block in self.blocks:
-            record = None if records is None else {}
-            x = block(x, record)
-            if records is not None:
-                records.append(record)
         return x
 
     def layer_records(self, images: Tensor) -> list[dict]:

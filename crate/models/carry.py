@@ -51,19 +51,26 @@ def carry(model: nn.Module, weights: dict[str, torch.Tensor], dont_load: list[st
     return {"new": [name for name in own if name not in loaded], "resized": resized}
 
 
-def encoder_weights(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The encoder's part of an autoencoder's weights: a `VisionTransformer`'s, all but its head.
+def vision_weights(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What a `VisionTransformer` of the same specification takes of a model's weights.
 
-    The classifier is built from the same spec; its last norm then has the spec's ε.
-    Raises `UsageError` for the weights of another model.
+    Of an autoencoder its encoder, which has no head; of a contrastive model its vision tower, whose
+    head is the projection; of a vision model everything.
     """
-    if "mask_token" not in state:
-        raise UsageError("not the weights of an autoencoder: there is no 'mask_token'")
-    own = ("mask_token", "decoder_")
-    return {name: tensor for name, tensor in state.items() if not name.startswith(own)}
+    if "mask_token" in state:
+        others = ("mask_token", "decoder_")
+        return {name: tensor for name, tensor in state.items() if not name.startswith(others)}
+    if "logit_scale" in state:
+        return {
+            name.removeprefix("vision."): tensor
+            for name, tensor in state.items()
+            if name.startswith("vision.")
+        }
+    return state
 
 
 def _adapt(name: str, value: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    name = name.removeprefix("vision.")
     if name == "positions" and value.shape[-1] == wanted.shape[-1]:
         return resize_positions(value, round((wanted.shape[1] - 1) ** 0.5))
     if (

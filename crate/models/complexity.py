@@ -17,11 +17,11 @@ def parameter_count(spec: ModelSpec, *, image_size: int, num_classes: int) -> in
     patches = spec.grid(image_size) ** 2
     pixels = 3 * spec.patch_size**2
 
-    stem = pixels * d + d
+    stem = pixels * d + d * spec.outer_bias
     if spec.stem == "linear":
         stem += 2 * pixels + 2 * d
     tokens = (patches + 1) * d + d
-    head = 2 * d + d * num_classes + num_classes
+    head = 2 * d + d * num_classes + num_classes * spec.outer_bias
     return spec.depth * _block_parameters(spec) + stem + tokens + head
 
 

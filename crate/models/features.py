@@ -15,9 +15,10 @@ from torch import Tensor
 from crate.config import Step
 from crate.errors import UsageError, unknown
 from crate.models.attention import MSSA
-from crate.models.autoencoder import NORM_EPS, MaskedAutoencoder, encoder_weights
-from crate.models.carry import carry
+from crate.models.autoencoder import NORM_EPS, MaskedAutoencoder
+from crate.models.carry import carry, vision_weights
 from crate.models.registry import ModelSpec
+from crate.models.transformer import run_blocks
 from crate.models.vision import VisionTransformer
 from crate.plan import Resolved
 from crate.runtime import Runtime, seed_for
@@ -33,23 +34,24 @@ def pretrained(
 ) -> VisionTransformer:
     """A model in evaluation mode with given weights, its positions interpolated to `image_size`.
 
-    weights: a run's, head included, or a masked autoencoder's, of which the encoder is taken with
-    its own last norm; None leaves the model as torch's seed starts it (where the spec has a
-    decoder, as it starts the autoencoder's encoder). Without a head, one of one class is new.
+    weights: a run's, head included; of a masked autoencoder the encoder is taken, with its own last
+    norm, of a contrastive model the vision tower; None leaves the model as torch's seed starts it
+    (where the spec has a decoder, as it starts the autoencoder's encoder). Without a head, one of
+    one class is new.
     Raises `UsageError` for a size its patches do not fill, `RunError` for another model's weights.
     """
     if weights is None and spec.decoder != "none":
         weights = MaskedAutoencoder(spec, image_size=image_size).state_dict()
     encoder = weights is not None and "mask_token" in weights
+    weights = None if weights is None else vision_weights(weights)
     classes = 1
     if weights is not None and "head.weight" in weights:  # without it `carry` says what is missing
         classes = len(weights["head.weight"])
     model = VisionTransformer(spec, num_classes=classes, image_size=image_size)
+    if weights is not None:
+        carry(model, weights, ["head"] if encoder else [])
     if encoder:
-        carry(model, encoder_weights(weights), ["head"])
         model.norm.eps = NORM_EPS
-    elif weights is not None:
-        carry(model, weights, [])
     return model.eval()
 
 
@@ -140,7 +142,7 @@ def layer_tokens(model: VisionTransformer, images: Tensor, layers: list[int]) ->
     if not layers:
         return []
     after: dict[int, Tensor] = {}
-    x = _embed(model, images)
+    x = model.embed(images)
     for layer in range(max(layers) + 1):
         x = model.blocks[layer](x)
         if layer in layers:
@@ -157,19 +159,4 @@ def _check_layer(model: VisionTransformer, layer: int) -> None:
 def _entering(model: VisionTransformer, images: Tensor, layer: int) -> Tensor:
     """Tokens that enter block `layer`: (B, 1 + N, d), class token first."""
     _check_layer(model, layer)
-    x = _embed(model, images)
-    for block in model.blocks[:layer]:
-        x = block(x)
-    return x
-
-
-def _embed(model: VisionTransformer, images: Tensor) -> Tensor:
-    """Tokens that enter the first block, as `VisionTransformer.forward_features` makes them."""
-    size = model.image_size
-    if images.dim() != 4 or tuple(images.shape[1:]) != (3, size, size):
-        raise UsageError(
-            f"this model takes images (B, 3, {size}, {size}), got {tuple(images.shape)}"
-        )
-    x = model.patch_embedding(images)
-    class_token = model.class_token.expand(x.shape[0], -1, -1)
-    return torch.cat([class_token, x], dim=1) + model.positions
+    return run_blocks(model.blocks[:layer], model.embed(images))

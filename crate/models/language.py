@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from crate.errors import RunError, UsageError
 from crate.models.attention import Kept
 from crate.models.registry import ModelSpec, check_positive_int
-from crate.models.transformer import make_blocks
+from crate.models.transformer import make_blocks, run_blocks
 
 
 class Cache:
@@ -95,12 +95,7 @@ class LanguageModel(nn.Module):
         self._check(ids, first)
         positions = self.position_embedding.weight[first : first + ids.shape[1]]  # (T, d)
         x = self.token_embedding(ids) + positions
-        for layer, block in enumerate(self.blocks):
-            record = None if records is None else {}
-            x = block(x, record, None if cache is None else cache.layers[layer])
-            if records is not None:
-                records.append(record)
-        return x
+        return run_blocks(self.blocks, x, records, None if cache is None else cache.layers)
 
     def _check(self, ids: Tensor, first: int) -> None:
         if ids.dim() != 2 or ids.shape[1] == 0 or ids.dtype != torch.int64:

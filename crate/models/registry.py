@@ -3,7 +3,8 @@
 A `ModelSpec` holds every choice that tells the models of these papers apart. A name is a family
 (CRATE, its ablation rows, CRATE-alpha, ViT) x a size x a patch size: `crate_alpha_base_patch16`.
 Language models (CRATE-GPT, CRATE-alpha-GPT, GPT-2) have no patches: `crate_gpt_base`. Masked
-autoencoders (CRATE-MAE, ViT-MAE) come with patches of 16 pixels: `crate_mae_base`.
+autoencoders (CRATE-MAE, ViT-MAE) come with patches of 16 pixels: `crate_mae_base`. Contrastive
+models (CLIPA) have a text tower beside the vision one: `crate_alpha_clipa_large_patch14`.
 """
 
 import math
@@ -21,6 +22,13 @@ CHOICES = {
     "gelu": ("exact", "tanh"),
     "decoder": ("none", "inverse", "blocks"),
     "mask_tokens": ("encoder", "decoder"),
+}
+# What a specification may describe (`ModelSpec.kind`), in words.
+KINDS = {
+    "vision": "a vision model",
+    "language": "a language model",
+    "autoencoder": "a masked autoencoder",
+    "contrastive": "a contrastive model",
 }
 
 
@@ -69,10 +77,17 @@ class ModelSpec:
     decoder_heads      their number of attention heads; divides their width
     mask_tokens        where a masked patch becomes the mask token: before the "encoder", or before
                        the "decoder", so that the encoder sees the kept patches alone
+    outer_bias         vision models: biases in the patch embedding and in the head
+    embed_dim          contrastive models (contrastive.py): width of the space that images and texts
+                       are embedded in; None for all other models
+    text_dim           width of the text tower's tokens; None, here and below: there is none
+    text_depth         number of its blocks
+    text_heads         their number of attention heads; divides their width
 
     A field that the chosen operators do not use has no effect; on language models (language.py),
-    neither have `patch_size`, `stem`, `pool` and `init`. An autoencoder's encoder is a vision model
-    of the same specification, on which its `decoder…` and `mask_tokens` have no effect.
+    neither have `patch_size`, `stem`, `pool`, `init` and `outer_bias`. An autoencoder's encoder and
+    a contrastive model's vision tower are vision models of the same specification, on which
+    `decoder…`, `mask_tokens`, `embed_dim` and `text_…` have no effect.
 
     Raises `UsageError` for a wrong type, a value out of range or an unknown choice.
     """
@@ -103,6 +118,11 @@ class ModelSpec:
     decoder_depth: int | None = None
     decoder_heads: int | None = None
     mask_tokens: str = "encoder"
+    outer_bias: bool = True
+    embed_dim: int | None = None
+    text_dim: int | None = None
+    text_depth: int | None = None
+    text_heads: int | None = None
 
     def __post_init__(self):
         for field in fields(self):
@@ -132,6 +152,29 @@ class ModelSpec:
             dim, heads = self.decoder_dim or self.dim, self.decoder_heads or self.heads
             if dim % heads:
                 raise UsageError(f"the decoder's dim {dim} is not divisible by its heads {heads}")
+        tower = (self.embed_dim, self.text_dim, self.text_depth, self.text_heads)
+        if any(tower) and not all(tower):
+            raise UsageError("embed_dim, text_dim, text_depth and text_heads belong together")
+        if self.text_dim and self.text_dim % self.text_heads:
+            raise UsageError(
+                f"text_dim {self.text_dim} is not divisible by text_heads {self.text_heads}"
+            )
+        if self.embed_dim and (self.causal or self.decoder != "none"):
+            raise UsageError("a text tower stands beside a vision model: not causal, no decoder")
+
+    @property
+    def kind(self) -> str:
+        """Which of `KINDS` it is."""
+        if self.causal:
+            return "language"
+        if self.decoder != "none":
+            return "autoencoder"
+        return "vision" if self.embed_dim is None else "contrastive"
+
+    @property
+    def text_spec(self) -> "ModelSpec":
+        """What the blocks of a text tower are made of: CLIPA's (arXiv 2305.07017), see TEXT."""
+        return ModelSpec(dim=self.text_dim, depth=self.text_depth, heads=self.text_heads, **TEXT)
 
     @property
     def decoder_spec(self) -> "ModelSpec":
@@ -222,6 +265,22 @@ VIT_MAE = {**VIT, **HE_DECODER, "qkv_bias": False, "norm_eps": 1e-5}
 VIT_MAE_512 = {**VIT_MAE, "decoder_dim": 512}
 VIT_MAE_ASYMMETRIC = {**VIT, **HE_DECODER, "decoder_dim": 512, "mask_tokens": "decoder"}
 
+# Contrastive models. CRATE-alpha's vision tower without biases at its ends, beside the text tower
+# "H" of CLIPA (arXiv 2305.07017), whatever the vision tower's size; ViT-H/14 is CLIPA's own, which
+# pools by the mean (its code has fixed sin-cos positions; here they are learned).
+# UCSC-VLAA/CRATE-alpha: configs/crate/clipa, models/text_transformer.py.
+TEXT = {
+    "attention": "MHSA",
+    "feedforward": "MLP",
+    "decoupled": False,
+    "projection_bias": True,
+    "qkv_bias": True,
+    "gelu": "tanh",
+}
+TEXT_HUGE = {"embed_dim": 1024, "text_dim": 1024, "text_depth": 24, "text_heads": 16}
+CRATE_ALPHA_CLIPA = {"outer_bias": False, **TEXT_HUGE}
+VIT_CLIPA = {**VIT, "pool": "mean", "outer_bias": False, **TEXT_HUGE}
+
 # Sizes: (dim, heads, depth). The papers give the same size names different widths.
 BASE_AND_LARGE = {"base": (768, 12, 12), "large": (1024, 16, 24)}
 HUGE = {"huge": (1280, 16, 32)}
@@ -235,7 +294,7 @@ SMALL_MAE, BASE_MAE = {"small": (384, 6, 12)}, {"base": (768, 12, 12)}
 
 PATCHES = (8, 14, 16, 32)
 NO_PATCH = (ModelSpec.patch_size,)  # the default, which has no effect
-PATCH_16 = (16,)  # not in the name
+PATCH_16 = (16,)  # of autoencoders, not in the name
 
 FAMILIES = [
     ("crate_{size}_patch{patch}", CRATE, CRATE_SIZES, PATCHES),
@@ -259,6 +318,8 @@ FAMILIES = [
     ("vit_mae_{size}", VIT_MAE_512, SMALL_MAE, PATCH_16),
     ("vit_mae_{size}", VIT_MAE, BASE_MAE, PATCH_16),
     ("vit_mae_{size}_asymmetric", VIT_MAE_ASYMMETRIC, SMALL_MAE | BASE_MAE, PATCH_16),
+    ("crate_alpha_clipa_{size}_patch{patch}", CRATE_ALPHA_CLIPA, BASE_AND_LARGE | HUGE, (14, 16)),
+    ("vit_clipa_{size}_patch{patch}", VIT_CLIPA, BASE_AND_LARGE | HUGE, (14, 16)),
 ]
 
 MODELS = {
@@ -283,14 +344,17 @@ def without_effect(spec: ModelSpec) -> dict[str, str]:
         "feedforward ISTA or ODL": ("step_size", "sparsity"),
         "feedforward MLP": ("mlp_ratio", "gelu"),
         "attention MHSA": ("qkv_bias",),
-        "a vision model": ("patch_size", "stem", "pool", "init"),
+        "a vision model": ("patch_size", "stem", "pool", "init", "outer_bias"),
         "a language model": ("final_norm",),
         "a decoder": ("decoder_dim", "decoder_depth", "decoder_heads", "mask_tokens"),
+        "a text tower": ("text_dim", "text_depth", "text_heads"),
     }
     has = {f"feedforward {spec.feedforward}", f"attention {spec.attention}"}
     has.add("a language model" if spec.causal else "a vision model")
     if spec.decoder != "none":
         has.add("a decoder")
+    if spec.embed_dim is not None:
+        has.add("a text tower")
     if spec.feedforward in ("ISTA", "ODL"):
         has.add("feedforward ISTA or ODL")
     return {key: need for need, keys in needs.items() if need not in has for key in keys}
@@ -319,6 +383,7 @@ def resolve(name: str, **overrides: object) -> ModelSpec:
 VISION_SIZES = {"num_classes": 1000, "image_size": 224}
 LANGUAGE_SIZES = {"vocab_size": 50_257, "block_size": 1024}  # GPT-2's
 AUTOENCODER_SIZES = {"image_size": 224, "normalise_patches": False}
+CONTRASTIVE_SIZES = {"image_size": 224, "vocab_size": 32_000, "context_length": 32}  # CLIPA's
 
 
 def create_model(
@@ -329,33 +394,37 @@ def create_model(
     vocab_size: int | None = None,
     block_size: int | None = None,
     normalise_patches: bool | None = None,
+    context_length: int | None = None,
     drop_path: float = 0.0,
     **overrides: object,
 ):
-    """Build a model by name, freshly initialised: `resolve`, then one of the three `build…`.
+    """Build a model by name, freshly initialised: `resolve`, then one of the four `build…`.
 
     A vision model has `num_classes` (1,000) and an `image_size` (224 pixels), a language model a
     `vocab_size` (50,257) and a `block_size` (1,024 tokens), an autoencoder an `image_size` (224
-    pixels) and `normalise_patches` (no). Raises `UsageError`, also for a size that only another
-    kind of model has.
+    pixels) and `normalise_patches` (no), a contrastive model an `image_size` (224 pixels), a
+    `vocab_size` (32,000) and a `context_length` (32 tokens). Raises `UsageError`, also for a size
+    that only another kind of model has.
     """
     spec = resolve(name, **overrides)
-    if MODELS[name].causal:
-        kind, defaults, construct = "a language model", LANGUAGE_SIZES, build_language
-    elif spec.decoder != "none":
-        kind, defaults, construct = "a masked autoencoder", AUTOENCODER_SIZES, build_autoencoder
-    else:
-        kind, defaults, construct = "a vision model", VISION_SIZES, build
+    defaults, construct = {
+        "vision": (VISION_SIZES, build),
+        "language": (LANGUAGE_SIZES, build_language),
+        "autoencoder": (AUTOENCODER_SIZES, build_autoencoder),
+        "contrastive": (CONTRASTIVE_SIZES, build_contrastive),
+    }[MODELS[name].kind]
     given = {
         "num_classes": num_classes,
         "image_size": image_size,
         "vocab_size": vocab_size,
         "block_size": block_size,
         "normalise_patches": normalise_patches,
+        "context_length": context_length,
     }
     given = {key: value for key, value in given.items() if value is not None}
     for key in given:
         if key not in defaults:
+            kind = KINDS[MODELS[name].kind]
             raise UsageError(f"{name} is {kind} and has no {key}; it has {' and '.join(defaults)}")
     return construct(spec, **(defaults | given), drop_path=drop_path)
 
@@ -394,4 +463,28 @@ def build_autoencoder(
 
     return MaskedAutoencoder(
         spec, image_size=image_size, normalise_patches=normalise_patches, drop_path=drop_path
+    )
+
+
+def build_contrastive(
+    spec: ModelSpec,
+    *,
+    image_size: int,
+    vocab_size: int,
+    context_length: int,
+    drop_path: float = 0.0,
+):
+    """Build the `ContrastiveModel` of a spec, for square images and texts of `context_length`.
+
+    vocab_size: token ids are smaller. drop_path: of the vision tower's last block, in [0, 1).
+    Raises `UsageError`.
+    """
+    from crate.models.contrastive import ContrastiveModel
+
+    return ContrastiveModel(
+        spec,
+        image_size=image_size,
+        vocab_size=vocab_size,
+        context_length=context_length,
+        drop_path=drop_path,
     )

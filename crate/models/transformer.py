@@ -4,6 +4,8 @@ B batch, N tokens, d width. A layer's tokens are Z^l before it, Z^{l+1/2} after 
 Z^{l+1} after the feed-forward.
 """
 
+from collections.abc import Iterable, Sequence
+
 from torch import Tensor, nn
 
 from crate.models import attention, sparse_coding
@@ -68,6 +70,24 @@ class Block(nn.Module):
         if record is not None:
             record["output"] = x
         return x
+
+
+def run_blocks(
+    blocks: Iterable[Block],
+    x: Tensor,
+    records: list[dict] | None = None,
+    caches: Sequence[attention.Kept] | None = None,
+) -> Tensor:
+    """Tokens (B, N, d) through blocks in turn.
+
+    records: a list that receives one dict per block. caches: what each block's attention keeps.
+    """
+    for layer, block in enumerate(blocks):
+        record = None if records is None else {}
+        x = block(x, record, None if caches is None else caches[layer])
+        if records is not None:
+            records.append(record)
+    return x
 
 
 def make_attention(spec: ModelSpec) -> nn.Module:

@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 from crate.errors import UsageError
 from crate.models.registry import ModelSpec, check_positive_int
-from crate.models.transformer import make_blocks
+from crate.models.transformer import make_blocks, run_blocks
 
 
 class ConvStem(nn.Module):
     """Patches by a convolution of stride p: (B, 3, H, W) -> (B, N, d), patches row by row."""
 
-    def __init__(self, dim: int, patch_size: int):
+    def __init__(self, dim: int, patch_size: int, bias: bool = True):
         super().__init__()
-        self.projection = nn.Conv2d(3, dim, kernel_size=patch_size, stride=patch_size)
+        self.projection = nn.Conv2d(3, dim, kernel_size=patch_size, stride=patch_size, bias=bias)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.projection(images).flatten(2).transpose(1, 2)  # (B, N, d)
@@ -31,11 +31,11 @@ class LinearStem(nn.Module):
     (B, 3, H, W) -> (B, N, d), patches row by row; a patch is flattened as (p, p, 3).
     """
 
-    def __init__(self, dim: int, patch_size: int, norm_eps: float):
+    def __init__(self, dim: int, patch_size: int, norm_eps: float, bias: bool = True):
         super().__init__()
         self.patch_size = patch_size
         self.norm1 = nn.LayerNorm(3 * patch_size**2, eps=norm_eps)
-        self.projection = nn.Linear(3 * patch_size**2, dim)
+        self.projection = nn.Linear(3 * patch_size**2, dim, bias=bias)
         self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -71,15 +71,15 @@ class VisionTransformer(nn.Module):
         self.spec = spec
         self.image_size = image_size
         self.patch_embedding = (
-            ConvStem(spec.dim, spec.patch_size)
+            ConvStem(spec.dim, spec.patch_size, spec.outer_bias)
             if spec.stem == "conv"
-            else LinearStem(spec.dim, spec.patch_size, spec.norm_eps)
+            else LinearStem(spec.dim, spec.patch_size, spec.norm_eps, spec.outer_bias)
         )
         self.class_token = nn.Parameter(torch.empty(1, 1, spec.dim))
         self.positions = nn.Parameter(torch.empty(1, 1 + patches, spec.dim))
         self.blocks = make_blocks(spec, drop_path)
         self.norm = nn.LayerNorm(spec.dim, eps=spec.norm_eps)
-        self.head = nn.Linear(spec.dim, num_classes)
+        self.head = nn.Linear(spec.dim, num_classes, bias=spec.outer_bias)
         initialise(self, spec.init)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -91,6 +91,10 @@ class VisionTransformer(nn.Module):
 
         records: a list that receives one dict per layer (see `Block`).
         """
+        return run_blocks(self.blocks, self.embed(images), records)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Tokens that enter the first block: (B, 1 + N, d), class token first."""
         size = self.image_size
         if images.dim() != 4 or tuple(images.shape[1:]) != (3, size, size):
             raise UsageError(
@@ -98,13 +102,7 @@ class VisionTransformer(nn.Module):
             )
         x = self.patch_embedding(images)
         class_token = self.class_token.expand(x.shape[0], -1, -1)
-        x = torch.cat([class_token, x], dim=1) + self.positions  # (B, 1 + N, d)
-        for block in self.blocks:
-            record = None if records is None else {}
-            x = block(x, record)
-            if records is not None:
-                records.append(record)
-        return x
+        return torch.cat([class_token, x], dim=1) + self.positions
 
     def layer_records(self, images: Tensor) -> list[dict]:
         """One dict per layer: "attention" (B, K, 1 + N, 1 + N), "attention_output" and "output"

@@ -10,7 +10,7 @@ from torch import nn
 from crate.data.images import mix, normalise, open_split
 from crate.data.registry import ImageSet, get_dataset, odd_count
 from crate.errors import UsageError
-from crate.models.carry import carry, encoder_weights
+from crate.models.carry import carry, vision_weights
 from crate.models.complexity import macs
 from crate.models.registry import build
 from crate.plan import Resolved
@@ -33,7 +33,8 @@ def run(
     """Train (if `epochs` asks for it) and evaluate one model; weights are left in `folder`.
 
     Args:
-        parent: weights to start from, of a masked autoencoder its encoder's; None starts anew.
+        parent: weights to start from, of a masked autoencoder its encoder's, of a
+            contrastive model its vision tower's; None starts anew.
 
     Returns:
         metrics (top-1 and top-5 accuracy in %, cross-entropy in nats, all on the evaluated split
@@ -52,13 +53,10 @@ def run(
     )
     details: dict = {}
     if parent is not None:
-        weights = read_weights(parent)
-        if "mask_token" in weights:
-            weights = encoder_weights(weights)
-        details["carried"] = carry(model, weights, step.dont_load)
+        details["carried"] = carry(model, vision_weights(read_weights(parent)), step.dont_load)
     if step.zero_head:
-        torch.nn.init.zeros_(model.head.weight)
-        torch.nn.init.zeros_(model.head.bias)
+        for parameter in model.head.parameters():
+            torch.nn.init.zeros_(parameter)
     model.to(runtime.device)
 
     opened = {"size": step.image_size, "runtime": runtime, "data_root": data_root}

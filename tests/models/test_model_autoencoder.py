@@ -22,7 +22,7 @@ from crate.models.autoencoder_complexity import (
     autoencoder_parameter_count,
     kept_patches,
 )
-from crate.models.carry import carry, encoder_weights
+from crate.models.carry import carry, vision_weights
 from crate.models.export import import_official
 from crate.models.features import class_attention
 from crate.models.registry import build, build_autoencoder, resolve
@@ -632,7 +632,7 @@ def test_the_inverse_block_subtracts_attention():
 @pytest.mark.parametrize("name", NAMES)
 def test_the_encoder_becomes_a_classifier(name):
     model, images = some_model(name), some_images()
-    weights = encoder_weights(model.state_dict())
+    weights = vision_weights(model.state_dict())
     classifier = build(small(name), num_classes=5, image_size=SIDE).double()
     outcome = classifier.load_state_dict(weights, strict=False)
     assert outcome.missing_keys == ["head.weight", "head.bias"]
@@ -648,8 +648,7 @@ def test_the_encoder_becomes_a_classifier(name):
     # larger images, as in every chain
     larger = build(small(name), num_classes=5, image_size=32)
     assert carry(larger, weights, ["head"])["resized"] == ["positions"]
-    with pytest.raises(UsageError, match="not the weights of an autoencoder"):
-        encoder_weights(classifier.state_dict())
+    assert vision_weights(classifier.state_dict()).keys() == classifier.state_dict().keys()
 
 
 def test_hiding_nothing_is_the_encoders_usual_pass():
