@@ -14,6 +14,7 @@ from crate.config import Experiments
 from crate.models import create_model
 from crate.models.released import to_official
 from crate.plan import Plan, parse_path
+from crate.train import read_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -112,3 +113,71 @@ def test_a_file_that_the_manifest_tells_more_of_is_another_start(model, folder):
     manifest = folder / "released.yaml"
     manifest.write_text(manifest.read_text().replace("source: a test", "source: b, bytes: 7"))
     assert Plan(Experiments(folder)).resolve(run).identity != before
+
+
+CLIPA, CLIPA_FILE = "small_clipa", Path("data/released/clipa.pth")
+CLIPA_RUN = f"results/paper/runs/{CLIPA}/seed0/released_clipa"
+TOWERS = {"dim": 24, "heads": 3, "depth": 2, "embed_dim": 20}
+TOWERS |= {"text_dim": 16, "text_depth": 3, "text_heads": 2}
+
+
+@pytest.fixture
+def clipa(folder):
+    """A small contrastive model of one's own, and its official checkpoint."""
+    base = "crate_alpha_clipa_base_patch16"
+    settings = {CLIPA: {"base": base, **TOWERS}}
+    (folder / "models.yaml").write_text(json.dumps(settings))
+    (folder / "released.yaml").write_text(
+        f"clipa.pth: {{model: {CLIPA}, classes: null, format: clipa-torch, source: a test}}\n"
+    )
+    torch.manual_seed(0)
+    model = create_model(base, image_size=48, vocab_size=60, context_length=9, **TOWERS)
+    CLIPA_FILE.parent.mkdir(parents=True)
+    torch.save(to_official(model.state_dict(), model.spec), CLIPA_FILE)
+    return model
+
+
+def test_a_contrastive_model_starts_from_its_file_and_goes_out_as_it_came(clipa, capsys):
+    assert main(["run", CLIPA_RUN, *SETTINGS]) == 0
+    found = json.loads(Path(f"{CLIPA_RUN}/metrics.json").read_text())["metrics"]
+    assert found == {"parameters": sum(p.numel() for p in clipa.parameters())}
+    assert json.loads(Path(f"{CLIPA_RUN}/run.json").read_text())["file"] == "clipa.pth"
+    weights = read_weights(Path(f"{CLIPA_RUN}/weights.safetensors"))
+    assert set(weights) == set(clipa.state_dict())
+    assert all(torch.equal(weights[key], value) for key, value in clipa.state_dict().items())
+    capsys.readouterr()
+    for to in ("torch-official", "safetensors"):
+        assert main(["weights", "export", CLIPA_RUN, "--to", to, "--out", f"out.{to}"]) == 0
+        told = f"out.{to}: {CLIPA}, {found['parameters']:,} parameters, vocabulary 60, texts of 9 "
+        assert capsys.readouterr().out.startswith(f"{told}tokens, 48 px; sha256 ")
+    official, again = (torch.load(path) for path in (CLIPA_FILE, "out.torch-official"))
+    assert set(again) == set(official)
+    assert all(torch.equal(again[key], official[key]) for key in official)
+    assert main(["weights", "export", CLIPA_RUN, "--to", "onnx", "--out", "m.onnx"]) == 2
+    assert "ONNX is for image classifiers; a contrastive model goes" in capsys.readouterr().err
+    words = ["import", str(CLIPA_FILE), "--model", CLIPA, "--out", "in.safetensors"]
+    assert main(["weights", *words]) == 0
+    assert all(
+        torch.equal(value, weights[key])
+        for key, value in read_weights(Path("in.safetensors")).items()
+    )
+
+
+def test_another_file_than_a_contrastive_models_is_one_line(clipa, capsys):
+    def refused(*words: str) -> None:
+        assert main(["run", CLIPA_RUN, *SETTINGS]) in (1, 2)
+        said = capsys.readouterr().err.strip().splitlines()[-1]
+        assert not Path(f"{CLIPA_RUN}/weights.safetensors").exists()
+        assert all(word in said for word in words), said
+
+    other = create_model(MODEL).state_dict()
+    torch.save(to_official(other, MODEL), CLIPA_FILE)
+    refused("clipa.pth", "'conv1.weight' is of the alpha-torch layout", "the weights fit", MODEL)
+    official = to_official(clipa.state_dict(), clipa.spec)
+    official["visual.transformer.resblocks.1.attn.in_proj_weight"][0, 0] += 1
+    torch.save(official, CLIPA_FILE)
+    refused(
+        "clipa.pth", "the thirds of 'visual.transformer.resblocks.1.attn.in_proj_weight' differ"
+    )
+    CLIPA_FILE.unlink()
+    refused(f"the official weights of {CLIPA} are not here: no data/released/clipa.pth")

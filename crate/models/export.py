@@ -19,7 +19,13 @@ from torch import nn
 
 from crate.errors import RunError, UsageError
 from crate.models import released
-from crate.models.registry import ModelSpec, build, build_autoencoder, build_language
+from crate.models.registry import (
+    ModelSpec,
+    build,
+    build_autoencoder,
+    build_contrastive,
+    build_language,
+)
 from crate.plan import Run, parse_path
 from crate.records import RunFolder, atomic_path, canonical_json, file_sha256, read_json
 from crate.train import read_weights
@@ -59,8 +65,8 @@ def export_run(path: str, to: str, out: Path) -> str:
             classifiers: images (B, 3, H, W), normalised → logits, any B).
 
     Raises:
-        UsageError: the run is not finished or left no image classifier, autoencoder or language
-            model, or `to` does not suit it.
+        UsageError: the run is not finished or left no image classifier, autoencoder, contrastive or
+            language model, or `to` does not suit it.
         RunError: the weights are not the ones its metrics were measured on.
     """
     if to not in FORMATS:
@@ -120,13 +126,19 @@ def read_finished(path: str) -> Finished:
 
 def _build(spec: ModelSpec, sizes: dict[str, int]) -> nn.Module:
     kind = _kind(spec, sizes)
-    builders = {"a language model": build_language, "an autoencoder": build_autoencoder}
+    builders = {
+        "a language model": build_language,
+        "an autoencoder": build_autoencoder,
+        "a contrastive model": build_contrastive,
+    }
     return builders.get(kind, build)(spec, **sizes)
 
 
 def _kind(spec: ModelSpec, sizes: dict[str, int]) -> str:
     if spec.causal:
         return "a language model"
+    if "context_length" in sizes:
+        return "a contrastive model"
     return "an image classifier" if "num_classes" in sizes else "an autoencoder"
 
 
@@ -137,7 +149,9 @@ def _facts(name: str, spec: ModelSpec, sizes: dict[str, int]) -> dict:
 def _told(name: str, state: dict[str, torch.Tensor], sizes: dict[str, int]) -> str:
     parameters = sum(tensor.numel() for tensor in state.values())
     told = f"{name}, {parameters:,} parameters, "
-    if "vocab_size" in sizes:
+    if "context_length" in sizes:
+        told += f"vocabulary {sizes['vocab_size']:,}, texts of {sizes['context_length']:,} tokens, "
+    elif "vocab_size" in sizes:
         return told + f"vocabulary {sizes['vocab_size']:,}, block {sizes['block_size']:,}"
     if "num_classes" in sizes:
         told += f"{sizes['num_classes']:,} classes, "

@@ -16,6 +16,16 @@ of masked autoencoders, in one frame (patch_embed.proj, cls_token, mask_token, d
                   .1 the dictionary, in decoder_blocks the other way round
     vit-mae       facebookresearch/mae, and the ViT-MAE beside CRATE-MAE: timm's blocks
 
+of contrastive models (CLIPA), whose two towers are (w width of the text tower, e of their space)
+
+    clipa-torch   CRATE-alpha's torch_inference/model/clipa_model.py, as its files were published:
+                  visual.conv1 without a bias, an in_proj_weight (3d, d) that is MSSA's projection
+                  three times, parameters c_fc, which encodes, and c_proj, which decodes (d, 4d);
+                  visual.proj (d, e), text_projection (e, w), CLIP's text transformer
+    clipa-layers  what the authors' conversion of their JAX code writes: the vision tower as
+                  alpha-torch under visual., the text tower as clipa-torch
+    clipa-jax     that code's .npz: params/img as alpha-jax's params, params/txt, params/t
+
 and of language models, whose head is the token embedding transformer.wte:
 
     gpt2          Hugging Face's GPT2LMHeadModel, with or without the prefix "transformer.": weights
@@ -29,8 +39,9 @@ A vocabulary that was padded to 50,304 rows for speed is cut to GPT-2's 50,257, 
 masks (attn.bias) are no weights.
 
 What has no weights leaves no trace in a file: whether the feed-forward has a residual connection
-(CRATE-alpha, or its row "+ decoupled"), or which GELU (nanoGPT's is exact, GPT-2's is not), is for
-the caller to know, who names the model.
+(CRATE-alpha, or its row "+ decoupled"), which GELU (nanoGPT's is exact, GPT-2's is not), or whether
+a text sees what follows (CLIPA's does, CLIP's does not), is for the caller to know, who names the
+model.
 torch is imported only where weights are read or converted: planning looks files up here.
 """
 
@@ -44,7 +55,14 @@ import pydantic
 
 from crate.config import Strict, parse, read_yaml
 from crate.errors import RunError, UsageError, unknown
-from crate.models.registry import MODELS, ModelSpec, list_models, resolve
+from crate.models.registry import (
+    CONTRASTIVE_SIZES,
+    KINDS,
+    MODELS,
+    ModelSpec,
+    list_models,
+    resolve,
+)
 from crate.records import file_sha256
 
 if TYPE_CHECKING:
@@ -54,6 +72,9 @@ SIGNS = {  # layout → a key that only it has
     "alpha-torch": "conv1.weight",
     "alpha-jax": "params/embedding/kernel",
     "crate-torch": "to_patch_embedding.2.weight",
+    "clipa-layers": "visual.cls_token",
+    "clipa-torch": "visual.conv1.weight",  # the other has it too: asked for after it
+    "clipa-jax": "params/img/embedding/kernel",
     "crate-mae": "decoder_blocks.0.layers.0.0.fn.weight",
     "vit-mae": "decoder_blocks.0.attn.qkv.weight",
     "crate-gpt": "transformer.h.0.prenorm_1.weight",
@@ -61,6 +82,21 @@ SIGNS = {  # layout → a key that only it has
     "nanogpt": "transformer.h.0.ln_1.weight",  # told from gpt2 by the shape of c_attn
 }
 AUTOENCODER_LAYOUTS = ("crate-mae", "vit-mae")
+# Layout → its names of the image positions, the token embedding and the text positions.
+CONTRASTIVE_LAYOUTS = {
+    "clipa-torch": (
+        "visual.positional_embedding",
+        "token_embedding.weight",
+        "positional_embedding",
+    ),
+    "clipa-layers": ("visual.pos_embedding", "token_embedding.weight", "positional_embedding"),
+    "clipa-jax": (
+        "params/img/pos_embedding",
+        "params/txt/Embed_0/embedding",
+        "params/txt/pos_embedding",
+    ),
+}
+OUR_CONTRASTIVE = ("vision.positions", "text.token_embedding.weight", "text.positions")
 LANGUAGE_LAYOUTS = ("crate-gpt", "gpt2", "nanogpt")
 PADDED_VOCABULARY, VOCABULARY = 50_304, 50_257  # rows; GPT-2's tokens
 SUFFIXES = (".pth", ".pt", ".bin", ".npz", ".safetensors")
@@ -73,7 +109,7 @@ class Released(Strict):
     """One official file, as it stands in `experiments/released.yaml` under its name."""
 
     model: str | None  # of the registry or of models.yaml; null: no model of ours reads it
-    classes: pydantic.PositiveInt | None = None  # of its head
+    classes: pydantic.PositiveInt | None = None  # of its head; null: any, or it has none
     format: Literal[
         "alpha-torch",
         "alpha-jax",
@@ -81,6 +117,8 @@ class Released(Strict):
         "crate-mae",
         "vit-mae",
         "clipa-torch",
+        "clipa-layers",
+        "clipa-jax",
         "gpt2",
         "nanogpt",
         "crate-gpt",
@@ -153,7 +191,8 @@ def require(
     if path is not None:
         verify(path, dict(known)[path.name], hashed=hashed)
         return path
-    head = f" with {classes:,} classes" if classes else ""
+    heads = {entry.classes for _, entry in listed(model, None, experiments_folder)} - {None}
+    head = f" with {classes:,} classes" if classes and heads else ""
     if not known:
         raise RunError(
             f"no official weights of {model}{head} are known; if you have some, add them to "
@@ -168,11 +207,14 @@ def require(
 
 
 def listed(model: str, classes: int | None, folder: str | Path) -> list[tuple[str, Released]]:
-    """The manifest's files of a model and a number of classes, in its order."""
+    """The manifest's files of a model and a number of classes, in its order.
+
+    classes: None for any; a file whose entry states none, as a contrastive model's, is of any.
+    """
     return [
         (name, entry)
         for name, entry in manifest(folder).items()
-        if entry.model == model and classes in (None, entry.classes)
+        if entry.model == model and (classes is None or entry.classes in (None, classes))
     ]
 
 
@@ -303,11 +345,23 @@ def _read_safetensors(path: Path) -> dict:
 
 
 class _Part(NamedTuple):
-    """Our name of an official tensor, its official shape, and how it becomes ours."""
+    """Our name of an official tensor, its official shape, and how it becomes ours.
+
+    back: how ours becomes the official one, where that is not `turn` once more (transposing).
+    Several tensors with one name of ours are its rows, in their order.
+    """
 
     ours: str
     shape: tuple[int, ...]
     turn: Callable[["torch.Tensor"], "torch.Tensor"] | None = None
+    back: Callable[["torch.Tensor"], "torch.Tensor"] | None = None
+
+    @property
+    def our_shape(self) -> tuple[int, ...]:
+        import torch
+
+        turned = self.turn(torch.empty(self.shape, device="meta")) if self.turn else self
+        return tuple(turned.shape)
 
 
 def convert(
@@ -315,8 +369,8 @@ def convert(
 ) -> dict[str, "torch.Tensor"]:
     """Official weights under our names, for `load_state_dict(strict=True)`; all or nothing.
 
-    The image size and the number of classes, if any, or the vocabulary and the block, are the
-    checkpoint's (`sizes` tells them). float16 and bfloat16 (in a .npz: two bytes of void) are
+    The image size and the number of classes, if any, or the vocabulary and the length of a text are
+    the checkpoint's (`sizes` tells them). float16 and bfloat16 (in a .npz: two bytes of void) are
     widened exactly.
 
     Args:
@@ -331,18 +385,16 @@ def convert(
 
     Raises:
         UsageError: the weights are another model's: the first key that is missing, foreign or of
-            another shape, with both shapes; or its head is not tied to the token embedding, or the
-            positions of an autoencoder's halves differ.
+            another shape, with both shapes; or its head is not tied to the token embedding, the
+            positions of an autoencoder's halves differ, or query, key and value do in MSSA's place.
         RunError: a value is no tensor, not of a floating type, or not finite.
     """
     spec, label = _named(model)
     flat = _flat(weights, where)
     layout = _layout_of_keys(flat, where)
-    if layout == "alpha-jax":
+    if layout in ("alpha-jax", "clipa-jax"):
         flat = _jax_params(flat)
-    for key, value in flat.items():
-        if not hasattr(value, "shape"):
-            raise RunError(f"{where}: '{key}' is no tensor but {type(value).__name__}")
+    _check_tensors(flat, where)
     if layout in LANGUAGE_LAYOUTS:
         layout, flat = _language_weights(layout, flat, where)
     shapes = {key: tuple(value.shape) for key, value in flat.items()}
@@ -356,6 +408,9 @@ def convert(
             and not _complaint(_expected(other, layout, shapes), shapes, layout)
         ]
         fits = f"; the weights fit {' or '.join(fitting)}" if fitting else ""
+        if layout in CONTRASTIVE_LAYOUTS and spec.kind != "contrastive":
+            other = "a classifier" if spec.kind == "vision" else KINDS[spec.kind]
+            raise UsageError(f"{where}: is a contrastive (CLIPA) model, not {other}{fits}")
         raise UsageError(f"{where}: not the weights of {label}: {complaint}{fits}")
     encoder_masks = layout in AUTOENCODER_LAYOUTS and spec.mask_tokens == "encoder"
     if encoder_masks and not (flat["pos_embed"] == flat["decoder_pos_embed"]).all():
@@ -363,10 +418,70 @@ def convert(
             f"{where}: 'pos_embed' is not 'decoder_pos_embed', which the official encoder adds "
             "instead: an encoder here has its own"
         )
-    converted = {}
+    return _converted(expected, flat, where)
+
+
+def convert_text(
+    weights: Mapping[str, Any], model: str | ModelSpec, *, where: str | Path = "the checkpoint"
+) -> dict[str, "torch.Tensor"]:
+    """Our `text.*` and `logit_scale` of an official contrastive model, whatever its vision tower.
+
+    As `convert`, from any of the layouts; and from open_clip's, whose text_projection is (w, e).
+    Which of the two it is, the vision tower tells: only the files of CRATE-alpha have it turned.
+
+    Raises:
+        UsageError: there is no text tower, or one of other sizes (vocabulary and context are the
+            checkpoint's).
+        RunError: as `convert`.
+    """
+    spec, label = _named(model)
+    flat = _flat(weights, where)
+    layout, images = "clipa-torch", "visual."
+    if any(key.startswith("params/txt/") for key in flat):
+        flat = _jax_params(flat)
+        layout, images = "clipa-jax", "params/img/"
+    block = "visual.transformer.resblocks.0.mlp.c_fc", "visual.transformer.layers.0.0.fn.qkv.weight"
+    turned = layout == "clipa-torch" and not any(key in flat for key in block)
+    text = {key: value for key, value in flat.items() if not key.startswith(images)}
+    _check_tensors(text, where)
+    shapes = {key: tuple(value.shape) for key, value in text.items()}
+    if CONTRASTIVE_LAYOUTS[layout][1] not in text:
+        first = next(iter(flat))
+        raise UsageError(f"{where}: holds no CLIP or CLIPA text tower; its first key is '{first}'")
+    if turned and len(text) == len(flat):
+        raise UsageError(
+            f"{where}: holds a text tower alone: which way round its text_projection is, only the "
+            "vision tower of the file would tell"
+        )
+    _, vocab_size, context_length = _contrastive_sizes(spec, shapes, CONTRASTIVE_LAYOUTS[layout])
+    expected = _text_parts(spec, layout, vocab_size, context_length)
+    if turned:
+        part = expected["text_projection"]
+        expected["text_projection"] = _Part(part.ours, part.shape[::-1], lambda w: w.t())
+    complaint = _complaint(expected, shapes, layout)
+    if complaint:
+        raise UsageError(f"{where}: its text tower is not that of {label}: {complaint}")
+    return _converted(expected, text, where)
+
+
+def _converted(
+    expected: dict[str, _Part], flat: Mapping[str, Any], where: str | Path
+) -> dict[str, "torch.Tensor"]:
+    """Tensors that have the right names and shapes, as ours."""
+    import torch
+
+    converted: dict[str, torch.Tensor] = {}
     for key, part in expected.items():
         tensor = _float32(flat[key], key, where)
-        converted[part.ours] = (part.turn(tensor) if part.turn else tensor).contiguous()
+        if part.turn is _first_third and not torch.equal(tensor, _thrice(_first_third(tensor))):
+            raise UsageError(
+                f"{where}: the thirds of '{key}' differ: it has a query, a key and a value, where "
+                "CRATE-alpha has one projection"
+            )
+        tensor = part.turn(tensor) if part.turn else tensor
+        if part.ours in converted:
+            tensor = torch.cat([converted[part.ours], tensor])
+        converted[part.ours] = tensor.contiguous()
     return converted
 
 
@@ -376,13 +491,13 @@ def to_official(
     """Our weights in the layout of the model's PyTorch code; the inverse of `convert`, bit for bit.
 
     alpha-torch for CRATE-alpha and the rows of its ablation, crate-torch for the 2023 CRATE,
-    crate-mae and vit-mae for the autoencoders, crate-gpt for CRATE-GPT (its code's causal masks
-    included) and gpt2 for GPT-2.
+    crate-mae and vit-mae for the autoencoders, clipa-torch for CRATE-alpha-CLIPA, crate-gpt for
+    CRATE-GPT (its code's causal masks included) and gpt2 for GPT-2.
     Heads, η, λ, ε, the GELU and the residual stand in that code, not in a file of weights.
 
     Raises:
-        UsageError: no official code has this architecture (ViT, CRATE-alpha-GPT, ViT-MAE-Small),
-            or the weights are another's.
+        UsageError: no official code has this architecture (ViT, CRATE-alpha-GPT, ViT-MAE-Small,
+            ViT-CLIPA), or the weights are another's.
     """
     spec, label = _named(model)
     layout = next((name for name in _layouts(spec) if name != "alpha-jax"), None)
@@ -397,21 +512,22 @@ def to_official(
     elif spec.decoder != "none":
         tokens, _ = _tokens_and_classes(spec, shapes, "positions", "")
         official = _autoencoder_parts(spec, layout, tokens)
+    elif spec.kind == "contrastive":
+        official = _contrastive_parts(
+            spec, layout, *_contrastive_sizes(spec, shapes, OUR_CONTRASTIVE)
+        )
     else:
         tokens, classes = _tokens_and_classes(spec, shapes, "positions", "head.weight")
         official = _torch_parts(spec, tokens, classes)
-    # what is turned here is transposed: the other way round in the same way
-    ours = {
-        part.ours: part._replace(shape=part.shape[::-1]) if part.turn else part
-        for part in official.values()
-    }
+    ours = {part.ours: part._replace(shape=part.our_shape) for part in official.values()}
     complaint = _complaint(ours, shapes, "")
     if complaint:
         raise UsageError(f"not the weights of {label}: {complaint}")
     converted = {}
     for key, part in official.items():
         tensor = state[part.ours].detach().cpu().clone()
-        converted[key] = part.turn(tensor).contiguous() if part.turn else tensor
+        back = part.back or part.turn
+        converted[key] = back(tensor).contiguous() if back else tensor
     if spec.causal:
         converted |= _beside_weights(spec, layout, converted)
     return converted
@@ -421,28 +537,37 @@ def sizes(state: Mapping[str, "torch.Tensor"], model: str | ModelSpec) -> dict[s
     """`{"num_classes": …, "image_size": …}` of our weights, to build a model that they fit.
 
     Of an autoencoder the image size alone; of a language model
-    `{"vocab_size": …, "block_size": …}`.
+    `{"vocab_size": …, "block_size": …}`; of both towers of a contrastive model
+    `{"image_size": …, "vocab_size": …, "context_length": …}`.
     Raises `UsageError` where there is no head, or the positions are no square grid's.
     """
     spec, label = _named(model)
+    told = {"num_classes": ("head.weight", 2), "image_size": ("positions", 3)}  # by which rows
     if spec.causal:
-        found = {}
-        for size, key in (("vocab_size", "token_embedding"), ("block_size", "position_embedding")):
-            tensor = state.get(f"{key}.weight")
-            if tensor is None or tensor.dim() != 2:
-                raise UsageError(f"not the weights of {label}: no '{key}.weight' with 2 axes")
-            found[size] = len(tensor)
-        return found
-    autoencoder = spec.decoder != "none" and "mask_token" in state
-    for key, axes in (("head.weight", 2), ("positions", 3))[autoencoder:]:
+        told = {
+            "vocab_size": ("token_embedding.weight", 2),
+            "block_size": ("position_embedding.weight", 2),
+        }
+    elif spec.decoder != "none" and "mask_token" in state:
+        told = {"image_size": ("positions", 3)}
+    elif spec.kind == "contrastive" and "logit_scale" in state:
+        told = {
+            "image_size": ("vision.positions", 3),
+            "vocab_size": ("text.token_embedding.weight", 2),
+            "context_length": ("text.positions", 3),
+        }
+    found = {}
+    for size, (key, axes) in told.items():
         if key not in state or state[key].dim() != axes:
             raise UsageError(f"not the weights of {label}: no '{key}' with {axes} axes")
-    grid = _grid(tuple(state["positions"].shape))
-    if grid is None:
-        shape = tuple(state["positions"].shape)
-        raise UsageError(f"'positions' should be (1, 1 + n², {spec.dim}), got {shape}")
-    classes = {} if autoencoder else {"num_classes": len(state["head.weight"])}
-    return classes | {"image_size": grid * spec.patch_size}
+        shape = tuple(state[key].shape)
+        found[size] = shape[-2]
+        if size == "image_size":
+            grid = _grid(shape)
+            if grid is None:
+                raise UsageError(f"'{key}' should be (1, 1 + n², {spec.dim}), got {shape}")
+            found[size] = grid * spec.patch_size
+    return found
 
 
 def _named(model: str | ModelSpec) -> tuple[ModelSpec, str]:
@@ -471,6 +596,12 @@ def _layouts(spec: ModelSpec) -> tuple[str, ...]:
         if black and (spec.mask_tokens == "decoder" or not spec.embeds_decoder):
             return ("vit-mae",)
         return ()  # CRATE's code with mask tokens before the encoder has one width
+    if spec.kind == "contrastive":
+        white = operators == ("MSSA", "ODL") and spec.decoupled and spec.stem == "conv"
+        biases = spec.projection_bias or spec.outer_bias
+        return tuple(CONTRASTIVE_LAYOUTS) if white and not biases else ()
+    if not spec.outer_bias:
+        return ()  # official classifiers have biases
     if spec.attention != "MSSA" or spec.feedforward == "MLP":
         return ()
     if spec.stem == "conv" and not spec.projection_bias:
@@ -498,10 +629,11 @@ def _layout_of_keys(flat: dict[str, Any], where: str | Path) -> str:
         if key in flat:
             return layout
     first = next(iter(flat))
-    if "patch_embedding.projection.weight" in flat or "token_embedding.weight" in flat:
+    own = ("patch_embedding.projection.weight", "token_embedding.weight", OUR_CONTRASTIVE[0])
+    if any(key in flat for key in own):
         raise UsageError(f"{where}: is in this suite's own layout already")
     if any(key.startswith(("visual.", "params/img/")) for key in flat):
-        raise UsageError(f"{where}: is a contrastive (CLIPA) model, not a classifier ('{first}')")
+        raise UsageError(f"{where}: is a contrastive model of a layout not read here ('{first}')")
     raise UsageError(
         f"{where}: no official CRATE checkpoint: it has none of "
         f"{', '.join(dict.fromkeys(SIGNS.values()))}; its first key is '{first}'"
@@ -511,10 +643,12 @@ def _layout_of_keys(flat: dict[str, Any], where: str | Path) -> str:
 def _jax_params(flat: dict[str, Any]) -> dict[str, Any]:
     """What is under params/, the last norm directly so: big_vision nests it in the encoder."""
     params = {key: value for key, value in flat.items() if key.startswith("params/")}
-    if "params/encoder_norm/scale" in params:
-        return params
-    nested, place = "params/Transformer/encoder_norm/", "params/encoder_norm/"
-    return {key.replace(nested, place): value for key, value in params.items()}
+
+    def place(key: str) -> str:
+        direct = key.replace("/Transformer/encoder_norm/", "/encoder_norm/")
+        return key if direct in params else direct
+
+    return {place(key): value for key, value in params.items()}
 
 
 def _expected(spec: ModelSpec, layout: str, shapes: dict[str, tuple]) -> dict[str, _Part]:
@@ -525,6 +659,9 @@ def _expected(spec: ModelSpec, layout: str, shapes: dict[str, tuple]) -> dict[st
     if layout in AUTOENCODER_LAYOUTS:
         tokens, _ = _tokens_and_classes(spec, shapes, "pos_embed", "")
         return _autoencoder_parts(spec, layout, tokens)
+    if layout in CONTRASTIVE_LAYOUTS:
+        found = _contrastive_sizes(spec, shapes, CONTRASTIVE_LAYOUTS[layout])
+        return _contrastive_parts(spec, layout, *found)
     if layout == "alpha-jax":
         head, positions = "params/head/bias", "params/pos_embedding"
         return _jax_parts(spec, *_tokens_and_classes(spec, shapes, positions, head))
@@ -546,6 +683,26 @@ def _tokens_and_classes(
     grid = _grid(shapes.get(positions, ())) or 224 // spec.patch_size
     classes = shapes.get(head) or (1000,)
     return 1 + grid * grid, classes[0]
+
+
+def _contrastive_sizes(
+    spec: ModelSpec, shapes: dict[str, tuple], names: tuple[str, str, str]
+) -> tuple[int, int, int]:
+    """Image tokens, vocabulary and context, from the three tensors of `names`; else CLIPA's."""
+    images, *texts = names
+    # (1 + n², d) or (1, 1 + n², d)
+    tokens, _ = _tokens_and_classes(spec, {images: (1, *shapes.get(images, ()))[-3:]}, images, "")
+    vocab_size, context_length = (
+        shapes[name][-2] if len(shapes.get(name, ())) > 1 else CONTRASTIVE_SIZES[size]
+        for name, size in zip(texts, ("vocab_size", "context_length"), strict=True)
+    )
+    return tokens, vocab_size, context_length
+
+
+def _check_tensors(flat: dict[str, Any], where: str | Path) -> None:
+    for key, value in flat.items():
+        if not hasattr(value, "shape"):
+            raise RunError(f"{where}: '{key}' is no tensor but {type(value).__name__}")
 
 
 def _complaint(expected: dict[str, _Part] | None, shapes: dict[str, tuple], layout: str) -> str:
@@ -593,6 +750,8 @@ def _torch_parts(spec: ModelSpec, tokens: int, classes: int, atoms: str = "D") -
         _dictionaries(parts, spec, f"{there}.1.fn.", f"{here}.feedforward.", atoms)
     both("mlp_head.0", "norm", (d,), d)
     both("mlp_head.1", "head", (classes, d), classes)
+    if not spec.outer_bias:
+        del parts["conv1.bias"], parts["mlp_head.1.bias"]
     return parts
 
 
@@ -638,7 +797,155 @@ def _jax_parts(spec: ModelSpec, tokens: int, classes: int) -> dict[str, _Part]:
     norm("params/encoder_norm", "norm")
     parts["params/head/kernel"] = _Part("head.weight", (d, classes), lambda w: w.t())
     parts["params/head/bias"] = _Part("head.bias", (classes,))
+    if not spec.outer_bias:
+        del parts["params/embedding/bias"], parts["params/head/bias"]
     return parts
+
+
+def _contrastive_parts(
+    spec: ModelSpec, layout: str, tokens: int, vocab_size: int, context_length: int
+) -> dict[str, _Part]:
+    """Official names → parts of a contrastive model: vision tower, text tower, scale."""
+    if layout == "clipa-jax":
+        tower = {
+            there.replace("params/", "params/img/"): part
+            for there, part in _jax_parts(spec, tokens, spec.embed_dim).items()
+        }
+    elif layout == "clipa-layers":
+        tower = {
+            f"visual.{there}": part
+            for there, part in _torch_parts(spec, tokens, spec.embed_dim).items()
+        }
+        positions = _Part("positions", (tokens, spec.dim), _one_more, _one_less)
+        tower["visual.pos_embedding"] = positions
+    else:
+        tower = _clipa_vision_parts(spec, tokens)
+    tower = {there: part._replace(ours=f"vision.{part.ours}") for there, part in tower.items()}
+    return tower | _text_parts(spec, layout, vocab_size, context_length)
+
+
+def _clipa_vision_parts(spec: ModelSpec, tokens: int) -> dict[str, _Part]:
+    """Names of clipa-torch → parts of the vision tower."""
+    d, p = spec.dim, spec.patch_size
+    atoms = (d, spec.dictionary_ratio * d)
+    parts = {
+        "visual.class_embedding": _Part(
+            "class_token", (d,), lambda w: w[None, None], lambda w: w[0, 0]
+        ),
+        "visual.positional_embedding": _Part("positions", (tokens, d), _one_more, _one_less),
+        "visual.conv1.weight": _Part("patch_embedding.projection.weight", (d, 3, p, p)),
+    }
+
+    def norm(there: str, here: str) -> None:
+        parts[f"{there}.weight"] = _Part(f"{here}.weight", (d,))
+        parts[f"{there}.bias"] = _Part(f"{here}.bias", (d,))
+
+    for layer in range(spec.depth):
+        there, here = f"visual.transformer.resblocks.{layer}", f"blocks.{layer}"
+        norm(f"{there}.ln_1", f"{here}.norm1")
+        parts[f"{there}.attn.in_proj_weight"] = _Part(
+            f"{here}.attention.subspaces.weight", (3 * d, d), _first_third, _thrice
+        )
+        parts[f"{there}.attn.out_proj.weight"] = _Part(
+            f"{here}.attention.projection.weight", (d, d)
+        )
+        norm(f"{there}.ln_2", f"{here}.norm2")
+        parts[f"{there}.mlp.c_fc"] = _Part(f"{here}.feedforward.dictionary", atoms)
+        parts[f"{there}.mlp.c_proj"] = _Part(f"{here}.feedforward.decoder", atoms)
+    norm("visual.ln_post", "norm")
+    parts["visual.proj"] = _Part("head.weight", (d, spec.embed_dim), lambda w: w.t())
+    return parts
+
+
+def _text_parts(
+    spec: ModelSpec, layout: str, vocab_size: int, context_length: int
+) -> dict[str, _Part]:
+    """Official names → parts of a text tower, and the scale of the logits."""
+    if layout == "clipa-jax":
+        return _jax_text_parts(spec, vocab_size, context_length)
+    text = spec.text_spec
+    w, hidden = text.dim, text.mlp_ratio * text.dim
+    parts = {
+        "token_embedding.weight": _Part("text.token_embedding.weight", (vocab_size, w)),
+        "positional_embedding": _Part("text.positions", (context_length, w), _one_more, _one_less),
+    }
+
+    def both(there: str, here: str, *weight: int) -> None:
+        parts[f"{there}.weight"] = _Part(f"{here}.weight", weight)
+        parts[f"{there}.bias"] = _Part(f"{here}.bias", weight[:1])
+
+    for layer in range(text.depth):
+        there, here = f"transformer.resblocks.{layer}", f"text.blocks.{layer}"
+        both(f"{there}.ln_1", f"{here}.norm1", w)
+        parts[f"{there}.attn.in_proj_weight"] = _Part(f"{here}.attention.qkv.weight", (3 * w, w))
+        parts[f"{there}.attn.in_proj_bias"] = _Part(f"{here}.attention.qkv.bias", (3 * w,))
+        both(f"{there}.attn.out_proj", f"{here}.attention.projection", w, w)
+        both(f"{there}.ln_2", f"{here}.norm2", w)
+        both(f"{there}.mlp.c_fc", f"{here}.feedforward.hidden", hidden, w)
+        both(f"{there}.mlp.c_proj", f"{here}.feedforward.output", w, hidden)
+    both("ln_final", "text.norm", w)
+    parts["text_projection"] = _Part("text.head.weight", (spec.embed_dim, w))
+    parts["logit_scale"] = _Part("logit_scale", ())
+    return parts
+
+
+def _jax_text_parts(spec: ModelSpec, vocab_size: int, context_length: int) -> dict[str, _Part]:
+    """As `_text_parts`, for the names of the JAX code."""
+    text = spec.text_spec
+    w, k, hidden = text.dim, text.heads, text.mlp_ratio * text.dim
+    parts = {
+        "params/txt/Embed_0/embedding": _Part("text.token_embedding.weight", (vocab_size, w)),
+        "params/txt/pos_embedding": _Part("text.positions", (1, context_length, w)),
+    }
+
+    def norm(there: str, here: str) -> None:
+        parts[f"{there}/scale"] = _Part(f"{here}.weight", (w,))
+        parts[f"{there}/bias"] = _Part(f"{here}.bias", (w,))
+
+    def dense(there: str, here: str, into: int, out: int) -> None:
+        parts[f"{there}/kernel"] = _Part(f"{here}.weight", (into, out), lambda w: w.t())
+        parts[f"{there}/bias"] = _Part(f"{here}.bias", (out,))
+
+    for layer in range(text.depth):
+        there = f"params/txt/Transformer/encoderblock_{layer}"
+        here, attention = f"text.blocks.{layer}", f"{there}/MultiHeadDotProductAttention_0"
+        norm(f"{there}/LayerNorm_0", f"{here}.norm1")
+        for name in ("query", "key", "value"):  # the rows of ours, in turn
+            parts[f"{attention}/{name}/kernel"] = _Part(
+                f"{here}.attention.qkv.weight", (w, k, w // k), lambda w: w.flatten(1).t()
+            )
+            parts[f"{attention}/{name}/bias"] = _Part(
+                f"{here}.attention.qkv.bias", (k, w // k), lambda w: w.flatten()
+            )
+        parts[f"{attention}/out/kernel"] = _Part(
+            f"{here}.attention.projection.weight", (k, w // k, w), lambda w: w.flatten(0, 1).t()
+        )
+        parts[f"{attention}/out/bias"] = _Part(f"{here}.attention.projection.bias", (w,))
+        norm(f"{there}/LayerNorm_1", f"{here}.norm2")
+        dense(f"{there}/MlpBlock_0/Dense_0", f"{here}.feedforward.hidden", w, hidden)
+        dense(f"{there}/MlpBlock_0/Dense_1", f"{here}.feedforward.output", hidden, w)
+    norm("params/txt/encoder_norm", "text.norm")
+    parts["params/txt/head/kernel"] = _Part(
+        "text.head.weight", (w, spec.embed_dim), lambda w: w.t()
+    )
+    parts["params/t"] = _Part("logit_scale", (1,), lambda t: t[0])
+    return parts
+
+
+def _one_more(w: "torch.Tensor") -> "torch.Tensor":
+    return w[None]
+
+
+def _one_less(w: "torch.Tensor") -> "torch.Tensor":
+    return w[0]
+
+
+def _first_third(w: "torch.Tensor") -> "torch.Tensor":
+    return w[: len(w) // 3].clone()  # not a view: the rest need not be kept
+
+
+def _thrice(w: "torch.Tensor") -> "torch.Tensor":
+    return w.repeat(3, 1)
 
 
 def _autoencoder_parts(spec: ModelSpec, layout: str, tokens: int) -> dict[str, _Part]:

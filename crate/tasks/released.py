@@ -5,8 +5,8 @@ from pathlib import Path
 from crate.config import EXPERIMENTS
 from crate.data.registry import get_dataset
 from crate.errors import RunError
-from crate.models.registry import build
-from crate.models.released import convert, read, require
+from crate.models.registry import build, build_contrastive
+from crate.models.released import convert, read, require, sizes
 from crate.plan import Resolved
 from crate.records import RunFolder, file_sha256
 from crate.train import save_weights
@@ -23,6 +23,8 @@ def run(
 ) -> tuple[dict, dict]:
     """Convert the released weights of the run's model with a head for the step's data set.
 
+    A contrastive model needs no head, and has the sizes of its file.
+
     Returns:
         metrics (parameters) and details (the file and its sha256).
 
@@ -32,10 +34,13 @@ def run(
     classes = get_dataset(resolved.step.dataset).classes
     path = require(resolved.run.model, classes, EXPERIMENTS, data_root)
     state = convert(read(path), resolved.spec, where=path)
-    model = build(resolved.spec, num_classes=classes, image_size=resolved.step.image_size)
-    found = state["head.weight"].shape[0]
-    if found != classes:
-        raise RunError(f"{path}: its head has {found:,} classes, not {classes:,}")
+    if resolved.spec.kind == "contrastive":
+        model = build_contrastive(resolved.spec, **sizes(state, resolved.spec))
+    else:
+        model = build(resolved.spec, num_classes=classes, image_size=resolved.step.image_size)
+        found = state["head.weight"].shape[0]
+        if found != classes:
+            raise RunError(f"{path}: its head has {found:,} classes, not {classes:,}")
     model.load_state_dict(state, strict=True)
     save_weights(model, folder)
     parameters = sum(parameter.numel() for parameter in model.parameters())

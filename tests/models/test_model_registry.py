@@ -53,6 +53,17 @@ def test_families_hold_the_published_choices():
         "sparsity": (0.1, 0.5),
         "decoder": ("none", "inverse"),
     }
+    text = {"text_dim": (None, 1024), "text_depth": (None, 24), "text_heads": (None, 16)}
+    tower = {"embed_dim": (None, 1024), "outer_bias": (True, False)} | text
+    alpha = resolve("crate_alpha_huge_patch14"), resolve("crate_alpha_clipa_huge_patch14")
+    assert changes(*alpha) == tower
+    vits = resolve("vit_huge_patch14"), resolve("vit_clipa_huge_patch14")
+    assert changes(*vits) == tower | {"pool": ("token", "mean")}
+    assert changes(resolve("vit_large_patch14"), alpha[1].text_spec) == {
+        "patch_size": (14, 16),  # of no effect, as the next
+        "init": ("vit", "alpha"),
+        "gelu": ("exact", "tanh"),
+    }
     assert changes(resolve("vit_mae_base"), resolve("vit_mae_base_asymmetric")) == {
         "qkv_bias": (False, True),
         "norm_eps": (1e-5, 1e-6),
@@ -67,7 +78,9 @@ def test_families_hold_the_published_choices():
 
 def test_list_models_matches_patterns_and_every_name_resolves():
     assert list_models("crate_alpha_*_patch14") == [
-        f"crate_alpha_{size}_patch14" for size in ("base", "huge", "large", "small", "tiny")
+        *("crate_alpha_base_patch14", "crate_alpha_clipa_base_patch14"),
+        *("crate_alpha_clipa_huge_patch14", "crate_alpha_clipa_large_patch14"),
+        *(f"crate_alpha_{size}_patch14" for size in ("huge", "large", "small", "tiny")),
     ]
     assert len(list_models("*_overcomplete_decoupled")) == 20
     assert list_models("nothing") == []
@@ -77,6 +90,7 @@ def test_list_models_matches_patterns_and_every_name_resolves():
         spec = resolve(name)
         assert spec.causal == ("gpt" in name)
         assert (spec.decoder != "none") == ("_mae_" in name)
+        assert (spec.kind == "contrastive") == ("_clipa_" in name)
         patch = spec.causal or "_mae_" in name or f"patch{spec.patch_size}" in name
         assert patch, name
     assert list_models("*gpt*") == [
@@ -146,6 +160,7 @@ from crate.models.complexity import language_macs, language_parameter_count
 from crate.models.autoencoder_complexity import autoencoder_macs
 from crate.models.autoencoder_complexity import autoencoder_parameter_count
 from crate.models.complexity import macs, parameter_count
+from crate.models.contrastive_complexity import contrastive_parameter_count, image_macs, text_macs
 for name in list_models():
     spec = resolve(name)
     if spec.causal:
@@ -155,6 +170,10 @@ for name in list_models():
     if spec.decoder != "none":
         autoencoder_macs(spec, image_size=224)
         autoencoder_parameter_count(spec, image_size=224)
+    if spec.kind == "contrastive":
+        size = {"image_size": 28 * spec.patch_size}
+        contrastive_parameter_count(spec, **size, vocab_size=10, context_length=8)
+        image_macs(spec, **size), text_macs(spec, context_length=8)
     macs(spec, image_size=224, num_classes=10)
     parameter_count(spec, image_size=224, num_classes=10)
 try:
@@ -176,6 +195,8 @@ assert "torch" not in sys.modules and "numpy" not in sys.modules
         ("gpt2_base", {"pool": "mean"}, "pool needs a vision model"),
         ("vit_base_patch16", {"final_norm": False}, "final_norm needs a language model"),
         ("crate_base_patch16", {"decoder_depth": 2}, "decoder_depth needs a decoder"),
+        ("gpt2_base", {"outer_bias": False}, "outer_bias needs a vision model"),
+        ("vit_base_patch16", {"text_depth": 2}, "text_depth and text_heads belong together"),
     ],
 )
 def test_a_setting_that_would_change_nothing_is_refused(name, setting, told):

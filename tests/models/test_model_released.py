@@ -21,7 +21,8 @@ import yaml
 from crate.errors import RunError, UsageError
 from crate.models import released
 from crate.models.complexity import parameter_count
-from crate.models.registry import MODELS, build, resolve
+from crate.models.contrastive_complexity import contrastive_parameter_count
+from crate.models.registry import CONTRASTIVE_SIZES, MODELS, build, resolve
 from crate.models.released import convert, find, manifest, read, require, sizes, to_official
 
 ROOT = Path(__file__).parents[2]
@@ -322,8 +323,8 @@ def test_there_and_back_is_bit_exact(row):
 def test_every_model_of_the_registry_has_an_official_layout_but_vit_and_hybrids():
     layouts = set()
     for name in MODELS:
-        if MODELS[name].causal or MODELS[name].decoder != "none":
-            continue  # test_model_language.py, test_model_autoencoder.py
+        if MODELS[name].kind != "vision":
+            continue  # test_model_language.py, test_model_autoencoder.py, test_model_contrastive.py
         spec = resolve(name, dim=24, heads=3, depth=1)
         state = build(spec, num_classes=3, image_size=spec.patch_size).state_dict()
         if name.startswith("vit_") or name.endswith(("_mlp", "_mhsa")):
@@ -422,8 +423,8 @@ def test_another_architecture_is_told_with_the_one_that_fits(row, name, told):
     ("weights", "error", "told"),
     [
         ({"w": torch.zeros(1)}, UsageError, "no official CRATE checkpoint: it has none of conv1.w"),
-        ({"visual.conv1.weight": torch.zeros(1)}, UsageError, "contrastive (CLIPA) model"),
-        ({"params/img/embedding/kernel": np.zeros(1)}, UsageError, "contrastive (CLIPA) model"),
+        ({"visual.conv1.weight": torch.zeros(1)}, UsageError, "(CLIPA) model, not a classifier"),
+        ({"params/img/embedding/kernel": np.zeros(1)}, UsageError, "is a contrastive (CLIPA) mod"),
         ({"patch_embedding.projection.weight": torch.zeros(1)}, UsageError, "own layout already"),
         ({}, RunError, "no mapping of names to tensors"),
         ({"state_dict": [1]}, RunError, "no mapping of names to tensors"),
@@ -600,10 +601,14 @@ def test_the_manifest_agrees_with_the_architectures():
     assert "crate_alpha_B16.pth" in entries
     assert entries["vanilla_crate_B32_in21k.pth"].status == "withdrawn"
     for entry in entries.values():
-        if entry.model is not None:
-            shape = {"image_size": 224, "num_classes": entry.classes}
-            weights = 4 * parameter_count(resolve(entry.model), **shape)
-            assert 0 < entry.bytes - weights < 100_000
+        spec, beside = resolve(entry.model), 100_000
+        if spec.kind == "contrastive":  # the file keeps MSSA's projection three times
+            assert entry.classes is None
+            parameters = contrastive_parameter_count(spec, **CONTRASTIVE_SIZES)
+            weights, beside = 4 * (parameters + 2 * spec.depth * spec.dim**2), 300_000
+        else:
+            weights = 4 * parameter_count(spec, image_size=224, num_classes=entry.classes)
+        assert 0 < entry.bytes - weights < beside
 
 
 @pytest.fixture
@@ -664,6 +669,10 @@ def test_a_file_is_found_checked_and_missed(mine, tmp_path):
     assert find("crate_alpha_tiny_patch8", 7, *asked[2:]) is None
     with pytest.raises(RunError, match=r"no official weights of vit_tiny_patch16 are known"):
         require("vit_tiny_patch16", None, *asked[2:])
+    with pytest.raises(RunError, match=r"weights of vit_tiny_patch16 are known; if you have some"):
+        require("vit_tiny_patch16", 8, *asked[2:])
+    with pytest.raises(RunError, match=r"of crate_alpha_tiny_patch16 with 8 classes are known"):
+        require("crate_alpha_tiny_patch16", 8, *asked[2:])
     with pytest.raises(RunError, match=r"it is withdrawn; listed at model hub"):
         require("crate_base_patch32_plain", 19_167, *asked[2:])
 
@@ -674,6 +683,17 @@ def test_a_file_with_the_right_sha256_is_required(mine, tmp_path):
     path.write_bytes(b"0123456789")
     folder = mine(sha256=hashlib.sha256(b"0123456789").hexdigest())
     assert require("crate_alpha_tiny_patch16", None, folder, tmp_path) == path
+
+
+def test_a_file_without_classes_is_of_any(mine, tmp_path):
+    folder = mine(model="crate_alpha_clipa_base_patch16", classes=None, format="clipa-torch")
+    asked = ("crate_alpha_clipa_base_patch16", 1000, folder, tmp_path)
+    with pytest.raises(RunError, match=r"weights of crate_alpha_clipa_base_patch16 are not here"):
+        require(*asked)
+    path = released.place("my.pth", tmp_path)
+    path.parent.mkdir()
+    path.write_bytes(b"0123456789")
+    assert find(*asked) == require(*asked) == path
 
 
 def test_a_model_of_ones_own_may_be_listed(mine):
