@@ -1,12 +1,15 @@
 """What of a data set is on disk, against what was published (`crate data check`)."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from crate.data.captions import BERT_SHA256, bert_vocabulary, read_vocabulary
 from crate.data.layouts import open_pictures
 from crate.data.listing import index_path, read_index, scan
-from crate.data.registry import Dataset, ImageSet, TextSet, advice, home, require
+from crate.data.pair_shards import list_pairs, read_pair_index
+from crate.data.registry import Dataset, ImageSet, PairSet, TextSet, advice, home, require
 from crate.data.scenes import open_part
 from crate.data.texts import map_ids, open_tokens, read_header
 from crate.data.tokenizer import get_tokenizer
@@ -19,7 +22,8 @@ def check(dataset: Dataset, data_root: str | Path) -> tuple[list[str], list[str]
     """Count classes and images of every part, and compare files with their published md5 sums.
 
     Of sets with maps or objects, pictures are counted and annotations tried; maps are not opened.
-    Token files are compared with the sha256 of their headers, in full.
+    Token files are compared with the sha256 of their headers, in full. Of shards of pairs the
+    headers are read; that a key is no pair is nothing wrong, it is left out.
 
     Returns:
         Lines that say what is there, and lines that say what is wrong or missing.
@@ -32,8 +36,11 @@ def check(dataset: Dataset, data_root: str | Path) -> tuple[list[str], list[str]
     if dataset.embedded:
         require(dataset, data_root)
         counts = ", ".join(f"{split} {count:,}" for split, count in dataset.splits.items())
-        return [f"{dataset.name}: embedded, complete ({dataset.classes} classes; {counts})"], []
+        classes = f"{dataset.classes} classes; " if isinstance(dataset, ImageSet) else ""
+        return [f"{dataset.name}: embedded, complete ({classes}{counts})"], []
     root = home(dataset, data_root)
+    if isinstance(dataset, PairSet):
+        return _pairs(dataset, data_root)
     if not root.is_dir():
         require(dataset, data_root)
     there, wrong, classes = [], [], {}
@@ -149,6 +156,33 @@ def _scenes(dataset: ImageSet, part: str, data_root: str | Path) -> tuple[list, 
     return scenes.ids, line, wrong
 
 
+def _pairs(dataset: PairSet, data_root: str | Path) -> tuple[list[str], list[str]]:
+    """What is there of a set of pairs, and what is wrong with it or missing."""
+    require(dataset, data_root)
+    there, wrong = [], []
+    for part in dataset.folders.values():
+        folder = home(dataset, data_root) / part
+        state = _index_state(folder, read_pair_index)
+        try:
+            shards = list_pairs(folder)
+        except RunError as error:
+            wrong.append(str(error))
+            continue
+        there.append(f"{folder}: {len(shards.names):,} shards, {len(shards):,} pairs; {state}")
+        there += [f"{folder}: {line}, left out" for line in shards.left_out()]
+        wrong += [f"{folder}: {line}" for line in shards.broken()]
+    vocabulary = bert_vocabulary(data_root)
+    try:
+        read_vocabulary(vocabulary)
+    except RunError as error:
+        wrong.append(str(error))
+    else:
+        there.append(f"{vocabulary}: BERT's vocabulary")
+        if file_sha256(vocabulary) != BERT_SHA256:
+            wrong.append(f"{vocabulary}: is not the published file (its sha256 is another)")
+    return there, wrong
+
+
 def _kind(found: dict[str, np.ndarray]) -> str:
     if "shards" not in found:
         return "class folders"
@@ -157,15 +191,18 @@ def _kind(found: dict[str, np.ndarray]) -> str:
 
 def _counted(folder: Path, found: dict[str, np.ndarray]) -> str:
     classes = len(found["classes"]) or len(np.unique(found["labels"]))
-    if not index_path(folder).is_file():
-        index = "no index"
-    else:
-        try:
-            read_index(folder)
-            index = "indexed"
-        except RunError as error:
-            index = f"the index {str(error).partition(': ')[2]}"
+    index = _index_state(folder, read_index)
     return f"{folder}: {classes:,} {_kind(found)}, {len(found['labels']):,} images; {index}"
+
+
+def _index_state(folder: Path, read: Callable[[Path], dict]) -> str:
+    if not index_path(folder).is_file():
+        return "no index"
+    try:
+        read(folder)
+    except RunError as error:
+        return f"the index {str(error).partition(': ')[2]}"
+    return "indexed"
 
 
 def _wrong_classes(dataset: ImageSet, folder: Path, found: dict[str, np.ndarray]) -> list[str]:

@@ -10,7 +10,7 @@ made of (seed, picture or update), so that the order of work never changes a res
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from crate.config import Classification, ImageTraining
 from crate.data.layouts import open_pictures
 from crate.data.pictures import Pictures
-from crate.data.registry import ImageSet, home, split_part
+from crate.data.registry import ImageSet, PairSet, home, split_part
 from crate.errors import RunError
 from crate.runtime import Runtime, generator_for, seed_for
 
@@ -107,7 +107,7 @@ def _rand_augment(count: int, magnitude: int):
     return RandAugment(count, magnitude, interpolation=InterpolationMode.BILINEAR)
 
 
-def normalise(pixels: torch.Tensor, dataset: ImageSet) -> torch.Tensor:
+def normalise(pixels: torch.Tensor, dataset: ImageSet | PairSet) -> torch.Tensor:
     """uint8 pixels (B, C, H, W) → float images (B, 3, H, W); grey becomes three equal channels."""
     mean = torch.tensor(dataset.mean, device=pixels.device).view(1, -1, 1, 1)
     std = torch.tensor(dataset.std, device=pixels.device).view(1, -1, 1, 1)
@@ -156,9 +156,7 @@ class MemoryImages:
     """An embedded split as uint8 tensors on the device the model is on."""
 
     def __init__(self, pixels: torch.Tensor, labels: torch.Tensor, *, size: int, runtime: Runtime):
-        if pixels.shape[-2:] != (size, size):
-            pixels = F.interpolate(pixels.float(), (size, size), mode="bilinear", antialias=True)
-            pixels = pixels.round().clamp(0, 255).to(torch.uint8)
+        pixels = resized(pixels, size)
         self.pixels, self.labels = pixels.to(runtime.device), labels.to(runtime.device)
         self.runtime = runtime
 
@@ -213,6 +211,14 @@ class MemoryImages:
             yield pixels[part], labels[part]
 
 
+def resized(pixels: torch.Tensor, size: int) -> torch.Tensor:
+    """Pictures uint8 (N, C, H, W) scaled to (N, C, size, size), with antialiasing."""
+    if pixels.shape[-2:] == (size, size):
+        return pixels
+    pixels = F.interpolate(pixels.float(), (size, size), mode="bilinear", antialias=True)
+    return pixels.round().clamp(0, 255).to(torch.uint8)
+
+
 class StreamedImages:
     """One split of pictures that are read as they are needed, in loader processes."""
 
@@ -252,22 +258,37 @@ class StreamedImages:
         return self._load(_EvaluationReader(self, step), batches, step)
 
     def _load(self, reader: "_Reader", batches: Iterator, step: ImageTraining) -> Iterator:
-        loader = DataLoader(
-            reader,
-            batch_sampler=batches,
-            num_workers=step.compute.workers,
-            prefetch_factor=4 if step.compute.workers else None,  # batches a process is ahead
-            collate_fn=_collate,
-            pin_memory=self.runtime.device.type == "cuda",
+        return load_batches(reader, batches, _collate, step=step, runtime=self.runtime)
+
+
+def load_batches(
+    reader: torch.utils.data.Dataset,
+    batches: Iterator[list],
+    collate: Callable[[list], tuple | str],
+    *,
+    step: ImageTraining,
+    runtime: Runtime,
+) -> Iterator[tuple]:
+    """What `collate` makes of each batch in loader processes, its tensors on the run's device.
+
+    Raises:
+        RunError: it is a text, that of an error.
+    """
+    loader = DataLoader(
+        reader,
+        batch_sampler=batches,
+        num_workers=step.compute.workers,
+        prefetch_factor=4 if step.compute.workers else None,  # batches a process is ahead
+        collate_fn=collate,
+        pin_memory=runtime.device.type == "cuda",
+    )
+    for item in loader:
+        if isinstance(item, str):
+            raise RunError(item)
+        yield tuple(
+            part.to(runtime.device, non_blocking=True) if isinstance(part, torch.Tensor) else part
+            for part in item
         )
-        for item in loader:
-            if isinstance(item, str):
-                raise RunError(item)
-            pixels, labels = item
-            yield (
-                pixels.to(self.runtime.device, non_blocking=True),
-                labels.to(self.runtime.device, non_blocking=True),
-            )
 
 
 class _Reader(torch.utils.data.Dataset):
@@ -290,20 +311,24 @@ class _Reader(torch.utils.data.Dataset):
 
 class _TrainingReader(_Reader):
     def prepare(self, image, seed: int) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(seed)
-        if self.step.center_crop:
-            picture = centre_view(image, self.size, self.step.eval_resize)
-        else:
-            box = sample_crops(1, image.height, image.width, self.step.crop_area_min, generator)[0]
-            top, left, h, w = box.tolist()
-            size = (self.size, self.size)
-            image = image.resize(size, 2, box=(left, top, left + w, top + h))  # 2: bilinear
-            picture = _to_tensor(image)
-        if self.step.flip and torch.rand((), generator=generator) < 0.5:
-            picture = picture.flip(-1)
-        if self.step.randaugment:
-            picture = rand_augment(picture, self.step.randaugment, seed)
-        return picture
+        return training_view(image, self.size, self.step, seed)
+
+
+def training_view(image, size: int, step: ImageTraining, seed: int) -> torch.Tensor:
+    """A picture cropped and augmented as a recipe wants it, decided by `seed`; uint8 (3, S, S)."""
+    generator = torch.Generator().manual_seed(seed)
+    if step.center_crop:
+        picture = centre_view(image, size, step.eval_resize)
+    else:
+        box = sample_crops(1, image.height, image.width, step.crop_area_min, generator)[0]
+        top, left, h, w = box.tolist()
+        image = image.resize((size, size), 2, box=(left, top, left + w, top + h))  # 2: bilinear
+        picture = _to_tensor(image)
+    if step.flip and torch.rand((), generator=generator) < 0.5:
+        picture = picture.flip(-1)
+    if step.randaugment:
+        picture = rand_augment(picture, step.randaugment, seed)
+    return picture
 
 
 class _EvaluationReader(_Reader):

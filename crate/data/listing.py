@@ -17,7 +17,7 @@ import functools
 import os
 import sys
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -43,14 +43,19 @@ def list_part(root: Path) -> tuple[list[str], Pictures]:
     Raises:
         RunError: naming the folder or the shard that cannot be read.
     """
+    return _unpacked(root, believed(root, read_index, scan))
+
+
+def believed(root: Path, read: Callable[[Path], dict], scan: Callable[[Path], dict]) -> dict:
+    """What `read` finds in the index of a part; where there is none, or one is not true, `scan`."""
     index = index_path(root)
     if index.is_file():
         try:
-            return _unpacked(root, read_index(root))
+            return read(root)
         except RunError as error:
             command = f"'crate data prepare {root.parent.name}' makes it anew"
             print(f"warning: {error}; listing {root} ({command})", file=sys.stderr, flush=True)
-    return _unpacked(root, scan(root))
+    return scan(root)
 
 
 def scan(root: Path) -> dict[str, np.ndarray]:
@@ -74,42 +79,64 @@ def write_index(root: Path) -> int:
 
 def read_index(root: Path) -> dict[str, np.ndarray]:
     """The arrays of the index of a part. Raises `RunError` where it is damaged or out of date."""
+
+    def whole(found: dict[str, np.ndarray]) -> bool:
+        pictures = _unpacked(root, found)[1]
+        return len({len(getattr(pictures, name)) for name in pictures.ARRAYS}) == 1
+
+    found = load_index(root, whole)
+    refuse_if_changed(root, _changed(root, found))
+    return found
+
+
+def load_index(root: Path, whole: Callable[[dict], bool]) -> dict[str, np.ndarray]:
+    """The arrays of an index, if they are `whole`. Raises `RunError` where it is damaged."""
     index = index_path(root)
     try:
         with np.load(index, allow_pickle=False) as file:
             found = {name: file[name] for name in file.files}
-        pictures = _unpacked(root, found)[1]
-        rows = {len(getattr(pictures, name)) for name in pictures.ARRAYS}
-        whole = int(found["version"]) == INDEX_VERSION and len(rows) == 1
+        good = int(found["version"]) == INDEX_VERSION and whole(found)
     except Exception as error:  # whatever a damaged file makes numpy and zipfile say
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise RunError(f"{index}: is damaged ({reason})") from None
-    if not whole:
+    if not good:
         raise RunError(f"{index}: is damaged, or of another version")
-    changed = _changed(root, found)
-    if changed:
-        raise RunError(f"{index}: is out of date ({changed} changed)")
     return found
+
+
+def refuse_if_changed(root: Path, changed: str) -> None:
+    """Raises `RunError` where a folder or a shard has a name, that of the first changed one."""
+    if changed:
+        raise RunError(f"{index_path(root)}: is out of date ({changed} changed)")
 
 
 def _changed(root: Path, found: dict[str, np.ndarray]) -> str:
     """The first folder or shard that is not as it was; empty if none."""
-    classes, shards = class_folders(root), shard_files(root)
+    classes = class_folders(root)
     if "shards" in found:
-        before, today = _texts(found["shards"]), [] if classes else shards
-        state = list(zip(found["sizes"].tolist(), found["times"].tolist(), strict=True))
-    else:
-        before, today = _texts(found["classes"]), classes
-        state = found["times"].tolist()
+        return changed_shard(root, found, [] if classes else shard_files(root))
+    before, folders = to_texts(found["classes"]), to_texts(found["folders"])
+    if before != classes:
+        return sorted(set(before) ^ set(classes))[0]
+    return _first_changed(root, folders, found["times"].tolist(), lambda now: now.st_mtime_ns)
+
+
+def changed_shard(root: Path, found: dict[str, np.ndarray], today: list[str]) -> str:
+    """The first of an index's shards that is not as it was; empty if none."""
+    before = to_texts(found["shards"])
     if before != today:
         return sorted(set(before) ^ set(today))[0]
-    names = before if "shards" in found else _texts(found["folders"])
-    for name, then in zip(names, state, strict=True):
+    state = list(zip(found["sizes"].tolist(), found["times"].tolist(), strict=True))
+    return _first_changed(root, before, state, lambda now: (now.st_size, now.st_mtime_ns))
+
+
+def _first_changed(root: Path, names: list[str], states: list, state_of: Callable) -> str:
+    for name, then in zip(names, states, strict=True):
         try:
-            now = (root / name).stat()
+            now = state_of((root / name).stat())
         except OSError:
             return name
-        if then != ((now.st_size, now.st_mtime_ns) if "shards" in found else now.st_mtime_ns):
+        if then != now:
             return name
     return ""
 
@@ -120,14 +147,14 @@ def _unpacked(root: Path, found: dict[str, np.ndarray]) -> tuple[list[str], Pict
         pictures = ShardPictures(root, found["shards"], found["places"], labels)
     else:
         pictures = FilePictures(root, found["files"], labels)
-    return _texts(found["classes"]), pictures
+    return to_texts(found["classes"]), pictures
 
 
-def _names(texts: list[str]) -> np.ndarray:
+def to_bytes(texts: list[str]) -> np.ndarray:
     return np.array([os.fsencode(text) for text in texts], dtype=np.bytes_)
 
 
-def _texts(names: np.ndarray) -> list[str]:
+def to_texts(names: np.ndarray) -> list[str]:
     return [os.fsdecode(name) for name in names.tolist()]
 
 
@@ -143,8 +170,8 @@ def _scan_tree(root: Path, classes: list[str]) -> dict[str, np.ndarray]:
         folders += [os.path.normpath(f"{name}/{inside}") for inside in state]
         times += state.values()
     return {
-        "classes": _names(classes),
-        "folders": _names(folders),
+        "classes": to_bytes(classes),
+        "folders": to_bytes(folders),
         "times": np.array(times, dtype=np.int64),
         "files": np.array(files, dtype=np.bytes_),
         "labels": np.repeat(np.arange(len(classes), dtype=np.int32), counts),
@@ -155,7 +182,7 @@ def _scan_tree(root: Path, classes: list[str]) -> dict[str, np.ndarray]:
 
 
 def _scan_shards(root: Path, shards: list[str]) -> dict[str, np.ndarray]:
-    webdataset = any(name.endswith(".cls") for name, *_ in _members(root / shards[0]))
+    webdataset = any(name.endswith(".cls") for name, *_ in members(root / shards[0]))
     sizes, times, keys, labels, places = [], [], [], [], []
     for shard, name in enumerate(shards):
         state = (root / name).stat()
@@ -166,10 +193,10 @@ def _scan_shards(root: Path, shards: list[str]) -> dict[str, np.ndarray]:
         else:
             found = [
                 (os.path.normpath(member), shard, offset, size)
-                for member, offset, size in _members(root / name)
+                for member, offset, size in members(root / name)
                 if member.lower().endswith(IMAGE_SUFFIXES)
             ]
-        keys.append(_names([key for key, *_ in found]))
+        keys.append(to_bytes([key for key, *_ in found]))
         labels.append(np.array([label for _, label, *_ in found], dtype=np.int32))
         where = [(shard, offset, size) for *_, offset, size in found]
         places.append(np.array(where, dtype=np.int64).reshape(-1, 3))
@@ -177,8 +204,8 @@ def _scan_shards(root: Path, shards: list[str]) -> dict[str, np.ndarray]:
     order = np.lexsort((keys, labels))
     classes = [] if webdataset else [name.removesuffix(".tar") for name in shards]
     return {
-        "classes": _names(classes),
-        "shards": _names(shards),
+        "classes": to_bytes(classes),
+        "shards": to_bytes(shards),
         "sizes": np.array(sizes, dtype=np.int64),
         "times": np.array(times, dtype=np.int64),
         "places": places[order],
@@ -186,11 +213,14 @@ def _scan_shards(root: Path, shards: list[str]) -> dict[str, np.ndarray]:
     }
 
 
-def _members(path: Path) -> Iterator[tuple[str, int, int]]:
+def members(path: Path, *, skip_links: bool = False) -> Iterator[tuple[str, int, int]]:
     """Name, offset and size of each file of a tar; only headers are read.
 
+    Args:
+        skip_links: leave out members that are links, whose bytes are elsewhere.
+
     Raises:
-        RunError: it is no tar, or not a whole one.
+        RunError: it is no tar, or (after what is whole of it) not a whole one; or it has a link.
     """
     try:
         with tarfile.open(path, "r:") as tar:
@@ -198,7 +228,7 @@ def _members(path: Path) -> Iterator[tuple[str, int, int]]:
                 tar.members = []  # it would keep them all
                 if member.isreg():
                     yield member.name, member.offset_data, member.size
-                elif member.islnk() or member.issym():  # its bytes are elsewhere
+                elif (member.islnk() or member.issym()) and not skip_links:
                     raise RunError(f"{path}: '{member.name}' is a link; pack the files themselves")
             # tarfile ends quietly at a bad header, and where a download was cut between members
             tar.fileobj.seek(tar.offset)
@@ -213,13 +243,11 @@ def _labelled(path: Path) -> list[tuple[str, int, int, int]]:
     """Key, label, offset and size of each picture of a WebDataset shard."""
     pictures, labels = {}, {}
     with path.open("rb", buffering=0) as file:
-        for name, offset, size in _members(path):
-            folder, base = os.path.split(name)
-            stem, _, extension = base.partition(".")
-            key = os.path.join(folder, stem)
-            if extension.lower() != "cls" and f".{extension.lower()}" not in IMAGE_SUFFIXES:
+        for name, offset, size in members(path):
+            key, extension = key_of(name)
+            if extension != "cls" and f".{extension}" not in IMAGE_SUFFIXES:
                 continue
-            kind = labels if extension.lower() == "cls" else pictures
+            kind = labels if extension == "cls" else pictures
             if key in kind:
                 raise RunError(f"{path}: '{name}' is there twice")
             if kind is pictures:
@@ -234,3 +262,10 @@ def _labelled(path: Path) -> list[tuple[str, int, int, int]]:
         lacks = "label ('.cls')" if odd[0] in pictures else "picture"
         raise RunError(f"{path}: '{odd[0]}' has no {lacks}")
     return [(key, labels[key], *place) for key, place in pictures.items()]
+
+
+def key_of(name: str) -> tuple[str, str]:
+    """WebDataset's key of a member, all up to the first dot of its base name, and the rest."""
+    folder, base = os.path.split(name)
+    stem, _, extension = base.partition(".")
+    return os.path.join(folder, stem), extension.lower()

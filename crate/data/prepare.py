@@ -2,12 +2,13 @@
 
 With `prepare_texts.py`, which has the texts, this is the one place that uses the network, and only
 for CIFAR, Flowers-102, Pets and the ReaL labels. Addresses, md5 sums and the unpacking of
-ImageNet's archives are torchvision's. The archives of ADE20K, VOC and COCO are unpacked where a
-person has put them.
+ImageNet's archives are torchvision's. The archives of ADE20K, VOC and COCO are unpacked, and the
+shards of DataComp-1B listed, where a person has put them.
 """
 
 import contextlib
 import http.client
+import os
 import shutil
 import socket
 import tarfile
@@ -17,13 +18,17 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from crate.data.check import check, torchvision_class
+from crate.data.folders import shard_files
 from crate.data.layouts import open_pictures
 from crate.data.listing import index_path, write_index
+from crate.data.pair_shards import places_path, write_pair_index
 from crate.data.prepare_texts import prepare_texts, say
-from crate.data.registry import Dataset, ImageSet, TextSet, advice, home, require
+from crate.data.registry import Dataset, ImageSet, PairSet, TextSet, advice, home, require
 from crate.environment import import_torchvision
 from crate.errors import RunError
 
+PROCESSES = 16  # that read shards at a time, where there are as many as FEW_SHARDS
+FEW_SHARDS = 64
 REAL_URL = "https://raw.githubusercontent.com/google-research/reassessed-imagenet/master/real.json"
 
 
@@ -38,6 +43,9 @@ def prepare(dataset: Dataset, data_root: str | Path) -> list[str]:
         return [f"{dataset.name}: embedded, nothing to prepare"]
     if isinstance(dataset, TextSet):
         return prepare_texts(dataset, root)
+    if isinstance(dataset, PairSet):
+        require(dataset, data_root)
+        return _index_pairs(dataset, data_root)
     if dataset.form == "torchvision":
         return _download(dataset, data_root)
     if dataset.form == "archive":
@@ -59,6 +67,23 @@ def prepare(dataset: Dataset, data_root: str | Path) -> list[str]:
         for part in dataset.folders.values():
             count = len(open_pictures(dataset, part, data_root))
             lines.append(f"{root / part}: {count:,} images with labels")
+    return lines
+
+
+def _index_pairs(dataset: PairSet, data_root: str | Path) -> list[str]:
+    """Read the headers of all shards, several at a time."""
+    lines = []
+    for part in dataset.folders.values():
+        root = home(dataset, data_root) / part
+        count = len(shard_files(root))
+        say(f"listing the {count:,} shards of {root}")
+        processes = min(PROCESSES, os.cpu_count() or 1) if count >= FEW_SHARDS else 1
+        shards = write_pair_index(root, processes)
+        for line in (*shards.broken(), *shards.left_out()):
+            say(f"warning: {root}: {line}")
+        if not len(shards):
+            raise RunError(f"{root}: no pairs; {advice(dataset, data_root)}")
+        lines.append(f"{index_path(root)} and {places_path(root).name}: {len(shards):,} pairs")
     return lines
 
 

@@ -156,6 +156,14 @@ _SHAKESPEARE = {
     "tokenizer": "bytes",
     "assets": ("shakespeare",),
 }
+_CAPTIONED = {
+    "title": "Fashion-MNIST and Open Clip Art with captions",
+    "form": "embedded",
+    "source": "Fashion-MNIST and the Open Clip Art Library, captions made from names",
+    "mean": (0.2860,),  # Fashion-MNIST's, on which zero-shot classification is measured
+    "std": (0.3530,),
+    "assets": ("fashion-mnist-train", "open-clip-art-32"),
+}
 _FLOWERS, _PETS = "flowers-102/", "oxford-iiit-pet/"
 _ILSVRC_GET = (
     "download ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz "
@@ -385,6 +393,29 @@ DATASETS = {
             std=(0.3549,),
             assets=("handwritten-digits",),
         ),
+        # The web's links die: copies differ in how many pairs they have.
+        PairSet(
+            name="datacomp1b",
+            title="DataComp-1B",
+            splits={"train": 1_400_000_000, "validation": 10_000, "test": 10_000},
+            form="pairs",
+            source="Gadre et al. 2023, arXiv 2304.14108",
+            folders={"train": "train"},
+            holdout=10_000,
+            about=True,
+            get="download it with img2dataset (output_format webdataset; the addresses are on the "
+            "model hub, mlfoundations/datacomp_1b) to {home}/train, ",
+        ),
+        PairSet(
+            name="captioned_pictures",
+            splits={"train": 47_097, "validation": 5_250, "test": 2_500},
+            **_CAPTIONED,
+        ),
+        PairSet(
+            name="captioned_tiny",  # the first of each part: seconds a run, for tests
+            splits={"train": 1_024, "validation": 256, "test": 256},
+            **_CAPTIONED,
+        ),
         # nanoGPT's split of the 8,013,769 documents, and its counts of their tokens.
         TextSet(
             name="openwebtext",
@@ -513,7 +544,7 @@ def require(dataset: Dataset, data_root: str | Path) -> None:
             raise RunError(f"{dataset.title}: {problems[0]}")
         return
     root = home(dataset, data_root)
-    parts = dataset.folders.values() if dataset.form == "folder" else ()
+    parts = dataset.folders.values() if dataset.form in ("folder", "pairs") else ()
     missing = [root / part for part in parts if not (root / part).is_dir()]
     needs = list(dataset.needs)
     if dataset.form == "tokens":

@@ -8,6 +8,7 @@ Splits are fixed: parts of one permutation (numpy's legacy generator never chang
 vary one theme (`house_01.png`, `house_02.png`) stay on one side. Nothing here needs torch.
 """
 
+import functools
 import re
 from collections.abc import Callable
 
@@ -37,7 +38,7 @@ def load(name: str, split: str, count: int) -> tuple[np.ndarray, np.ndarray]:
     if name.startswith("fashion_mnist"):
         return _fashion_mnist(name, split, count)
     pixels, labels, relatives = _SETS[name]()
-    chosen = _parts(relatives)[split][:count]
+    chosen = parts(relatives)[split][:count]
     return pixels[chosen], labels[chosen]
 
 
@@ -45,7 +46,7 @@ def load(name: str, split: str, count: int) -> tuple[np.ndarray, np.ndarray]:
 TEST, VALIDATION = 1_000, 150
 
 
-def _parts(relatives: list[str]) -> dict[str, np.ndarray]:
+def parts(relatives: list[str]) -> dict[str, np.ndarray]:
     """Split → indices: families at random, as many as fill the test part, then the validation."""
     families, member = np.unique(relatives, return_inverse=True)
     place = np.random.RandomState(SPLIT_SEED).permutation(len(families))[member]
@@ -71,30 +72,43 @@ def _fashion_mnist(name: str, split: str, count: int) -> tuple[np.ndarray, np.nd
     return np.ascontiguousarray(images[chosen])[:, None], labels[chosen]
 
 
-def _clip_art(
-    label_of: Callable[[str], str], topics: tuple[str, ...] = (), most: int = 400
-) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Drawings on white, at most `most` of a class; classes of at least 20 families.
+def family_of(name: str) -> str:
+    """What the variations of one drawing share: `house_01.png` and `house_02.png` are a family."""
+    return re.sub(r"[\W\d_]+$", "", name.removesuffix(".png"))
 
-    Returns pixels, labels, and the family of each drawing.
+
+def on_white(images: np.ndarray) -> np.ndarray:
+    """Drawings RGBA (N, S, S, 4) → pixels (N, 3, S, S), uint8."""
+    colour, alpha = images[..., :3].astype(int), images[..., 3:].astype(int)
+    pixels = (colour * alpha + 255 * (255 - alpha) + 127) // 255
+    return pixels.astype(np.uint8).transpose(0, 3, 1, 2)
+
+
+def clip_art_classes(name: str, names: list[str]) -> dict[str, list[int]]:
+    """Class of a set → places in `names`, those of all drawings; in the order of the labels.
+
+    A class has at least 20 families.
     """
-    images, names = open_clip_art(32)
-    family = [re.sub(r"[\W\d_]+$", "", name.removesuffix(".png")) for name in names]
+    label_of, topics, most = CLIP_ART[name]
     classes: dict[str, list[int]] = {}
     for place in np.random.RandomState(SPLIT_SEED).permutation(len(names)):
         if not topics or topic_of(names[place]) in topics:
             classes.setdefault(label_of(names[place]), []).append(int(place))
-    kept = [
-        sorted(places[:most])
-        for _, places in sorted(classes.items())
-        if len({family[place] for place in places[:most]}) >= 20
-    ]
-    chosen = [place for places in kept for place in places]
-    labels = np.repeat(np.arange(len(kept)), [len(places) for places in kept])
-    colour, alpha = images[chosen, ..., :3].astype(int), images[chosen, ..., 3:].astype(int)
-    pixels = (colour * alpha + 255 * (255 - alpha) + 127) // 255
-    pixels = pixels.astype(np.uint8).transpose(0, 3, 1, 2)
-    return pixels, labels, [family[place] for place in chosen]
+    kept = {label: sorted(places[:most]) for label, places in sorted(classes.items())}
+    return {
+        label: places
+        for label, places in kept.items()
+        if len({family_of(names[place]) for place in places}) >= 20
+    }
+
+
+def _clip_art(name: str) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Pixels, labels, and the family of each drawing."""
+    images, names = open_clip_art(32)
+    classes = clip_art_classes(name, names)
+    chosen = [place for places in classes.values() for place in places]
+    labels = np.repeat(np.arange(len(classes)), [len(places) for places in classes.values()])
+    return on_white(images[chosen]), labels, [family_of(names[place]) for place in chosen]
 
 
 TOPICS = (
@@ -111,15 +125,18 @@ TOPICS = (
 )
 SYMBOLS = ("computer", "shapes", "signs_and_symbols")
 
+# Set → its labels, the topics it takes (none: all), the most drawings of a class.
+CLIP_ART: dict[str, tuple[Callable[[str], str], tuple[str, ...], int]] = {
+    "clip_art_topics": (topic_of, TOPICS, 400),
+    "clip_art_folders": (folder_of, (), 120),
+    "clip_art_symbols": (folder_of, SYMBOLS, 400),
+}
+
 
 def _digits() -> tuple[np.ndarray, np.ndarray, list[str]]:
     images, labels = handwritten_digits()
     return images[:, None], labels, [f"{place:04d}" for place in range(len(labels))]
 
 
-_SETS = {
-    "clip_art_topics": lambda: _clip_art(topic_of, TOPICS),
-    "clip_art_folders": lambda: _clip_art(folder_of, most=120),
-    "clip_art_symbols": lambda: _clip_art(folder_of, SYMBOLS),
-    "handwritten_digits": _digits,
-}
+_SETS = {name: functools.partial(_clip_art, name) for name in CLIP_ART}
+_SETS["handwritten_digits"] = _digits

@@ -128,7 +128,7 @@ def test_what_identifies_the_data_of_a_run():
         "holdout": 4_007,
     }
     real = [dataset for dataset in DATASETS.values() if not dataset.embedded]
-    assert len({json.dumps(registry.data_identity(dataset)) for dataset in real}) == len(real) == 15
+    assert len({json.dumps(registry.data_identity(dataset)) for dataset in real}) == len(real) == 16
 
 
 def test_a_set_that_is_not_there_says_how_to_get_it(tmp_path):

@@ -1,7 +1,9 @@
 """Real data sets, written small in their exact layouts (tests import this as `writers`)."""
 
+import io
 import json
 import struct
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -175,3 +177,62 @@ def coco_file(folder: Path, content: object) -> Path:
 
 
 SCENE_WRITERS = {"ade20k": ade20k, "voc2012": voc2012, "coco": coco}
+
+
+# --- pairs -----------------------------------------------------------
+
+Pair = tuple[
+    bytes | None, str | bytes | None
+]  # a picture's file and a caption; None: there is none
+
+
+def write_pair_shards(folder: Path, pairs: list[Pair], per_shard: int) -> list[Path]:
+    """WebDataset shards as img2dataset writes them: 00000.tar with 000000000.{jpg,json,txt} …
+
+    Its tars have a header more a member, for the fraction of a second of its time.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for shard, start in enumerate(range(0, len(pairs), per_shard)):
+        paths.append(folder / f"{shard:05d}.tar")
+        with tarfile.open(paths[-1], "w", format=tarfile.PAX_FORMAT) as tar:
+            for number, (picture, caption) in enumerate(pairs[start : start + per_shard]):
+                key = f"{shard:05d}{number:04d}"
+                text = caption.encode() if isinstance(caption, str) else caption
+                about = json.dumps({"caption": str(caption), "key": key, "status": "success"})
+                files = {"jpg": picture, "json": about.encode(), "txt": text}
+                for extension, content in files.items():
+                    if content is not None:
+                        add_member(tar, f"{key}.{extension}", content)
+        paths[-1].with_name(f"{shard:05d}_stats.json").write_text("{}")
+    return paths
+
+
+def add_member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size, member.mtime = len(content), 1_700_000_000.25
+    tar.addfile(member, io.BytesIO(content))
+
+
+def jpeg(colour: tuple[int, int, int], size=(20, 15)) -> bytes:
+    """A picture as a file: noise around one colour."""
+    pixels = np.array(colour) + noise(size[1], size[0], 1, seed=sum(colour)) % 32 - 16
+    file = io.BytesIO()
+    image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+    image.save(file, "JPEG", quality=95, subsampling=0)
+    return file.getvalue()
+
+
+def places_in(shard: Path) -> dict[str, tuple[int, int]]:
+    """Member → where its first header begins and where its content ends: where to cut a shard."""
+    found, start = {}, 0
+    with tarfile.open(shard) as tar:
+        for member in tar:
+            found[member.name] = start, member.offset_data + member.size
+            start = member.offset_data + -(-member.size // 512) * 512
+    return found
+
+
+def cut(shard: Path, at: int) -> None:
+    """Leave the first `at` bytes."""
+    shard.write_bytes(shard.read_bytes()[:at])
