@@ -342,7 +342,7 @@ class ZeroShot(Step):
     A class's text is the mean of its name in many phrases (Radford et al. 2021).
     """
 
-    METRICS = ("top1", "top5", "chance", "images")
+    METRICS = ("top1", "top5", "cross_entropy", "chance", "images")
     KINDS = ("contrastive",)
 
     task: Literal["zeroshot"] = "zeroshot"
@@ -629,28 +629,37 @@ class Figure(Strict):
     masks      the masks found in a few pictures, models side by side
     attention  attention maps of a few pictures by model and head
     curves     a column's metric while its runs train, against what they have seen
+    stages     training losses of a column's runs, and a column beside an earlier one as bars
+    reconstruction  a few pictures, whole, masked, and filled in by models; their attention maps
     """
 
-    kind: Literal["bars", "scaling", "masks", "attention", "curves"]
+    kind: Literal["bars", "scaling", "masks", "attention", "curves", "stages", "reconstruction"]
     column: str  # the column that is drawn, or whose runs' pictures are
     title: str
     # the figure's name, where it is not called as its table
     name: str = pydantic.Field("", pattern=r"^[A-Za-z0-9_]*$")
-    against: str | None = None  # scaling: the column along the horizontal axis
-    losses: str | None = None  # scaling: the column whose runs' training losses are drawn
+    # scaling: the column along the horizontal axis; stages: the earlier one
+    against: str | None = None
+    losses: str | None = None  # scaling, stages: the column whose runs' training losses are drawn
     panels: dict[str, list[str]] = {}  # scaling: title of a panel of losses → its rows
+    rows: list[str] = []  # reconstruction: the rows that are drawn; none named: all but controls
 
     @pydantic.model_validator(mode="after")
     def _complete(self) -> "Figure":
-        if (self.kind == "scaling") != (self.against is not None):
-            raise ValueError("'against' belongs to kind 'scaling', which needs it")
-        if bool(self.panels) != (self.losses is not None):
-            raise ValueError("'losses' and 'panels' belong together")
+        if (self.kind in ("scaling", "stages")) != (self.against is not None):
+            raise ValueError("'against' belongs to kinds 'scaling' and 'stages', which need it")
+        stages = self.kind == "stages"
+        if (bool(self.panels) or stages) != (self.losses is not None):
+            raise ValueError("'losses' and 'panels' belong together; kind 'stages' needs losses")
+        if stages and self.panels:
+            raise ValueError("kind 'stages' has no 'panels'")
+        if self.rows and self.kind != "reconstruction":
+            raise ValueError("'rows' belongs to kind 'reconstruction'")
         return self
 
     @property
     def pictures(self) -> bool:
-        return self.kind in ("masks", "attention")
+        return self.kind in ("masks", "attention", "reconstruction")
 
     @property
     def drawn_losses(self) -> str | None:
@@ -869,9 +878,10 @@ class Experiments:
             for column in filter(None, (figure.column, figure.against, figure.losses)):
                 if column not in table.columns:
                     raise unknown("column", column, table.columns, f"{path}: figure")
-            for label in itertools.chain(*figure.panels.values()):
-                if label not in labels:
-                    raise unknown("row", label, labels, f"{path}: figure: panels")
+            for key, named in (("panels", figure.panels.values()), ("rows", [figure.rows])):
+                for label in itertools.chain(*named):
+                    if label not in labels:
+                        raise unknown("row", label, labels, f"{path}: figure: {key}")
         return table
 
     def step(self, name: str, scale: str, overrides: dict | None = None) -> Step:

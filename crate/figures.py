@@ -37,6 +37,8 @@ def write_figure(name: str, plan: Plan, settings: Settings) -> list[Path]:
         "masks": _masks,
         "attention": _attention,
         "curves": _curves,
+        "stages": _stages,
+        "reconstruction": _reconstruction,
     }
     figure = kinds[plan.experiments.table(table).figure.kind](table, plan, settings)
     paths = []
@@ -191,6 +193,82 @@ def _curves(name: str, plan: Plan, settings: Settings):
     return figure
 
 
+def _stages(name: str, plan: Plan, settings: Settings):
+    """Training losses, a line a row; then two columns side by side, the paper's bars and ours."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
+
+    content = plan.experiments.table(name)
+    drawn, losses = content.figure, read_losses(name, settings)
+    keys = (drawn.against, drawn.column)
+    cells = cells_of(content, read_metrics(name, settings))
+    rows = [row for row in content.rows if not row.control]
+    unit = get_dataset(
+        plan.experiments.step(content.columns[drawn.losses].chain.split("/")[-1], "paper").dataset
+    ).unit
+    figure = Figure(figsize=(10.2, 3.3), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    for colour, row in zip(COLOURS, rows, strict=False):
+        curve = losses[losses["row"] == row.label].groupby("seen")["loss"].mean()
+        dots = "." if len(curve) < 3 else None  # one point is no line
+        left.plot(curve.index, curve.values, color=colour, lw=1, label=row.label, marker=dots)
+    left.xaxis.set_major_formatter(EngFormatter(sep=""))
+    left.set_xlabel(f"training {unit}")
+    left.set_ylabel("training loss (nats)")
+    left.set_title(content.columns[drawn.losses].chain, fontsize=9)
+    left.legend(fontsize=6, frameon=False)
+
+    factor = {key: content.columns[key].factor for key in keys}
+    paper = {
+        (row.label, key): [row.paper[key].value] if key in row.paper else []
+        for row in rows
+        for key in keys
+    }
+    ours = {
+        (row.label, key): [value * factor[key] for value in cells[row.label, key].values]
+        for row in rows
+        for key in keys
+    }
+    for axes, values, title in (
+        (middle, paper, "paper"),
+        (right, ours, f"ours, {settings.scale} scale"),
+    ):
+        for shift, key, colour in zip((-0.2, 0.2), keys, (PAPER, OURS), strict=True):
+            drawable = [place for place, row in enumerate(rows) if values[row.label, key]]
+            if drawable:
+                samples = [values[rows[place].label, key] for place in drawable]
+                places = [place + shift for place in drawable]
+                means = [sum(each) / len(each) for each in samples]
+                axes.bar(places, means, 0.38, color=colour, label=content.columns[key].label)
+                for place, each in zip(places, samples, strict=True):
+                    if len(each) > 1:
+                        spots = [place] * len(each)
+                        axes.plot(spots, each, "o", color="black", markersize=2.5, alpha=0.5)
+        if not any(values.values()):
+            axes.text(0.5, 0.5, "not available", transform=axes.transAxes, ha="center")
+        axes.set_xticks(range(len(rows)), [_wrap(row.label) for row in rows], fontsize=6)
+        axes.set_ylabel(
+            f"{content.columns[drawn.column].metric} ({content.columns[drawn.column].unit})"
+        )
+        axes.set_title(title, fontsize=9)
+    for row in content.rows:  # what chance and an untrained network reach
+        reached = cells[row.label, drawn.column].values
+        if row.control and reached:
+            height = factor[drawn.column] * sum(reached) / len(reached)
+            right.axhline(height, color="black", linestyle=":", linewidth=1)
+            place = right.get_yaxis_transform()
+            right.text(
+                0.99, height, row.label, transform=place, fontsize=6, ha="right", va="bottom"
+            )
+    for axes in (middle, right):
+        if axes.containers:
+            axes.legend(fontsize=6, frameon=False, loc="upper left")
+    for axes in (left, middle, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(f"{drawn.title} ({settings.scale} scale)", fontsize=9)
+    return figure
+
+
 def _masks(name: str, plan: Plan, settings: Settings):
     """Pictures down, rows of the table across: the masks found, laid over each picture."""
     content, found = plan.experiments.table(name), _examples(name, settings)
@@ -223,6 +301,35 @@ def _attention(name: str, plan: Plan, settings: Settings):
 HEADS = 6  # that are shown of a model, at most
 
 
+def _reconstruction(name: str, plan: Plan, settings: Settings):
+    """Pictures down; across: whole, masked, filled in by each model, and its attention by head."""
+    content, found = plan.experiments.table(name), _examples(name, settings)
+    rows = content.figure.rows or [row.label for row in content.rows if not row.control]
+    labels = [label for label in rows if label in found]
+    columns: list[tuple[str, list]] = []  # title, and what is shown of each picture
+    for label in labels[:1]:  # pictures and masks are those of all models
+        columns.append(("original", [example["image"] for example in found[label]]))
+        columns.append(("masked", [example["masked"] for example in found[label]]))
+    for label in labels:
+        columns.append((_short(label), [example["reconstruction"] for example in found[label]]))
+    for label in labels:
+        attention = [example["attention"].astype(float) for example in found[label]]
+        columns.append(("", []))  # a gap
+        for head in range(min(HEADS_BESIDE, *map(len, attention))):
+            title = f"{_short(label)}\nhead {head + 1}"
+            columns.append((title, [weights[head] for weights in attention]))
+    down = max((len(shown) for _, shown in columns), default=1)
+    figure, panels = _grid(down, [1.0 if shown else 0.1 for _, shown in columns] or 1)
+    for across, (title, shown) in enumerate(columns):
+        panels[0, across].set_title(title, fontsize=6)
+        for axes, picture in zip(panels[:, across], shown, strict=False):
+            axes.imshow(picture, cmap="viridis", interpolation="none")
+    return _titled(figure, panels, content, settings)
+
+
+HEADS_BESIDE = 4  # that are shown of each of several models side by side, at most
+
+
 def _examples(name: str, settings: Settings) -> dict[str, list[dict]]:
     """Row → its pictures."""
     found: dict[str, list[dict]] = {}
@@ -235,12 +342,13 @@ def _short(label: str) -> str:
     return _wrap(label.replace(", ", "\n"))
 
 
-def _grid(down: int, across: int):
-    """A figure of square panels without axes, an inch each."""
+def _grid(down: int, across: int | list[float]):
+    """A figure of panels without axes: square, an inch each, or of these widths in inches."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(across + 0.3, down + 0.8), layout="constrained")
-    panels = figure.subplots(down, across, squeeze=False)
+    widths = [1.0] * across if isinstance(across, int) else across
+    figure = Figure(figsize=(sum(widths) + 0.3, down + 0.8), layout="constrained")
+    panels = figure.subplots(down, len(widths), squeeze=False, width_ratios=widths)
     for axes in panels.flat:
         axes.set_xticks([])
         axes.set_yticks([])

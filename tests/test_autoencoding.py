@@ -10,7 +10,7 @@ import torch
 from crate import train
 from crate.config import Autoencoding
 from crate.cost import cost
-from crate.data.images import MemoryImages, open_split
+from crate.data.images import MemoryImages, normalise, open_split
 from crate.data.registry import get_dataset
 from crate.errors import UsageError
 from crate.models import create_model
@@ -177,6 +177,12 @@ def test_examples_show_what_was_hidden_and_what_was_predicted(normalise_patches)
     for place, example in zip(spaced(13, 6), found, strict=True):
         hidden = hidden_by_hand(place)
         original = source.pixels[place, 0].numpy()
+        whole = normalise(source.pixels[place : place + 1], TINY)
+        with torch.no_grad():  # nothing is hidden from the encoder here
+            weights = model.layer_records(whole)[-1]["attention"][0]  # (K, 1 + N, 1 + N)
+        attention = weights[:, 0, 1:].reshape(2, SIDE // PATCH, SIDE // PATCH).numpy()
+        assert example["attention"].dtype == np.float16
+        assert example.pop("attention") == pytest.approx(attention, rel=1e-3)
         for name, picture in example.items():
             assert picture.shape == (SIDE, SIDE, 3)
             assert (picture == picture[..., :1]).all()  # grey
@@ -254,8 +260,8 @@ def test_a_chain_from_pre_training_to_transfer(bring, plan):
     assert (found["images"], found["flops"]) == (512, forward)
     assert found["train_flops"] == 3 * forward * 2 * 1024
     assert cost(plan, trained.resolved.run).train_flops == found["train_flops"]
-    new = metrics_of(bring("crate_mae_base", ("imagenet1k_mae_untrained",)))
-    assert found["reconstruction"] < 0.9 * new["reconstruction"]
+    untrained = bring("crate_mae_base", ("imagenet1k_mae_untrained",))
+    assert found["reconstruction"] < 0.9 * metrics_of(untrained)["reconstruction"]
 
     # training pictures are looked at as the others are: whole, as they are
     model = network(dim=32)
@@ -270,18 +276,19 @@ def test_a_chain_from_pre_training_to_transfer(bring, plan):
         again = evaluate(model, pictures, trained.resolved.step, TINY, CPU)
         assert again == pytest.approx(found[key], abs=2e-6)
     assert [set(e) for e in read_examples(trained.folder.examples)] == 6 * [
-        {"image", "masked", "reconstruction"}
+        {"image", "masked", "reconstruction", "attention"}
     ]
 
-    # its encoder as a classifier: every weight as it was, and a head of its own
-    chain = (*CHAIN, "cifar10_mae")
-    carried = bring("crate_mae_base", chain, "as_it_is", epochs=0.0)
-    before, after = (read_weights(p.folder.weights) for p in (trained, carried))
-    encoder = [name for name in before if not name.startswith(("decoder_", "mask_token"))]
-    assert set(after) == {*encoder, "head.weight", "head.bias"}
-    assert all(torch.equal(before[name], after[name]) for name in encoder)
-    record = read_json(carried.folder.record)
-    assert record["carried"] == {"new": ["head.weight", "head.bias"], "resized": []}
+    # its encoder as a classifier: every weight as it was, and a head of its own; the control's too
+    for parent in (untrained, trained):
+        chain = (*parent.resolved.run.chain, "cifar10_mae")
+        carried = bring("crate_mae_base", chain, "as_it_is", epochs=0.0)
+        before, after = (read_weights(p.folder.weights) for p in (parent, carried))
+        encoder = [name for name in before if not name.startswith(("decoder_", "mask_token"))]
+        assert set(after) == {*encoder, "head.weight", "head.bias"}
+        assert all(torch.equal(before[name], after[name]) for name in encoder)
+        record = read_json(carried.folder.record)
+        assert record["carried"] == {"new": ["head.weight", "head.bias"], "resized": []}
     assert metrics_of(carried)["train_flops"] == found["train_flops"]
     classifier = 2 * macs(spec, image_size=SIDE, num_classes=10)
     assert metrics_of(carried)["flops"] == classifier

@@ -33,7 +33,10 @@ def sizes(plan: Plan, run: Run) -> dict[str, float]:
     }
 
 
-@pytest.mark.parametrize("name", ["models", "crate", "crate_in21k", "scaling", "language"])
+SIZES = {"models": 49, "crate": 6, "crate_in21k": 4, "scaling": 8, "language": 3, "autoencoding": 4}
+
+
+@pytest.mark.parametrize("name", SIZES)
 def test_sizes_agree_with_the_papers_to_the_printed_digits(plan, name):
     table = plan.experiments.table(name)
     compared = 0
@@ -56,9 +59,7 @@ def test_sizes_agree_with_the_papers_to_the_printed_digits(plan, name):
         else:
             assert f"{ours:.{column.decimals}f}" == f"{value.value:.{column.decimals}f}"
         compared += 1
-    assert (
-        compared == {"models": 49, "crate": 6, "crate_in21k": 4, "scaling": 8, "language": 3}[name]
-    )
+    assert compared == SIZES[name]
 
 
 def test_torchs_counter_agrees_with_the_closed_form(plan):
@@ -131,6 +132,14 @@ ZERO_SHOT = {
     "GPT2-small": (3.04, 4.49, 4.31, 5.15),
     "CRATE-GPT2-base": (3.37, 4.91, 4.61, 5.53),
 }
+AUTOENCODING = {  # parameters, fine-tuned, probed
+    "CRATE-MAE-S": (25.4, 96.2, 79.0, 71.7, 73.7, 79.4, 56.6, 57.7, 40.6),
+    "CRATE-MAE-B": (44.6, 96.8, 80.3, 78.5, 76.7, 80.9, 60.1, 61.8, 46.2),
+    "ViT-MAE-S": (47.6, 97.6, 83.0, 84.2, 81.7, 79.9, 62.3, 66.8, 51.8),
+    "ViT-MAE-B": (143.8, 98.5, 87.0, 92.5, 90.3, 87.9, 68.0, 66.4, 80.1),
+}
+RECONSTRUCTION = {"CRATE-MAE-B": (0.266, 0.303), "ViT-MAE-B": (0.240, 0.267)}
+PROBES = tuple(f"{name}_probe" for name in TRANSFERS)
 BOXES = ("box_ap50", "box_ap75", "box_ap")
 for rows, table, columns in (
     (CRATE, "crate", ("parameters", "imagenet1k", "real", *TRANSFERS)),
@@ -140,6 +149,8 @@ for rows, table, columns in (
     (WHITE_BOX, "white_box", (*BOXES, "miou")),
     (LANGUAGE, "language", ("parameters", "cross_entropy")),
     (ZERO_SHOT, "language_zeroshot", ("openwebtext", "lambada", "wikitext", "ptb")),
+    (AUTOENCODING, "autoencoding", ("parameters", *TRANSFERS, *PROBES)),
+    (RECONSTRUCTION, "reconstruction", ("train", "validation")),
 ):
     PRINTED |= {
         (table, row, column): value
@@ -163,6 +174,22 @@ def test_the_papers_accuracies_stand_in_their_cells(plan):
     assert not any(row.paper for row in alpha)  # not available: never a guess
     for name in ("compute", "segmentation"):
         assert not any(row.paper for row in plan.experiments.table(name).rows)
+
+
+def test_an_untrained_autoencoder_has_the_same_recipes_after_it(plan):
+    """The controls differ from their rows in nothing but the pre-training."""
+    table = plan.experiments.table("autoencoding")
+    runs: dict = {}
+    for row, key, run, _ in plan.cells(table, "mini", [0]):
+        runs.setdefault(row.label, {})[key] = run
+    for name in ("CRATE-MAE-B", "ViT-MAE-B"):
+        trained, untrained = runs[name], runs[f"{name}, untrained"]
+        assert set(untrained) == set(trained) - {"parameters"}
+        for key, run in untrained.items():
+            assert (run.model, *run.chain[1:]) == (trained[key].model, *trained[key].chain[1:])
+            first, other = (plan.resolve(each.parent) for each in (run, trained[key]))
+            assert (first.step.epochs, first.spec) == (0, other.spec)
+            assert other.step.epochs > 0
 
 
 @pytest.mark.parametrize("scale", ["smoke", "mini", "paper"])
@@ -337,6 +364,17 @@ RECIPES = {
     "lambada": {"dataset": "lambada", "updates": 0, "block_size": 1024},
     "wikitext": {"dataset": "wikitext", "updates": 0},
     "ptb": {"dataset": "ptb", "updates": 0},
+    "imagenet1k_mae": {
+        "optimizer": "adamw",
+        "lr": 3e-5,
+        "weight_decay": 0.1,
+        "batch_size": 4096,
+        "epochs": 800,
+        "warmup_epochs": 40,
+        "mask_ratio": 0.75,
+        "normalise_patches": False,
+        "dataset": "imagenet1k",
+    },
     "imagenet1k_real": {
         "epochs": 0,
         "dont_load": [],

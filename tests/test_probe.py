@@ -50,7 +50,7 @@ def metrics_of(prepared):
     return read_json(prepared.folder.metrics)["metrics"]
 
 
-def features_of(prepared, weights=None, kind="token"):
+def features_of(prepared, weights=None, kind="mean"):
     """Split → features and labels, computed plainly."""
     step, run = prepared.resolved.step, prepared.resolved.run
     dataset = get_dataset(step.dataset)
@@ -66,8 +66,8 @@ def features_of(prepared, weights=None, kind="token"):
 
 
 def test_a_run_is_the_plain_protocol(work):
-    prepared = work("cifar10_probe", "plain", features="mean", penalties=[1.0, 0.01])
-    found = features_of(prepared, kind="mean")  # a network as it is initialised
+    prepared = work("cifar10_probe", "plain", features="token", penalties=[1.0, 0.01])
+    found = features_of(prepared, kind="token")  # a network as it is initialised
     top1 = {}
     for penalty in (0.01, 1.0):
         fitted = LinearProbe(*found["train"], classes=10, penalty=penalty)
@@ -125,7 +125,7 @@ def test_probes_of_one_network_share_its_features(work, monkeypatch):
 
     # another key: other pictures, other features, another part
     work(f"{PARENT}/cifar100_knn")
-    work(f"{PARENT}/cifar10_knn", "mean", features="mean")
+    work(f"{PARENT}/cifar10_knn", "token", features="token")
     assert looked == ["(train)", "(test)"] * 2
     looked.clear()
     work(f"{PARENT}/cifar10_probe", "validated", penalties=[0.1], evaluate="validation")
@@ -218,7 +218,7 @@ def test_the_key_tells_what_features_depend_on(plan, tmp_path):
     assert set(key()) == set(KEY)
     assert key() == key("cifar10_probe") == key(neighbours=3)
     different = [
-        key(), key("cifar100_knn"), key(split="test"), key(roll=1), key(features="mean"),
+        key(), key("cifar100_knn"), key(split="test"), key(roll=1), key(features="token"),
         key(eval_resize=32), key(compute={"autocast": "bfloat16"}), key(image_size=56),
         key(model={"norm_eps": 1e-3}),
     ]  # fmt: skip
@@ -341,12 +341,12 @@ def test_the_identity_holds_only_what_decides(plan):
         run = dataclasses.replace(of.run, trial="other")
         return plan.resolve(run, changes).identity
 
-    assert set(linear.config["step"]) == {"dataset"}
-    assert set(knn.config["step"]) == {"dataset", "method"}
+    assert set(linear.config["step"]) == {"dataset", "features"}
+    assert set(knn.config["step"]) == {"dataset", "features", "method"}
     for same in ({"neighbours": 5}, {"temperature": 1.0}, {"compute": {"workers": 2}}):
         assert identity(linear, **same) == linear.identity
     assert identity(knn, penalties=[1.0]) == knn.identity
-    for changed in ({"penalties": [1.0]}, {"features": "mean"}, {"eval_resize": 256}):
+    for changed in ({"penalties": [1.0]}, {"features": "token"}, {"eval_resize": 256}):
         assert identity(linear, **changed) != linear.identity
     assert identity(knn, neighbours=5) != knn.identity
     small = plan.experiments.step("pets_knn", "mini")

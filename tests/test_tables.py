@@ -26,7 +26,7 @@ from crate.collect import (
 )
 from crate.config import Column, Experiments
 from crate.errors import RunError, UsageError
-from crate.figures import write_figure
+from crate.figures import _titled, write_figure
 from crate.objects.overlays import read_examples, write_examples
 from crate.plan import Plan, Run
 from crate.publish import publish
@@ -740,6 +740,57 @@ def test_pictures_travel_from_runs_to_the_figure(plan, setup, finish):
     assert "<!-- head 4 -->" in text
     assert "<!-- head 5 -->" not in text
     assert "ViT" not in text
+
+
+def test_reconstructions_stand_beside_their_picture(plan, setup, finish, monkeypatch):
+    """Whole, masked, each named row's own; then its attention, four heads at most."""
+    settings = setup("mini", "0,1")
+    table = plan.experiments.table("reconstruction")
+    shades = {"CRATE-MAE-B": 60, "ViT-MAE-B": 70, "ViT-MAE-S": 80}  # the last is not drawn
+    for row, _, run, _ in plan.cells(table, "mini", [0, 1]):
+        where = finish(run, reconstruction=0.3, train_reconstruction=0.2)
+        if row.label in shades:
+            pictures = {"image": 10, "masked": 20, "reconstruction": shades[row.label]}
+            example = {k: np.full((28, 28, 3), v, np.uint8) for k, v in pictures.items()}
+            weights = np.arange(6 * 4, dtype=np.float16).reshape(6, 2, 2) + shades[row.label]
+            write_examples(where / "examples.npz", [example | {"attention": weights}] * 2)
+    collect("reconstruction", plan, settings)
+
+    shown = {}
+    monkeypatch.setattr(
+        "crate.figures._titled",
+        lambda figure, panels, *rest: shown.update(panels=panels) or _titled(figure, panels, *rest),
+    )
+    first = {
+        path.name: path.read_bytes() for path in write_figure("reconstruction", plan, settings)
+    }
+    assert set(first) == {f"reconstruction.{suffix}" for suffix in ("pdf", "svg", "png")}
+    top, bottom = (
+        [float(axes.images[0].get_array().flat[0]) for axes in line if axes.images]
+        for line in shown["panels"]
+    )
+    assert (
+        top
+        == bottom
+        == [10, 20, 60, 70, *(60 + 4 * h for h in range(4)), *(70 + 4 * h for h in range(4))]
+    )
+    titles = [axes.get_title() for axes in shown["panels"][0] if axes.images]
+    assert titles[1:5] == ["masked", "CRATE-MAE-B", "ViT-MAE-B", "CRATE-MAE-B\nhead 1"]
+    again = {
+        path.name: path.read_bytes() for path in write_figure("reconstruction", plan, settings)
+    }
+    assert first == again
+
+
+def test_a_figures_rows_are_rows_of_its_table(folder):
+    path = folder / "tables" / "reconstruction.yaml"
+    text = path.read_text()
+    path.write_text(text.replace("rows: [CRATE-MAE-B,", "rows: [CRATE-MAE,"))
+    with pytest.raises(UsageError, match=r"figure: rows: unknown row 'CRATE-MAE'"):
+        Experiments(folder).table("reconstruction")
+    path.write_text(text.replace("kind: reconstruction", "kind: attention"))
+    with pytest.raises(UsageError, match="'rows' belongs to kind 'reconstruction'"):
+        Experiments(folder).table("reconstruction")
 
 
 def test_what_a_run_remarks_stands_below_the_table(plan, setup, finish):

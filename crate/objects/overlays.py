@@ -1,8 +1,8 @@
 """Pictures with masks drawn over them, and the few examples a run keeps for a figure; no torch.
 
-An example is a dict: "image" uint8 (h, w, 3) and either "masks" bool (n, h, w), or "attention"
-float16 (heads, grid h, grid w), or "masked" and "reconstruction", pictures as "image"; in a table's
-collection also "row", the row it is of.
+An example is a dict: "image" uint8 (h, w, 3), and "masks" bool (n, h, w) or "attention" float16
+(heads, grid h, grid w); of an autoencoder, with the attention, also "masked" and "reconstruction",
+pictures as "image"; in a table's collection also "row", the row it is of.
 """
 
 import io

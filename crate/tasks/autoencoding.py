@@ -16,6 +16,7 @@ from crate.errors import UsageError
 from crate.models.autoencoder import MaskedAutoencoder
 from crate.models.autoencoder_complexity import autoencoder_macs
 from crate.models.carry import carry
+from crate.models.features import class_attention
 from crate.models.registry import build_autoencoder
 from crate.objects.overlays import EXAMPLES, write_examples
 from crate.plan import Resolved
@@ -194,7 +195,8 @@ def examples(
     """A few pictures of a split, with the masks that `evaluate` gives them, on this rank alone.
 
     "image" uint8 (S, S, 3) as the network sees it; "masked" with its hidden patches grey;
-    "reconstruction" with those patches as predicted.
+    "reconstruction" with those patches as predicted; "attention" float16 (K, S/p, S/p), of the
+    class token to each patch in the encoder's last block, by head, nothing hidden.
     """
     model.eval()
     places = spaced(len(source), EXAMPLES)
@@ -213,6 +215,9 @@ def examples(
         "reconstruction": displayed(restored, dataset),
     }
     arrays = {name: t.permute(0, 2, 3, 1).cpu().numpy() for name, t in shown.items()}
+    rows = class_attention(model, images, len(model.blocks) - 1)  # (B, K, N)
+    side = model.spec.grid(model.image_size)
+    arrays["attention"] = rows.unflatten(-1, (side, side)).half().cpu().numpy()
     return [{name: array[k] for name, array in arrays.items()} for k in range(len(places))]
 
 
