@@ -190,7 +190,9 @@ class Plan:
 
             known = listed(run.model, dataset.classes, self.experiments.folder)
             config["files"] = {name: [entry.bytes, entry.sha256] for name, entry in known}
-        code = fingerprint(f"crate.tasks.{step.task}", (spec.attention, spec.feedforward))
+        towers = [spec, *([spec.text_spec] if spec.kind == "contrastive" else [])]
+        operators = {name for tower in towers for name in (tower.attention, tower.feedforward)}
+        code = fingerprint(f"crate.tasks.{step.task}", tuple(sorted(operators)))
         return Resolved(run, spec, step, config, code)
 
     def is_current(self, run: Run, results: str | Path) -> bool:

@@ -188,6 +188,11 @@ class RunFolder:
             leftover.unlink(missing_ok=True)
         write_json(self.record, {**record, "status": "running", "started": now()})
 
+    def append(self, line: dict) -> None:
+        """Add what an update found to train.jsonl."""
+        with self.history.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
     def fail(self, error: str, status: str = "failed") -> None:
         """Record why the run failed (or was "stopped"), in its log too; tables show it."""
         with contextlib.suppress(OSError), self.log.open("a", encoding="utf-8") as log:

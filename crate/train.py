@@ -118,8 +118,7 @@ def fit(
                         f"{unit}_per_second": round(speed, 1),
                         "seconds": round(seconds + elapsed, 3),
                     } | found
-                    with folder.history.open("a", encoding="utf-8") as file:
-                        file.write(json.dumps(line) + "\n")
+                    folder.append(line)
                 note = f"epoch {epoch:.1f}/{total / steps_per_epoch:.4g}, loss {mean:.3f}"
                 progress.update(done * seen, note)
             # signals reach ranks at different updates, clocks differ: all do what one wants

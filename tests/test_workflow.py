@@ -373,7 +373,8 @@ def test_every_target_regenerates_at_smoke(finished):
             r"^\| ground truth .*", (results / f"tables/{name}.md").read_text(), re.M
         )
         assert set(re.findall(r"[\d.]+", truth)) == {"100.0"}
-    for name in ("ablation", "scaling", "efficient_scaling", "objects", "attention"):
+    drawn = ("ablation", "scaling", "efficient_scaling", "objects", "attention", "reconstruction")
+    for name in drawn:
         assert (results / f"figures/{name}.png").stat().st_size > 10_000
     joined = (results / "metrics.csv").read_text().splitlines()
     assert {line.split(",")[0] for line in joined[1:]} == tables
