@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from crate.config import Contrastive, Experiments, Settings, Step, Table
-from crate.data.registry import PairSet, TextSet, data_identity, get_dataset
+from crate.data.registry import ImageSet, PairSet, TextSet, data_identity, get_dataset
 from crate.errors import RunError, UsageError, nearest, unknown
 from crate.fingerprint import fingerprint
 from crate.models.registry import KINDS, ModelSpec, list_models, resolve
@@ -401,7 +401,7 @@ class Plan:
         def told(dataset) -> str:
             sizes = dataset.splits
             train = [f"{sizes['train']:,} training {dataset.unit}"] if "train" in sizes else []
-            whole = isinstance(dataset, TextSet) or dataset.scenes
+            whole = not isinstance(dataset, ImageSet) or dataset.scenes
             test = [f"{sizes['test']:,} test {dataset.unit}"] if whole or not train else []
             return f"{dataset.title} ({', '.join(train + test)})"
 
