@@ -215,7 +215,7 @@ def _stages(name: str, plan: Plan, settings: Settings):
     left.xaxis.set_major_formatter(EngFormatter(sep=""))
     left.set_xlabel(f"training {unit}")
     left.set_ylabel("training loss (nats)")
-    left.set_title(content.columns[drawn.losses].chain, fontsize=9)
+    left.set_title(f"ours, {settings.scale} scale, first stage", fontsize=9)
     left.legend(fontsize=6, frameon=False)
 
     factor = {key: content.columns[key].factor for key in keys}
