@@ -246,22 +246,22 @@ def _stages(name: str, plan: Plan, settings: Settings):
                         axes.plot(spots, each, "o", color="black", markersize=2.5, alpha=0.5)
         if not any(values.values()):
             axes.text(0.5, 0.5, "not available", transform=axes.transAxes, ha="center")
-        axes.set_xticks(range(len(rows)), [_wrap(row.label) for row in rows], fontsize=6)
+        labels = [_wrap(row.label) for row in rows]
+        axes.set_xticks(range(len(rows)), labels, fontsize=7, rotation=20, ha="right")
+        axes.set_xlim(-0.5, len(rows) - 0.5)
         axes.set_ylabel(
             f"{content.columns[drawn.column].metric} ({content.columns[drawn.column].unit})"
         )
         axes.set_title(title, fontsize=9)
-    for row in content.rows:  # what chance and an untrained network reach
+    controls = [row for row in content.rows if row.control]
+    for row, line in zip(controls, ("-", ":", "--"), strict=False):  # chance, an untrained network
         reached = cells[row.label, drawn.column].values
-        if row.control and reached:
+        if reached:
             height = factor[drawn.column] * sum(reached) / len(reached)
-            right.axhline(height, color="black", linestyle=":", linewidth=1)
-            place = right.get_yaxis_transform()
-            right.text(
-                0.99, height, row.label, transform=place, fontsize=6, ha="right", va="bottom"
-            )
+            right.axhline(height, color="black", linestyle=line, lw=1, label=row.label)
     for axes in (middle, right):
-        if axes.containers:
+        if axes.get_legend_handles_labels()[0]:
+            axes.set_ylim(top=1.35 * axes.get_ylim()[1])  # room for the legend
             axes.legend(fontsize=6, frameon=False, loc="upper left")
     for axes in (left, middle, right):
         axes.spines[["top", "right"]].set_visible(False)
