@@ -134,12 +134,7 @@ def _scaling(name: str, plan: Plan, settings: Settings):
         axes.set_ylabel(_axis_label(y))
     losses = read_losses(name, settings) if drawn.panels else None
     for axes, (title, labels) in zip(panels[len(scatters) :], drawn.panels.items(), strict=True):
-        for colour, label in zip(COLOURS, labels, strict=False):
-            curve = losses[losses["row"] == label].groupby("seen")["loss"].mean()
-            dots = "." if len(curve) < 3 else None  # one point is no line
-            axes.plot(
-                curve.index, curve.values, color=colour, linewidth=1, label=label, marker=dots
-            )
+        _losses(axes, losses, labels)
         axes.set_title(f"training loss {title}", fontsize=9)
         axes.set_xlabel("training images")
         axes.set_ylabel("cross-entropy (nats)")
@@ -148,6 +143,14 @@ def _scaling(name: str, plan: Plan, settings: Settings):
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(drawn.title)
     return figure
+
+
+def _losses(axes, losses, labels: list[str]) -> None:
+    """Training losses, the mean over seeds: a line a row."""
+    for colour, label in zip(COLOURS, labels, strict=False):
+        curve = losses[losses["row"] == label].groupby("seen")["loss"].mean()
+        dots = "." if len(curve) < 3 else None  # one point is no line
+        axes.plot(curve.index, curve.values, color=colour, linewidth=1, label=label, marker=dots)
 
 
 def _curves(name: str, plan: Plan, settings: Settings):
@@ -208,10 +211,7 @@ def _stages(name: str, plan: Plan, settings: Settings):
     ).unit
     figure = Figure(figsize=(10.2, 3.3), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
-    for colour, row in zip(COLOURS, rows, strict=False):
-        curve = losses[losses["row"] == row.label].groupby("seen")["loss"].mean()
-        dots = "." if len(curve) < 3 else None  # one point is no line
-        left.plot(curve.index, curve.values, color=colour, lw=1, label=row.label, marker=dots)
+    _losses(left, losses, [row.label for row in rows])
     left.xaxis.set_major_formatter(EngFormatter(sep=""))
     left.set_xlabel(f"training {unit}")
     left.set_ylabel("training loss (nats)")
