@@ -216,12 +216,14 @@ def _open(options, site: dict | None = None):
 def _run(options) -> None:
     from crate.environment import mismatch
     from crate.run import perform, prepare
+    from crate.trackers import require
     from crate.tune import nested
 
     warning = mismatch()
     if warning:
         print(f"warning: {warning}", file=sys.stderr)
     plan, settings = _open(options)
+    require(settings.log)
     overrides = nested(_pairs(options.overrides, "--set"))
     fresh = options.fresh or bool(os.environ.get("CRATE_FRESH"))
     if settings.launcher == "local":
@@ -238,8 +240,10 @@ def _launch(options) -> None:
 
     from crate.config import read_yaml
     from crate.launch import launch
+    from crate.trackers import require
 
     plan, settings = _open(options, read_yaml(Path(options.configfile)))
+    require(settings.log)
     if options.preflight:
         from crate.jobs import preflight
 

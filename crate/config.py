@@ -81,6 +81,7 @@ class Settings(Site):
     data_root: str = "data"  # real data sets, one folder each
     results: str = "results"  # where results/<scale>/ is written
     frozen: bool = False  # take from results/published what is there instead of running it
+    log: Literal["none", "tensorboard", "wandb"] = "none"  # what shows training as it goes on
 
     @pydantic.field_validator("frozen", "memory", mode="before")
     @classmethod

@@ -14,7 +14,7 @@ import sys
 from base64 import urlsafe_b64decode
 from pathlib import Path
 
-from crate import slurm
+from crate import slurm, trackers
 from crate.config import SETTINGS_VARIABLE, Experiments, Settings
 from crate.data.registry import usage_of
 from crate.errors import RunError, UsageError, nearest
@@ -32,6 +32,7 @@ def open_plan(config: dict) -> tuple[Plan, Settings]:
         experiments = Experiments()
         plan = Plan(experiments)
         settings = experiments.settings(dict(config))
+        trackers.require(settings.log)
         for name in experiments.scales:
             experiments.scale(name)
         for step in experiments.steps:

@@ -12,6 +12,7 @@
     examples.npz          a few pictures with what was found in them, for a figure
     log.txt               what was printed, and tracebacks
     .lock                 held by the process that works here; dies with it
+    events.out.tfevents.…, tracking.json  what trackers keep (crate/trackers.py)
     job.json              which job of a cluster works here (crate/launch.py)
 
 This module imports no torch.
@@ -27,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,7 @@ class RunFolder:
         self.log = folder / "log.txt"
         self.lock = folder / ".lock"
         self.job = folder / "job.json"
+        self.follower: Callable[[dict], None] | None = None  # of `append` (crate/trackers.py)
 
     def checkpoint(self, identity: str) -> Path:
         return self.folder / f"checkpoint-{identity}.pt"
@@ -192,6 +194,8 @@ class RunFolder:
         """Add what an update found to train.jsonl."""
         with self.history.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+        if self.follower is not None:
+            self.follower(line)
 
     def fail(self, error: str, status: str = "failed") -> None:
         """Record why the run failed (or was "stopped"), in its log too; tables show it."""

@@ -17,6 +17,7 @@ from crate.environment import describe_machine
 from crate.errors import RunError, Stopped, UsageError
 from crate.plan import Plan, Resolved, parent_weights, parse_path
 from crate.records import RunFolder, git_commit, lock, short_hash, write_text
+from crate.trackers import follow
 
 
 class _Tee:
@@ -174,19 +175,22 @@ def _work(
     with started as here:
         if here and any(here.agree(int(finished))):  # only rank 0 has looked
             return
+        record = _record(prepared, job) if main else {}
         if main:
-            folder.start(_record(prepared, job))
+            folder.start(record)
             whole = {"model": resolved.config["model"], "step": step.model_dump(mode="json")}
             write_text(folder.config, yaml.safe_dump(whole | {"seed": run.seed}, sort_keys=False))
         task = importlib.import_module(f"crate.tasks.{step.task}")
-        metrics, details = task.run(
-            resolved,
-            runtime=here,
-            folder=folder,
-            identity=prepared.identity,
-            parent=parent and parent.weights,
-            data_root=Path(settings.data_root),
-        )
+        with follow(settings.log if main else "none", folder, record) as tell:
+            metrics, details = task.run(
+                resolved,
+                runtime=here,
+                folder=folder,
+                identity=prepared.identity,
+                parent=parent and parent.weights,
+                data_root=Path(settings.data_root),
+            )
+            tell(metrics)
         if main:
             machine = here.describe() if here else describe_machine()
             folder.finish(metrics, details | {"environment": machine})
