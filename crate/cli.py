@@ -80,8 +80,22 @@ def _parser() -> argparse.ArgumentParser:
     command("jobs", _jobs, "the jobs under way: state, node, elapsed time, progress, restarts")
     command("cancel", _cancel, "cancel the jobs of a run, a table, or all", target=True)
 
-    sub = command("plan", _plan, "what a target would run, and what each run costs", target=True)
-    sub.add_argument("--device", default="a100", help="device of the estimated hours")
+    sub = command("plan", _plan, "what a target would run, and what it costs", target=True)
+    sub.add_argument("--scale", help="as --config scale=…")
+    sub.add_argument(
+        "--device", default="a100", help="a100, h100, …, or a name or file that 'crate bench' left"
+    )
+    sub.add_argument("--watts", type=_positive, help="power of a device, for the energy")
+    sub.add_argument("--runs", action="store_true", help="list the runs of several tables too")
+
+    sub = command(
+        "bench", _bench, "measure the speed of a target's runs here, for 'plan'", target=True
+    )
+    sub.add_argument("--scale", help="as --config scale=…")
+    sub.add_argument(
+        "--seconds", type=_positive, default=2.0, help="of each measurement, about (default: 2)"
+    )
+    sub.add_argument("--again", action="store_true", help="measure what is measured already too")
 
     sub = command("explain", _explain, "the runs, configurations and commits behind a cell")
     sub.add_argument("table")
@@ -186,6 +200,13 @@ def _parser() -> argparse.ArgumentParser:
 # --- commands: each imports what it needs -----------------------------------------------------
 
 
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is no positive number")
+    return value
+
+
 def _pairs(words: Sequence[str], option: str) -> dict[str, str]:
     pairs = {}
     for word in words:
@@ -209,6 +230,9 @@ def _open(options, site: dict | None = None):
             f"the environment variable {SETTINGS_VARIABLE} is no JSON object"
         ) from None
     own = {key: read_value(text) for key, text in _pairs(options.config, "--config").items()}
+    scale = getattr(options, "scale", None)
+    if scale is not None and own.setdefault("scale", scale) != scale:
+        raise UsageError(f"--scale {scale} and --config scale={own['scale']} exclude each other")
     settings = experiments.settings((site or {}) | handed_down | own)
     return Plan(experiments), settings
 
@@ -274,56 +298,19 @@ def _cancel(options) -> None:
 
 
 def _plan(options) -> None:
-    from tabulate import tabulate
+    from crate.budget import describe, read_device
 
-    from crate.cost import DEVICES, UTILISATION, cost, counted
-    from crate.errors import unknown
-
-    if options.device not in DEVICES:
-        raise unknown("device", options.device, DEVICES)
     plan, settings = _open(options)
-    rows, hours, disk = [], 0.0, 0
-    runs = plan.runs(options.target, settings)
-    at_scale = f" at scale {runs[0].scale}" if runs else ""
-    for run in runs:
-        price = cost(plan, run)
-        hours += price.device_hours(options.device)
-        disk += price.disk_bytes
-        rows.append(
-            [
-                str(run),
-                f"{price.parameters / 1e6:,.2f}",
-                f"{price.examples:,}",
-                f"{price.train_flops:.2e}",
-                f"{price.device_hours(options.device):,.2f}",
-                f"{price.disk_bytes / 1e9:.2f}",
-            ]
-        )
-    headers = [
-        "run",
-        "params (M)",
-        "training examples",
-        "training FLOPs",
-        f"{options.device} hours",
-        "disk (GB)",
-    ]
-    print(tabulate(rows, headers, disable_numparse=True, colalign=("left", *["right"] * 5)))
-    print(
-        f"\n{len(rows)} run{'s' * (len(rows) != 1)}{at_scale}, about {hours:,.1f} "
-        f"{options.device} hours (estimated at {UTILISATION:.0%} of the device's bfloat16 peak) "
-        f"and {disk / 1e9:,.1f} GB"
-    )
-    others = {
-        "segmentation": "decoders",
-        "objects": "the cuts and CRFs of MaskCut",
-        "probe": "the fits of probes",
-    }
-    resolved = [plan.resolve(run) for run in runs]
-    left_out = [others[task] for task in others if task in {each.step.task for each in resolved}]
-    if not all(counted(each) for each in resolved):
-        left_out.append("evaluations on texts whose number of tokens is not known")
-    if left_out:
-        print(f"not counted: {' and '.join(left_out)}")
+    device = read_device(options.device, settings.results, options.watts)
+    print(describe(plan, options.target, settings, device, each_run=options.runs))
+
+
+def _bench(options) -> None:
+    plan, settings = _open(options)
+    plan.runs(options.target, settings)  # a mistake is told before torch is imported
+    from crate.bench import bench
+
+    bench(plan, options.target, settings, seconds=options.seconds, again=options.again)
 
 
 def _explain(options) -> None:

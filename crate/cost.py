@@ -1,22 +1,45 @@
 """What a run costs: parameters and operations are counted, device-hours and disk estimated.
 
-This module imports no torch.
+`workloads` names what of a run decides its speed on a device: `crate bench` measures those, and
+`crate plan` (crate/budget.py) takes measured speeds where there are any. This module imports no
+torch.
 """
 
 import dataclasses
 import math
 
-from crate.config import Autoencoding, Contrastive, Probe, Training
+from crate.config import (
+    AttentionSegmentation,
+    Autoencoding,
+    Contrastive,
+    Objects,
+    Probe,
+    Segmentation,
+    Step,
+    Training,
+    ZeroShot,
+)
 from crate.data.captions import VOCABULARIES
 from crate.data.registry import Dataset, TextSet, get_dataset
 from crate.data.tokenizer import get_tokenizer
-from crate.models import autoencoder_complexity, complexity, contrastive_complexity
+from crate.models import (
+    autoencoder_complexity,
+    complexity,
+    contrastive_complexity,
+    segmenter_complexity,
+)
 from crate.plan import Plan, Resolved, Run
 
 # Peak dense bfloat16 TFLOP/s of one device, from the makers' data sheets (A6000: NVIDIA RTX A6000,
-# the device of CRATE-alpha's Table 8).
+# the device of CRATE-alpha's Table 8; V100: float16).
 DEVICES = {"a100": 312.0, "h100": 989.0, "h200": 989.0, "a6000": 154.8, "v100": 125.0}
+# The most power that a board of it draws, in watts, from the same data sheets (A100, H100, H200,
+# V100: the SXM boards, A100 with 80 GB). Hosts, cooling and networks are not in it.
+BOARD_WATTS = {"a100": 400, "h100": 700, "h200": 700, "a6000": 300, "v100": 300}
 UTILISATION = 0.35  # assumed share of the peak that training reaches; an estimate, so say so
+
+PICTURE = (640, 480)  # what a picture of scenes is taken to be, COCO's usual size; embedded: square
+PHRASES = {"openai": 80, "simple": 7}  # of a class, in zero-shot classification
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,16 +51,19 @@ class Cost:
     train_flops: float  # forward and backward (three times the forward pass)
     eval_flops: float
     disk_bytes: int  # final weights, plus one checkpoint while it trains; a probe's features
+    evaluated: int = 0  # images, or windows, that are looked at and not trained on
+    seconds: float = 0.0  # of a run that is timed: as long as its recipe says
 
     def device_hours(self, device: str) -> float:
+        """Hours of one device, at `UTILISATION` of its peak."""
         flops = self.train_flops + self.eval_flops
-        return flops / (DEVICES[device] * 1e12 * UTILISATION) / 3600
+        return (flops / (DEVICES[device] * 1e12 * UTILISATION) + self.seconds) / 3600
 
 
 def cost(plan: Plan, run: Run, overrides: dict | None = None) -> Cost:
-    """Cost of one run: its network, without a decoder. A multiply-accumulate is two FLOPs.
+    """Cost of one run. A multiply-accumulate is two FLOPs.
 
-    Evaluations that are not `counted` cost nothing here.
+    What `not_counted` names costs nothing here.
     """
     resolved = plan.resolve(run, overrides)
     step, dataset = resolved.step, get_dataset(resolved.step.dataset)
@@ -51,19 +77,36 @@ def cost(plan: Plan, run: Run, overrides: dict | None = None) -> Cost:
         sizes = {name: tokens // step.block_size for name, tokens in dataset.tokens.items()}
         size = sizes.get("train", 0)
     evaluated = sizes.get(step.evaluate, 0) if step.READS_DATA else 0
+    if isinstance(step, Segmentation):
+        evaluated *= windows_of(step, dataset)
     if isinstance(step, Probe):  # as if nothing were cached yet; beside its parent's weights it is
-        looked_at = pictures(step, dataset)
-        cached = 4 * resolved.spec.dim * looked_at if run.parent else 0
+        looked_at, dim = pictures(step, dataset), resolved.spec.dim
+        cosines = 0
+        if step.method == "knn":
+            cosines = 2 * evaluated * (looked_at - evaluated) * dim
         return Cost(
             parameters,
             0,
             train_flops=0.0,
-            eval_flops=float(forward * looked_at),
-            disk_bytes=cached,
+            eval_flops=float(forward * looked_at + cosines),
+            disk_bytes=4 * dim * looked_at if run.parent else 0,
+            evaluated=looked_at,
         )
     if not isinstance(step, Training) or not step.READS_DATA:
+        texts = 0
+        if isinstance(step, ZeroShot):
+            one = contrastive_complexity.text_macs(
+                resolved.spec, context_length=step.context_length
+            )
+            texts = 2 * one * dataset.classes * PHRASES[step.templates]
         return Cost(
-            parameters, 0, train_flops=0.0, eval_flops=float(forward * evaluated), disk_bytes=0
+            parameters,
+            0,
+            train_flops=0.0,
+            eval_flops=float(forward * evaluated + texts),
+            disk_bytes=0,
+            evaluated=evaluated,
+            seconds=step.seconds if step.TIMED else 0.0,
         )
     per_epoch = size // step.batch_size
     updates = step.total_updates(per_epoch)
@@ -73,18 +116,54 @@ def cost(plan: Plan, run: Run, overrides: dict | None = None) -> Cost:
     if isinstance(step, Autoencoding):  # and once at as many training pictures
         looked_at += min(evaluated, size)
     moments = {"adamw": 2, "lion": 1}[step.optimizer]
-    train = 3 * forward
-    if isinstance(step, Contrastive) and step.freeze_text:  # no backward pass through the texts
-        train -= 4 * contrastive_complexity.text_macs(
-            resolved.spec, context_length=step.context_length
-        )
     return Cost(
         parameters=parameters,
         examples=examples,
-        train_flops=float(train * examples),
+        train_flops=training_flops(resolved) * examples,
         eval_flops=float(forward * looked_at),
         disk_bytes=4 * parameters * (1 + (1 + moments if examples else 0)),
+        evaluated=looked_at,
     )
+
+
+def training_flops(resolved: Resolved) -> float:
+    """FLOPs of one example in training: forward, and backward where there are gradients."""
+    step, spec, products = resolved.step, resolved.spec, complexity_of(resolved)[1]
+    flops = 3 * 2 * products
+    if isinstance(step, Contrastive) and step.freeze_text:  # no backward pass through the texts
+        text = contrastive_complexity.text_macs(spec, context_length=step.context_length)
+        flops -= 2 * 2 * text
+    if isinstance(step, Segmentation) and step.auxiliary:
+        size = decoder_sizes(resolved) | {"grid": spec.grid(step.image_size)}
+        with_second, without = (
+            segmenter_complexity.decoder_macs(step.decoder, **size | {"auxiliary": second})
+            for second in (True, False)
+        )
+        flops += 3 * 2 * (with_second - without)
+    return float(flops)
+
+
+def windows_of(step: Segmentation, dataset: Dataset) -> int:
+    """Windows that cover a picture, taken to be of `PICTURE`'s shape, in a test."""
+    shape = (1, 1) if dataset.embedded else PICTURE
+    longest, shortest = step.resize
+    factor = min(longest / max(shape), shortest / min(shape))
+    count = 1
+    for side in shape:
+        side = max(1, int(side * factor + 0.5))
+        count *= max(0, math.ceil((side - step.image_size) / step.stride)) + 1
+    return count
+
+
+def decoder_sizes(resolved: Resolved) -> dict:
+    """What a segmentation decoder's closed forms need."""
+    step = resolved.step
+    return {
+        "dim": resolved.spec.dim,
+        "classes": get_dataset(step.dataset).classes,
+        "channels": step.channels or resolved.spec.dim,
+        "auxiliary": step.auxiliary > 0,
+    }
 
 
 def pictures(step: Probe, dataset: Dataset) -> int:
@@ -94,6 +173,18 @@ def pictures(step: Probe, dataset: Dataset) -> int:
     if dataset.held_out("validation"):  # out of what is trained on
         sizes["train"] -= dataset.holdout
     return sum(sizes.get(split, 0) for split in step.splits(dataset))
+
+
+def not_counted(resolved: Resolved) -> str:
+    """What of a run has no closed form, in words; empty where all is counted."""
+    step = resolved.step
+    if isinstance(step, Objects) and step.answer == "model":
+        return "the cuts and CRFs of MaskCut"
+    if isinstance(step, Probe) and step.method == "linear":
+        return "the fits of linear probes"
+    if not counted(resolved):
+        return "evaluations on texts whose number of tokens is not known"
+    return ""
 
 
 def counted(resolved: Resolved) -> bool:
@@ -106,9 +197,10 @@ def counted(resolved: Resolved) -> bool:
 def complexity_of(resolved: Resolved) -> tuple[int, int]:
     """Parameters of a run's network, and multiply-accumulates of one example's forward pass.
 
-    An example is an image, a window of `block_size` tokens, or a pair of an image and a caption.
-    Where patches are masked, the network is the whole autoencoder, where captions are cut into
-    tokens both towers; in a classification, the encoder or the vision tower with a head.
+    An example is an image, a window of `block_size` tokens, or a pair of an image and a caption; in
+    a segmentation, a window of a picture. Where patches are masked, the network is the whole
+    autoencoder, where captions are cut into tokens both towers; in a classification, the encoder
+    or the vision tower with a head. Of a network that is used in part, that part is counted.
     """
     step, spec, dataset = resolved.step, resolved.spec, get_dataset(resolved.step.dataset)
     if isinstance(dataset, TextSet):
@@ -138,5 +230,74 @@ def complexity_of(resolved: Resolved) -> tuple[int, int]:
             contrastive_complexity.contrastive_parameter_count(spec, **size, vocab_size=vocabulary),
             macs,
         )
-    shape = {"image_size": step.image_size, "num_classes": dataset.classes}
-    return complexity.parameter_count(spec, **shape), complexity.macs(spec, **shape)
+    shape = {"image_size": step.image_size, "num_classes": getattr(dataset, "classes", 1)}
+    parameters, size = complexity.parameter_count(spec, **shape), {"image_size": step.image_size}
+    if isinstance(step, Segmentation):
+        blocks, decoder = max(step.layers) + 1, decoder_sizes(resolved)
+        return (
+            segmenter_complexity.backbone_parameter_count(spec, **size, blocks=blocks)
+            + segmenter_complexity.decoder_parameter_count(step.decoder, **decoder),
+            segmenter_complexity.backbone_macs(spec, **size, blocks=blocks)
+            + segmenter_complexity.decoder_macs(
+                step.decoder,
+                **decoder | {"auxiliary": False},
+                grid=spec.grid(step.image_size),
+            ),
+        )
+    if isinstance(step, Objects | AttentionSegmentation):
+        macs = segmenter_complexity.backbone_macs(spec, **size, blocks=step.layer)
+        if getattr(step, "feature", "") != "tokens":
+            macs += segmenter_complexity.projection_macs(spec, **size)
+        return parameters, macs
+    return parameters, complexity.macs(spec, **shape)
+
+
+# --- what decides a speed -----------------------------------------------------------
+
+# Settings of a step that decide how fast an example goes through its network, forward alone ...
+FORWARD_KEYS = (
+    "image_size", "block_size", "context_length", "tokenizer", "mask_ratio", "normalise_patches",
+    "layers", "decoder", "channels", "layer", "feature", "features", "tau", "masks", "crf",
+    "solver",
+)  # fmt: skip
+# ... and in training.
+TRAINING_KEYS = (*FORWARD_KEYS, "auxiliary", "optimizer", "drop_path", "clip_grad", "freeze_text")
+
+
+def workloads(resolved: Resolved, price: Cost) -> dict[str, dict]:
+    """What decides the speed of a run's kinds of work, "train" and "evaluate", where it has them.
+
+    Runs with equal workloads are equally fast on a device, whatever seed, data or schedule.
+    """
+    step, dataset = resolved.step, get_dataset(resolved.step.dataset)
+    compute = step.compute
+    common = {
+        "model": resolved.config["model"],
+        "task": step.task,
+        "outputs": dataset.tokenizer
+        if isinstance(dataset, TextSet)
+        else getattr(dataset, "classes", 0),
+        "threads": compute.threads,
+        "autocast": compute.autocast,
+        "micro_batch": compute.micro_batch,
+    }
+    found = {}
+    if price.examples:
+        found["train"] = (
+            common
+            | _settings(step, TRAINING_KEYS)
+            | {"batch": share_of(step), "compile": compute.compile}
+        )
+    if price.evaluated:
+        found["evaluate"] = common | _settings(step, FORWARD_KEYS)
+    return {kind: {"kind": kind} | workload for kind, workload in found.items()}
+
+
+def share_of(step: Training) -> int:
+    """Examples of a batch that one process has; at least one."""
+    return max(1, step.batch_size // (step.compute.nodes * step.compute.tasks))
+
+
+def _settings(step: Step, keys: tuple[str, ...]) -> dict:
+    known = step.model_dump(mode="json")
+    return {key: known[key] for key in keys if key in known}

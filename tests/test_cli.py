@@ -52,6 +52,11 @@ MINI = f"results/mini/runs/{ALPHA}/seed0"
         ),
         ("plan table_ablatoin", "unknown target 'table_ablatoin'; did you mean 'table_ablation'?"),
         ("plan all --device h10", "unknown device 'h10'; did you mean 'h100'?"),
+        ("plan all --device my.json", "my.json: is not there; 'crate bench' leaves such files in "),
+        ("plan all --scale mimi", "unknown scale 'mimi'; did you mean 'mini'?"),
+        ("plan all --scale mini --config scale=paper", "--config scale=paper exclude each other"),
+        ("bench table_ablatoin", "unknown target 'table_ablatoin'; did you mean 'table_ablation'?"),
+        ("bench table_models", "table_models: nothing of it depends on the speed of a device"),
         ("plan all --config scal=mini", "unknown key 'scal'; did you mean 'scale'?"),
         ("plan all --config scale=mimi", "unknown scale 'mimi'; did you mean 'mini'?"),
         ("plan all --config seeds=0,x", "seeds: 'x' is no seed"),
@@ -166,8 +171,8 @@ def test_a_plan_tells_runs_and_costs(crate):
     row = next(line for line in lines if f"{ALPHA} seed1 imagenet21k/imagenet1k" in line)
     # parameters of B/32 with 1000 classes; 91 epochs of 312 batches of 4,096
     assert row.split()[3:5] == ["73.99", "116,293,632"]
-    assert lines[-1].startswith("20 runs at scale paper, about ")
-    assert "35% of the device's bfloat16 peak" in lines[-1]
+    (total,) = (line for line in lines if line.startswith("20 runs at scale paper, a job each, "))
+    assert "35% of the device's bfloat16 peak" in total
     fast = crate("plan", "table_ablation", "--device", "h100", "--config", "scale=paper")[1]
     assert "h100 hours" in fast
 
