@@ -8,6 +8,7 @@ command goes on where it stood.
 """
 
 import functools
+import os
 import re
 import statistics
 import sys
@@ -74,6 +75,13 @@ def bench(
             wanted.setdefault(workload_key(workload), (workload, resolved))
     if not wanted:
         raise UsageError(f"{target}: nothing of it depends on the speed of a device")
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load > cores:
+        print(
+            f"warning: others keep this machine busy (a load of {load:.1f} on {cores} cores); what "
+            "is measured on a CPU now will be too slow",
+            file=sys.stderr,
+        )
     path, record, known = None, {}, 0
     for place, (key, (workload, resolved)) in enumerate(wanted.items(), start=1):
         with runtime.start(resolved.step.compute) as here:
