@@ -288,11 +288,21 @@ def evaluation(resolved: Resolved, here: Runtime) -> tuple[Work, int]:
         return lambda _: attention_masks(attention(model, picture, step, dataset), step.mass), 1
 
     if isinstance(step, Probe | ZeroShot):
-        model = parents_network(resolved, None, here)
+        if isinstance(step, Probe):
+            model = parents_network(resolved, None, here)
+            answer = functools.partial(image_features, model, kind=step.features)
+        else:
+            model = build_contrastive(
+                resolved.spec,
+                image_size=step.image_size,
+                vocab_size=VOCABULARIES[step.tokenizer],
+                context_length=step.context_length,
+            ).to(device)
+            answer = model.encode_image
 
         def look(images: Tensor) -> None:
             with precision(step, device):
-                image_features(model, images, getattr(step, "features", "token"))
+                answer(images)
 
         shape = (3, step.image_size, step.image_size)
         most = min(micro or EVALUATION_BATCH, EVALUATION_BATCH)

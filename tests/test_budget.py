@@ -9,9 +9,10 @@ import pytest
 
 from crate import cli
 from crate.budget import price_run, read_device, workload_key
-from crate.cost import BOARD_WATTS, DEVICES, cost, training_flops, windows_of, workloads
+from crate.cost import BOARD_WATTS, DEVICES, PHRASES, cost, training_flops, windows_of, workloads
 from crate.data.registry import get_dataset
 from crate.errors import UsageError
+from crate.models.contrastive_complexity import image_macs, text_macs
 from crate.plan import Run
 from crate.records import write_json
 
@@ -117,6 +118,18 @@ def test_a_decoder_is_counted(plan):
     assert training_flops(step) == pytest.approx(3 * whole.eval_flops / whole.evaluated + second)
 
 
+def test_the_texts_of_a_zero_shot_classification_are_counted(plan):
+    from crate.data.captions import PHRASES as KNOWN
+    from crate.data.captions import phrases
+
+    assert {name: len(phrases(name)) for name in KNOWN} == PHRASES
+    run = Run("paper", "crate_alpha_clipa_base_patch16", 0, ("imagenet1k_zeroshot",))
+    spec, step = plan.spec(run.model, "paper"), plan.resolve(run).step
+    texts = 80 * 1000 * text_macs(spec, context_length=step.context_length)
+    pictures = 50_000 * image_macs(spec, image_size=step.image_size)
+    assert cost(plan, run).eval_flops == 2 * (texts + pictures)
+
+
 def test_equally_fast_runs_have_equal_workloads(plan):
     def keys(run, **changes):
         resolved = plan.resolve(run, changes or None)
@@ -210,6 +223,7 @@ def test_what_a_cut_takes_is_counted_where_it_is_measured(plan):
 # --- measuring -----------------------------------------------------------
 
 SMOKE = f"results/smoke/runs/{ALPHA}/seed0"
+CLIPA = "results/smoke/runs/crate_alpha_clipa_base_patch16/seed0"
 
 
 @pytest.mark.parametrize(
