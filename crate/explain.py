@@ -2,11 +2,12 @@
 
 import shlex
 
-from crate.collect import look_up
+from crate.collect import Found, look_up
 from crate.config import Settings
-from crate.data.registry import get_dataset
+from crate.data.registry import DATASETS
 from crate.errors import UsageError, unknown
-from crate.plan import Plan
+from crate.plan import Plan, Resolved, Run
+from crate.records import read_json
 from crate.tables import MARKS, number
 
 
@@ -36,10 +37,9 @@ def explain(table: str, label: str, key: str | None, plan: Plan, settings: Setti
             continue
         column = content.columns[column_key]
         found = look_up(run, metric, plan, settings)
-        folder, record = found.folder, found.record
         value = found.value
         if value is None:  # of an older recipe or code: told all the same, with a note
-            value = (record.get("result") or {}).get("metrics", {}).get(metric)
+            value = (found.record.get("result") or {}).get("metrics", {}).get(metric)
         shown = (
             MARKS[found.status][0] if value is None else f"{number(value, column)} {column.unit}"
         )
@@ -47,45 +47,72 @@ def explain(table: str, label: str, key: str | None, plan: Plan, settings: Setti
         lines += ["", f"{column.label} · seed {run.seed}: {shown}".rstrip()]
         if paper is not None:
             lines.append(f"  paper     {paper.value} ({paper.source}, mark {paper.mark})")
-        lines.append(f"  run       {folder}")
-        for step in run.lineage:
-            resolved = plan.resolve(step)
-            data = get_dataset(resolved.step.dataset).title
-            summary = _summary(resolved.config["step"])
-            lines.append(f"  step      {step.step}: {data}{', ' if summary else ''}{summary}")
-        lines.append(f"  model     {_summary(plan.resolve(run).config['model'])}")
-        if found.status == "unavailable" or not record:
-            lines.append(f"  status    {found.note or MARKS[found.status][1]}")
-        else:
-            told = f": {record['error']}" if "error" in record else ""
-            if found.value is not None and MARKS[found.status][1]:
-                told += f"; {MARKS[found.status][1]}"
-            lines.append(f"  status    {record.get('status')}{told}")
-            environment = record.get("environment", {})
-            lines.append(f"  code      commit {record.get('commit') or 'unknown'}")
-            lines.append(f"            fingerprint {record.get('code')}")
-            device = environment.get("device", "unknown")
-            if "torch" in environment:
-                device += (
-                    f", {environment['autocast']} ({environment.get('autocast_reason', '')}), "
-                    f"torch {environment['torch']}"
-                )
-            lines.append(f"  device    {device}")
-            trained = record.get("train_seconds")
-            lines.append(
-                f"  time      {record.get('started')} to {record.get('ended')}"
-                + (f", training {trained} s" if trained else "")
-            )
-            if found.status in ("missing", "failed") and not plan.is_current(run, settings.results):
-                lines.append("  note      experiments/ or crate/ changed since; a rerun is due")
-        if found.status != "unavailable":
-            lines.append(
-                f"  rerun     snakemake --cores all {run.folder(settings.results)}/metrics.json "
-                f"--force --config {_config_words(plan, settings)}"
-            )
+        told = account(run, found, plan, settings)
+        lines += [f"  {what:<9} {text}" for what, text in told]
     if len(lines) == 1:
         lines += ["", "an empty cell: nothing is measured here"]
     return "\n".join(lines)
+
+
+def account(run: Run, found: Found, plan: Plan, settings: Settings) -> list[tuple[str, str]]:
+    """What is known of one run, as (what, text): recipes, model, status, code, device, time, rerun.
+
+    Recipes are those that run.json records, of the run and of what it starts from, and today's
+    where nothing is recorded.
+    """
+    record = found.record
+    root = found.folder.parents[len(run.chain) + 3]  # of <scale>/runs/<model>/seed<k>/<step>/…
+    lines = [("run", found.folder.as_posix())]
+    for step in run.lineage:
+        past = record if step == run else read_json(step.folder(root) / "run.json") or {}
+        config = _recorded(past, plan.resolve(step))
+        summary = _summary(config["step"])
+        name = config["step"]["dataset"]
+        data = DATASETS[name].title if name in DATASETS else name
+        lines.append(("step", f"{step.step}: {data}{', ' if summary else ''}{summary}"))
+    lines.append(("model", _summary(config["model"])))
+    if found.status == "unavailable" or not record:
+        lines.append(("status", found.note or MARKS[found.status][1]))
+    else:
+        told = f": {record['error']}" if "error" in record else ""
+        if found.value is not None and MARKS[found.status][1]:
+            told += f"; {MARKS[found.status][1]}"
+        lines.append(("status", f"{record.get('status')}{told}"))
+        lines.append(("code", f"commit {record.get('commit') or 'unknown'}"))
+        lines.append(("", f"fingerprint {record.get('code')}"))
+        environment = record.get("environment", {})
+        device = environment.get("device", "unknown")
+        if "torch" in environment:
+            device += (
+                f", {environment['autocast']} ({environment.get('autocast_reason', '')}), "
+                f"torch {environment['torch']}"
+            )
+        lines.append(("device", device))
+        trained = record.get("train_seconds")
+        training = f", training {trained} s" if trained else ""
+        lines.append(("time", f"{record.get('started')} to {record.get('ended')}{training}"))
+        stale = found.status in ("missing", "failed")
+        if stale and not plan.is_current(run, settings.results):
+            lines.append(("note", "experiments/ or crate/ changed since; a rerun is due"))
+    if found.status != "unavailable":
+        result = run.folder(settings.results) / "metrics.json"
+        words = f"{shlex.quote(str(result))} --force --config {_config_words(plan, settings)}"
+        lines.append(("rerun", f"snakemake --cores all {words}"))
+    return lines
+
+
+def _recorded(record: dict, today: Resolved) -> dict:
+    """A run's recorded configuration in the order that recipes have it; today's if it has none."""
+
+    def ordered(part: str) -> dict:
+        past, known = record["config"][part], today.config[part]
+        return {key: past[key] for key in (*known, *past) if key in past}
+
+    return (
+        {part: ordered(part) for part in ("model", "step")}
+        if record.get("config")
+        else today.config
+    )
 
 
 def _config_words(plan: Plan, settings: Settings) -> str:

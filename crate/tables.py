@@ -112,13 +112,22 @@ def cells_of(content: Table, metrics: pd.DataFrame) -> dict[tuple[str, str], Cel
 # --- comparing with the paper -----------------------------------------------------------
 
 
-def order_agreement(
-    rows: list[Row], key: str, column: Column, cells: dict[tuple[str, str], Cell]
-) -> str:
-    """One sentence on whether our rows stand in the paper's order, and beyond seed noise.
+@dataclasses.dataclass(frozen=True)
+class Agreement:
+    """How far our rows of a column stand in the paper's order."""
 
-    Kendall's τ-b between the paper's values and our means; for each pair of neighbours in the
-    paper's order, whether Welch's t interval (95 %) of our difference leaves out zero.
+    tau: float  # Kendall's τ-b between the paper's values and our means; NaN for ties only
+    steps: int  # pairs of neighbours in the paper's order
+    agree: int  # of them, beyond seed noise, those that go the paper's way
+    against: int  # and the other way
+    seeds: int  # of the row that has the fewest
+
+
+def agreement(rows: list[Row], key: str, cells: dict[tuple[str, str], Cell]) -> Agreement | None:
+    """The order of our rows beside the paper's; None for fewer than three.
+
+    A pair of neighbours is beyond seed noise where Welch's t interval (95 %) of our difference
+    leaves out zero.
     """
     from scipy import stats
 
@@ -128,7 +137,7 @@ def order_agreement(
         if not row.control and key in row.paper and cells[row.label, key].comparable
     ]
     if len(pairs) < 3:
-        return ""
+        return None
     pairs.sort(key=lambda pair: pair[0])
     tau = stats.kendalltau([p for p, _ in pairs], [c.mean for _, c in pairs]).statistic
     agree = against = 0
@@ -143,15 +152,22 @@ def order_agreement(
             low, high = interval.low, interval.high
         agree += low > 0
         against += high < 0
-    told = "undefined (ties only)" if math.isnan(tau) else f"{tau:+.2f}"
+    return Agreement(tau, len(neighbours), agree, against, min(cell.n for _, cell in pairs))
+
+
+def order_agreement(column: Column, found: Agreement | None) -> str:
+    """One sentence on whether our rows stand in the paper's order, and beyond seed noise."""
+    if found is None:
+        return ""
+    told = "undefined (ties only)" if math.isnan(found.tau) else f"{found.tau:+.2f}"
     text = f"{column.label}: Kendall τ between our order and the paper's is {told}"
-    seeds = min(cell.n for _, cell in pairs)
-    if seeds < 2:
+    if found.seeds < 2:
         return f"{text}; one seed, so the seed noise is unknown."
-    noise = len(neighbours) - agree - against
+    noise = found.steps - found.agree - found.against
     return (
-        f"{text}; of {len(neighbours)} steps in the paper's order, beyond seed noise (95 % Welch "
-        f"interval) {agree} go the paper's way and {against} the other way, {noise} are within it."
+        f"{text}; of {found.steps} steps in the paper's order, beyond seed noise (95 % Welch "
+        f"interval) {found.agree} go the paper's way and {found.against} the other way, {noise} "
+        "are within it."
     )
 
 
@@ -179,6 +195,9 @@ class Sheet:
     bold: set[tuple[int, int]]
     caption: list[str]
     notes: list[str]
+    # what a header is made of: the column's key, its label, and what of it stands there
+    columns: list[tuple[str, str, str]]
+    orders: dict[str, Agreement]  # a column's label → its order beside the paper's
 
 
 def lay_out(name: str, plan: Plan, settings: Settings) -> Sheet:
@@ -189,7 +208,8 @@ def lay_out(name: str, plan: Plan, settings: Settings) -> Sheet:
     facts = plan.caption_facts(name, settings.scale)
     datasets, stand_ins = plan.datasets(content), facts["stand_ins"]
 
-    headers, rows = ["Model"], [[row.label] for row in content.rows]
+    columns, rows = [("", "Model", "")], [[row.label] for row in content.rows]
+    orders: dict[str, Agreement] = {}
     bold: set[tuple[int, int]] = set()
     notes: list[str] = []
     left_out = set()
@@ -202,20 +222,19 @@ def lay_out(name: str, plan: Plan, settings: Settings) -> Sheet:
         arrow = {"up": " ↑", "down": " ↓", None: ""}[column.direction]
         unit = f" ({column.unit})" if column.unit else ""
         label = f"{column.label}{unit}{arrow}"
-        headers.append(f"{label}, ours ({settings.scale})")
+        columns.append((key, label, f"ours ({settings.scale})"))
         best = _best(content, key, cells)
         for i, row in enumerate(content.rows):
             cell = cells[row.label, key]
             if row.label in best:
-                bold.add((i, len(headers) - 1))
+                bold.add((i, len(columns) - 1))
             rows[i].append(cell.text(column))
         if not any(key in row.paper for row in content.rows):
             notes.append(f"{column.label}: paper value not available.")
             continue
-        headers.append(f"{label}, paper")
         real = not datasets[key] & stand_ins.keys()
-        if real:
-            headers.extend(["Δ", "verdict"] if column.tolerance is not None else ["Δ"])
+        parts = ["paper", "Δ", "verdict"] if column.tolerance is not None else ["paper", "Δ"]
+        columns.extend((key, label, part) for part in (parts if real else parts[:1]))
         for i, row in enumerate(content.rows):
             value = row.paper.get(key)
             rows[i].append(_paper_text(value, column, row))
@@ -229,7 +248,10 @@ def lay_out(name: str, plan: Plan, settings: Settings) -> Sheet:
                 why = " ".join(value.unexplained.split())
                 notes.append(f"{row.label}, {column.label}: {why}")
         if not real and column.direction:
-            notes.append(order_agreement(content.rows, key, column, cells))
+            found = agreement(content.rows, key, cells)
+            notes.append(order_agreement(column, found))
+            if found is not None:
+                orders[column.label] = found
     notes += _remarks(content, metrics)
     used = {cell.status for (_, key), cell in cells.items() if key not in left_out}
     notes += [
@@ -240,7 +262,12 @@ def lay_out(name: str, plan: Plan, settings: Settings) -> Sheet:
         told = "; ".join(f"{source} (mark {mark})" for source, mark in sorted(sources))
         notes.append(f"Paper values: {told}.")
     seeds = list(dict.fromkeys(metrics["seed"]))
-    return Sheet(headers, rows, bold, _caption(content, seeds, **facts), notes)
+    headers = [
+        part if part in ("Δ", "verdict") else f"{label}, {part}" if part else label
+        for _, label, part in columns
+    ]
+    caption = _caption(content, seeds, **facts)
+    return Sheet(headers, rows, bold, caption, notes, columns, orders)
 
 
 def _remarks(content: Table, metrics: pd.DataFrame) -> list[str]:
