@@ -112,6 +112,8 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("show", _show, "print a table, where its files are, and what to do next")
     sub.add_argument("table")
 
+    sub = command("report", _report, "one HTML page of all tables, figures and what is behind them")
+
     sub = command("publish", _publish, "copy results with their provenance to results/published")
 
     sub = command("tune", _tune, "try recipes on held-out images, all models alike")
@@ -363,6 +365,12 @@ def _show(options) -> None:
     if drawn.with_suffix(".png").is_file():
         print(f"figure: {drawn}.pdf .svg .png")
     print(f"next:   snakemake --cores all table_{options.table} --config seeds=0,1,2")
+
+
+def _report(options) -> None:
+    from crate.report import write_report
+
+    print(write_report(*_open(options)))
 
 
 def _publish(options) -> None:

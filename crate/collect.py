@@ -171,7 +171,12 @@ def history(found: Found) -> list[dict]:
     path = found.folder / "train.jsonl"
     if not path.is_file():
         return []
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(line))
+        except ValueError:  # the last one, of a run that was killed
+            break
     batch = found.record["config"]["step"].get("batch_size")
     # records that are older than this key are of images
     return [line if "seen" in line else line | {"seen": line["step"] * batch} for line in lines]
@@ -180,10 +185,10 @@ def history(found: Found) -> list[dict]:
 POINTS = 200
 
 
-def thinned(found: Found) -> list[tuple[int, float]]:
-    """Examples seen and the mean training loss since the point before, at most POINTS of them."""
+def thinned(found: Found, points: int = POINTS) -> list[tuple[int, float]]:
+    """Examples seen and the mean training loss since the point before, at most `points` of them."""
     lines = history(found)
-    every = max(1, math.ceil(len(lines) / POINTS))
+    every = max(1, math.ceil(len(lines) / points))
     groups = [lines[start : start + every] for start in range(0, len(lines), every)]
     return [
         (group[-1]["seen"], round(sum(line["loss"] for line in group) / len(group), 6))

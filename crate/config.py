@@ -836,7 +836,7 @@ class Experiments:
     def settings(self, overrides: dict | None = None) -> Settings:
         """`config.yaml` with `overrides` on top."""
         path = self.folder / "config.yaml"
-        own = read_yaml(path)
+        own = self._once(("settings",), lambda: read_yaml(path))
         settings = parse(Settings, own, path)
         if overrides:
             settings = parse(Settings, own | overrides, "--config")

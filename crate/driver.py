@@ -173,6 +173,7 @@ def result_files(plan: Plan, settings: Settings) -> list[str]:
     tables = plan.experiments.tables
     return [
         f"{base}/metrics.csv",
+        f"{base}/report.html",
         *(path for name in tables for path in collected_files(name, plan, settings)),
         *(f"{base}/tables/{name}.{suffix}" for name in tables for suffix in ("md", "tex", "csv")),
         *(
@@ -202,9 +203,10 @@ def fresh_if_forced(dag_settings) -> None:
 
 
 def partial_tables(plan: Plan, settings: Settings) -> None:
-    """After a failure, write the tables asked for all the same, with the gaps marked."""
+    """After a failure, write what was asked for all the same, with the gaps marked."""
     from crate.collect import collect
     from crate.figures import write_figure
+    from crate.report import write_report
     from crate.tables import write_table
 
     targets = [t for t in command_targets() or ["all"] if t in plan.targets()]
@@ -218,6 +220,11 @@ def partial_tables(plan: Plan, settings: Settings) -> None:
             print(f"failed: {error}", file=sys.stderr)
         else:
             print(f"table {table} with its gaps marked: {written[0]}", file=sys.stderr)
+    if "report" in targets:
+        try:
+            print(f"report with its gaps: {write_report(plan, settings)}", file=sys.stderr)
+        except RunError as error:
+            print(f"failed: {error}", file=sys.stderr)
 
 
 # The driver's lock, for as long as this process lives
@@ -255,6 +262,7 @@ class Driver:
         for marker in (self.folder / "metrics").glob("*.partial"):
             made = [f"{folder}/{marker.stem}.*" for folder in ("tables", "metrics")]
             made += [f"figures/{name}.*" for name in marker.read_text().split()]
+            made.append("report.html")
             for path in itertools.chain(*map(self.folder.glob, made)):
                 if path.suffix not in (".log", ".partial"):
                     path.unlink()

@@ -1,12 +1,15 @@
 """Where a cell of a table comes from: its runs, their configurations, commits and devices."""
 
+import dataclasses
 import shlex
+from datetime import datetime
 
 from crate.collect import Found, look_up
-from crate.config import Settings
+from crate.config import STEP_TYPES, Settings
 from crate.data.registry import DATASETS
 from crate.errors import UsageError, unknown
-from crate.plan import Plan, Resolved, Run
+from crate.models.registry import ModelSpec
+from crate.plan import Plan, Run
 from crate.records import read_json
 from crate.tables import MARKS, number
 
@@ -65,7 +68,7 @@ def account(run: Run, found: Found, plan: Plan, settings: Settings) -> list[tupl
     lines = [("run", found.folder.as_posix())]
     for step in run.lineage:
         past = record if step == run else read_json(step.folder(root) / "run.json") or {}
-        config = _recorded(past, plan.resolve(step))
+        config = _recorded(past, step, plan)
         summary = _summary(config["step"])
         name = config["step"]["dataset"]
         data = DATASETS[name].title if name in DATASETS else name
@@ -88,34 +91,45 @@ def account(run: Run, found: Found, plan: Plan, settings: Settings) -> list[tupl
                 f"torch {environment['torch']}"
             )
         lines.append(("device", device))
-        trained = record.get("train_seconds")
-        training = f", training {trained} s" if trained else ""
-        lines.append(("time", f"{record.get('started')} to {record.get('ended')}{training}"))
+        lasted, trained = wall_seconds(record), record.get("train_seconds")
+        took = [f"{lasted:.0f} s"] if lasted is not None else []
+        took += [f"training {trained} s"] if trained else []
+        when = f"{record.get('started')} to {record.get('ended')}"
+        lines.append(("time", ", ".join([when, *took])))
         stale = found.status in ("missing", "failed")
         if stale and not plan.is_current(run, settings.results):
             lines.append(("note", "experiments/ or crate/ changed since; a rerun is due"))
     if found.status != "unavailable":
         result = run.folder(settings.results) / "metrics.json"
-        words = f"{shlex.quote(str(result))} --force --config {_config_words(plan, settings)}"
+        words = f"{shlex.quote(str(result))} --force --config {config_words(plan, settings)}"
         lines.append(("rerun", f"snakemake --cores all {words}"))
     return lines
 
 
-def _recorded(record: dict, today: Resolved) -> dict:
+def wall_seconds(record: dict) -> float | None:
+    """From the start to the end of a run's last process; None while it has no end."""
+    try:
+        started, ended = (datetime.fromisoformat(record[key]) for key in ("started", "ended"))
+    except (KeyError, TypeError, ValueError):
+        return None
+    return (ended - started).total_seconds()
+
+
+def _recorded(record: dict, run: Run, plan: Plan) -> dict:
     """A run's recorded configuration in the order that recipes have it; today's if it has none."""
+    past = record.get("config")
+    if not past:
+        return plan.resolve(run).config
+    model = [field.name for field in dataclasses.fields(ModelSpec)]
+    step = [name for schema in STEP_TYPES.values() for name in schema.model_fields]
+    order = {"model": model, "step": step}
+    return {
+        part: {key: past[part][key] for key in (*order[part], *past[part]) if key in past[part]}
+        for part in order
+    }
 
-    def ordered(part: str) -> dict:
-        past, known = record["config"][part], today.config[part]
-        return {key: past[key] for key in (*known, *past) if key in past}
 
-    return (
-        {part: ordered(part) for part in ("model", "step")}
-        if record.get("config")
-        else today.config
-    )
-
-
-def _config_words(plan: Plan, settings: Settings) -> str:
+def config_words(plan: Plan, settings: Settings) -> str:
     """What `--config` must say for the settings of a single run that config.yaml has otherwise."""
     usual = plan.experiments.settings()
     changed = [

@@ -341,7 +341,7 @@ class Plan:
     def targets(self) -> list[str]:
         """Every name a command accepts as a target."""
         tables = [f"table_{name}" for name in self.experiments.tables]
-        return ["all", *tables, *(f"figure_{name}" for name in self.figures())]
+        return ["all", "report", *tables, *(f"figure_{name}" for name in self.figures())]
 
     def check_target(self, target: str) -> None:
         """Raise `UsageError` with the nearest name for a word that is no target."""
@@ -354,7 +354,7 @@ class Plan:
 
     def target_tables(self, target: str) -> list[str]:
         """The tables behind a target. Raises `UsageError` with the nearest target."""
-        if target == "all":
+        if target in ("all", "report"):
             return self.experiments.tables
         self.check_target(target)
         kind, name = target.split("_", 1)

@@ -8,6 +8,7 @@ from crate.config import Settings
 from crate.errors import RunError
 from crate.plan import Plan, parse_path
 from crate.records import atomic_path
+from crate.report import write_report
 from crate.tune import add_outcomes, read_outcomes
 
 
@@ -67,6 +68,7 @@ def publish(plan: Plan, settings: Settings) -> list[Path]:
     if outcomes := read_outcomes(source / "tuning.csv"):
         add_outcomes(target / "tuning.csv", outcomes)  # beside those of the tables that stay
         written.append(target / "tuning.csv")
+    written.append(write_report(plan, settings, published=True))
     return written
 
 

@@ -56,6 +56,20 @@ def recipe_of(table):
     return f"{PLAN.experiments.folder}/tables/{table}.yaml"
 
 
+def caption_of(table):
+    """What Snakemake's own report says of a table and its figure."""
+    content = PLAN.experiments.table(table)
+    facts = PLAN.caption_facts(table, SETTINGS.scale)
+    return {
+        "table": table,
+        "title": content.title,
+        "source": content.source,
+        "note": content.note,
+        "title_of_scale": facts["title"],
+        "stand_ins": facts["stand_ins"],
+    }
+
+
 def needed_datasets(dag):
     """The data sets of all runs that are going to start."""
     jobs = [job for job in dag.needrun_jobs() if job.rule.name in STEPS]

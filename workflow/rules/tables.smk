@@ -32,7 +32,13 @@ for table in TABLES:
             f"{RESULTS}/metrics/{table}.csv",
             recipe_of(table),
         output:
-            multiext(f"{RESULTS}/tables/{table}", ".md", ".tex", ".csv"),
+            multiext(f"{RESULTS}/tables/{table}", ".md", ".tex"),
+            report(
+                f"{RESULTS}/tables/{table}.csv",
+                caption="../report/table.rst",
+                category="Tables",
+                labels={"table": PLAN.experiments.table(table).title},
+            ),
         log:
             f"{RESULTS}/tables/{table}.log",
         localrule: True
@@ -41,6 +47,7 @@ for table in TABLES:
             seeds=SETTINGS.seeds,
             facts=json.dumps(PLAN.caption_facts(table, SETTINGS.scale), sort_keys=True),
             code=fingerprint("crate.tables"),
+            caption=caption_of(table),
         message:
             "table {params.table}"
         shell:
@@ -56,7 +63,13 @@ for figure, table in FIGURES.items():
             collected(table),
             recipe_of(table),
         output:
-            multiext(f"{RESULTS}/figures/{figure}", ".pdf", ".svg", ".png"),
+            multiext(f"{RESULTS}/figures/{figure}", ".pdf", ".svg"),
+            report(
+                f"{RESULTS}/figures/{figure}.png",
+                caption="../report/figure.rst",
+                category="Figures",
+                labels={"figure": PLAN.experiments.table(table).figure.title},
+            ),
         log:
             f"{RESULTS}/figures/{figure}.log",
         localrule: True
@@ -65,6 +78,7 @@ for figure, table in FIGURES.items():
             seeds=SETTINGS.seeds,
             facts=json.dumps(PLAN.caption_facts(table, SETTINGS.scale), sort_keys=True),
             code=fingerprint("crate.figures"),
+            caption=caption_of(table),
         message:
             "figure {params.figure}"
         shell:
@@ -83,3 +97,26 @@ rule joined_metrics:
         "metrics of all tables in one file"
     shell:
         "python -m crate collect all 2>&1 | tee {log:q}"
+
+
+rule report:
+    input:
+        rules.all.input,
+        [runs_of(table) + records_of(table) + [recipe_of(table)] for table in TABLES],
+        f"{workflow.basedir}/crate/report.html",
+    output:
+        report(
+            f"{RESULTS}/report.html",
+            caption="../report/report.rst",
+            category="Report",
+            labels={"report": "everything, with what is behind each number"},
+        ),
+    log:
+        f"{RESULTS}/report.log",
+    localrule: True
+    params:
+        code=fingerprint("crate.report"),
+    message:
+        "report of all tables and figures"
+    shell:
+        "python -m crate report 2>&1 | tee {log:q}"
