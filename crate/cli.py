@@ -113,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("table")
 
     sub = command("report", _report, "one HTML page of all tables, figures and what is behind them")
+    sub.add_argument("--published", action="store_true", help="that of results/published instead")
 
     sub = command("publish", _publish, "copy results with their provenance to results/published")
 
@@ -370,7 +371,7 @@ def _show(options) -> None:
 def _report(options) -> None:
     from crate.report import write_report
 
-    print(write_report(*_open(options)))
+    print(write_report(*_open(options), published=options.published))
 
 
 def _publish(options) -> None:

@@ -37,6 +37,9 @@ def write_report(plan: Plan, settings: Settings, *, published: bool = False) -> 
         RunError: no table of the scale is collected yet.
     """
     root = Path(settings.results) / "published" if published else Path(settings.results)
+    if published:  # for others, whose data lie elsewhere
+        usual = plan.experiments.settings()
+        settings = settings.model_copy(update={"data_root": usual.data_root})
     shown = settings.model_copy(update={"results": root.as_posix()})
     made, missing = [], []
     # cells by id; what is known of their runs, once for all cells that show one

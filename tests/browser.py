@@ -1,8 +1,8 @@
 """A headless Chromium that tests drive by its own protocol, through two pipes.
 
-https://chromedevtools.github.io/devtools-protocol/. With `--remote-debugging-pipe` the browser reads
-commands from descriptor 3 and answers on 4, JSON texts that end in a zero byte, so that neither a
-port nor a driver is needed.
+https://chromedevtools.github.io/devtools-protocol/. With `--remote-debugging-pipe` the browser
+reads commands from descriptor 3 and answers on 4, JSON texts that end in a zero byte, so that
+neither a port nor a driver is needed.
 """
 
 import json

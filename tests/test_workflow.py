@@ -359,8 +359,8 @@ def test_snakemake_lint_has_only_its_environment_remark(suite):
 
 @pytest.mark.slow
 def test_every_target_regenerates_at_smoke(finished):
-    """The whole of `all`, in the suite that has the ablation already."""
-    done = snakemake(finished, "all", timeout=3000)
+    """The whole of `all` and the report, in the suite that has the ablation already."""
+    done = snakemake(finished, "all", "report", timeout=3000)
     assert done.returncode == 0, done.stderr
     tables = {path.stem for path in (ROOT / "experiments" / "tables").glob("*.yaml")}
     results = finished / "results/smoke"
@@ -378,4 +378,7 @@ def test_every_target_regenerates_at_smoke(finished):
         assert (results / f"figures/{name}.png").stat().st_size > 10_000
     joined = (results / "metrics.csv").read_text().splitlines()
     assert {line.split(",")[0] for line in joined[1:]} == tables
-    assert planned(finished, "all") == []
+    page = (results / "report.html").read_text()
+    assert all(f'<section id="{name}" class="table"' in page for name in tables)
+    assert "Not made" not in page
+    assert planned(finished, "all", "report") == []
