@@ -451,7 +451,9 @@ def test_publishing_copies_what_is_behind_every_value(plan, setup, train):
     record = stale.parent / "runs/crate_tiny_patch16/seed0/architecture/run.json"
     record.parent.mkdir(parents=True)
     record.write_text("{}")
-    shown = "row,column,note,run,status\na,b,,mini/runs/crate_tiny_patch16/seed0/architecture,ok\n"
+    shown = "row,column,model,chain,seed,metric,value,status,note,run\n"
+    shown += "a,b,crate_tiny_patch16,architecture,0,depth,12,ok,,"
+    shown += "mini/runs/crate_tiny_patch16/seed0/architecture\n"
     (stale.parent / "metrics").mkdir()
     (stale.parent / "metrics/models.csv").write_text(shown)
     unused = stale.parent / "runs/crate_tiny_patch16/seed1/architecture/run.json"
