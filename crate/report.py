@@ -268,7 +268,8 @@ def _curves(content: Table, runs: dict[Run, tuple[str, Found]]) -> dict | None:
         quantities = {"training loss": thinned(found, CURVE_POINTS)} if lines else {}
         for line in lines:
             for key, value in line.items():
-                if key not in NO_METRIC and not key.endswith("_per_second"):
+                measured = isinstance(value, (int, float)) and not key.endswith("_per_second")
+                if measured and key not in NO_METRIC:
                     quantities.setdefault(key, []).append((line["seen"], value))
         for key, value in (found.record.get("result") or {}).get("metrics", {}).items():
             if key in quantities and quantities[key][-1][0] < lines[-1]["seen"]:
@@ -276,6 +277,9 @@ def _curves(content: Table, runs: dict[Run, tuple[str, Found]]) -> dict | None:
         dataset = DATASETS.get(found.record["config"]["step"].get("dataset"))
         unit = "tokens" if isinstance(dataset, TextSet) else dataset.unit if dataset else ""
         for quantity, points in quantities.items():
+            points = [point for point in points if math.isfinite(point[1])]  # it may have diverged
+            if not points:
+                continue
             told = f"{label}, {run.model}, seed {run.seed}: {points[-1][1]:.4g} at the end"
             panels.setdefault((run.step, quantity, unit), []).append((label, told, points))
     if not panels:

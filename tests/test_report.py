@@ -6,6 +6,7 @@ makes its absence a failure).
 
 import csv
 import json
+import math
 import os
 import re
 from html.parser import HTMLParser
@@ -93,7 +94,9 @@ def gaps(folder, finish, tmp_path):
             (where / "train.jsonl").write_text(written + '{"step": 10, "lo')  # killed while writing
         elif row.label == "+ overcomplete":
             record = {"status": "failed", "error": f"the loss is nan {ODD}", "commit": "badc0de"}
-            write_json(where / "run.json", record)
+            write_json(where / "run.json", record | {"config": plan.resolve(run).config})
+            lines = [{"step": 1, "seen": 0, "loss": 1.5}, {"step": 2, "seen": 50, "loss": math.nan}]
+            (where / "train.jsonl").write_text("".join(f"{json.dumps(x)}\n" for x in lines))
     collect("ablation", plan, settings, partial=True)
     write_table("ablation", plan, settings)
     write_figure("ablation", plan, settings)
@@ -137,6 +140,8 @@ def test_the_page_has_the_rows_of_the_csv_and_what_is_behind_them(gaps):
 
     # of the three runs that trained, in each step; the axes are 290 × 164, from (42, 8)
     assert page.count('d="M42.0 8.0 332.0 172.0"') == 6
+    # and what the failed runs of two seeds and steps had measured before they diverged
+    assert page.count('<circle cx="42.0" cy="90.0"') == 4
     # a metric while training ends in the result: here from 40 to 51, seed 1 of one row
     assert page.count('d="M42.0 172.0 332.0 8.0"') == 2
 
