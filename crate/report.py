@@ -312,7 +312,7 @@ def _panel(step: str, quantity: str, unit: str, lines: list, styles: dict) -> Ma
         return left + (right - left) * seen / x_end, top + (bottom - top) * down
 
     head = '<svg viewBox="0 0 {} {}" role="img" aria-label="{}, {}">'
-    grid = '<path class="grid" d="M{} {:.1f}H{}"/><text class="y" x="{}" y="{:.1f}">{:g}</text>'
+    grid = '<path class="grid" d="M{} {:.1f}H{}"/><text class="y" x="{}" y="{:.1f}">{:.4g}</text>'
     axis = '<text x="{}" y="{}">0</text><text class="end" x="{}" y="{}">{} {}</text>'
     line = '<path class="line" d="M{}" stroke="{}" stroke-dasharray="{}"><title>{}</title></path>'
     dot = '<circle cx="{:.1f}" cy="{:.1f}" r="2" fill="{}"><title>{}</title></circle>'
