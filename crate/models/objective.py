@@ -1,0 +1,158 @@
+"""What CRATE's layers are derived to optimise: sparse rate reduction, and its terms by layer.
+
+    R(Z)           = ½ logdet(I + d/(N ε²) Zᵀ Z)
+    R^c(Z | U_[K]) = Σ_k R(U_kᵀ Z) = ½ Σ_k logdet(I + p/(N ε²) (U_kᵀ Z)ᵀ (U_kᵀ Z))
+    objective      = R(Z) − R^c(Z | U_[K]) − λ ‖Z‖₀                       to be maximised
+
+CRATE (arXiv 2306.01129), section 2; the authors' textbook (Ma-Lab-Berkeley,
+deep-representation-learning-book), chapter 4, has them as eq:coding_rate, eq:def-mcr-Rc and
+eq:sparse-rr. Layer ℓ compresses, Z^{ℓ+1/2} = Z^ℓ + MSSA(Z^ℓ | U_[K]), lowering R^c; then it
+sparsifies Z^{ℓ+1/2} to Z^{ℓ+1}. The paper's figure shows R^c(Z^{ℓ+1/2} | U_[K]) and ‖Z^{ℓ+1}‖₀.
+
+B pictures, N tokens (all: the class token too), d width, K heads, p = d/K. A token is a row here,
+a column in the papers. Rates are in nats, of one picture, and computed in float64.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from crate.errors import UsageError
+from crate.models.attention import MSSA
+from crate.models.vision import VisionTransformer
+
+# The papers' text names no ε for their figure. The code beside them (Ma-Lab-Berkeley/CRATE,
+# vis_utils/coding_rate.py) divides by "eps = 0.01" in the place of ε².
+EPSILON = 0.1
+
+
+def coding_rate(z: Tensor, *, epsilon: float = EPSILON, normalised: bool = False) -> Tensor:
+    """R(Z) of tokens (..., N, d): (...) float64, at least 0.
+
+    Through the eigenvalues of the smaller of Z Zᵀ and Zᵀ Z, which have the same but zeros. Zeros
+    come out as rounding errors of the largest, of either sign, which d/(N ε²) may make large: what
+    is not told from zero, as in numpy's `matrix_rank`, counts as zero.
+
+    normalised: each token has length 1 first (a zero stays zero), as in the official helper.
+    Raises `UsageError` for an epsilon that is not positive.
+    """
+    if not epsilon > 0:
+        raise UsageError(f"epsilon must be positive, got {epsilon}")
+    z = z.double()
+    if normalised:
+        z = torch.nn.functional.normalize(z, dim=-1, eps=1e-300)
+    n, d = z.shape[-2:]
+    gram = z.mT @ z if d <= n else z @ z.mT
+    eigenvalues = torch.linalg.eigvalsh(gram)  # ascending
+    zero = eigenvalues <= max(n, d) * torch.finfo(z.dtype).eps * eigenvalues[..., -1:]
+    eigenvalues = eigenvalues.masked_fill(zero, 0)
+    return 0.5 * torch.log1p(eigenvalues * (d / (n * epsilon**2))).sum(-1)
+
+
+def compression(
+    z: Tensor, subspaces: Tensor, *, epsilon: float = EPSILON, normalised: bool = False
+) -> Tensor:
+    """R^c(Z | U_[K]) of tokens (..., N, d) and subspaces (K, d, p): (...) float64.
+
+    normalised: the projections U_kᵀ z have length 1 each, as in the official helper.
+    """
+    projections = z.double().unsqueeze(-3) @ subspaces.double()  # (..., K, N, p)
+    return coding_rate(projections, epsilon=epsilon, normalised=normalised).sum(-1)
+
+
+def nonzeros(z: Tensor) -> Tensor:
+    """‖Z‖₀ of tokens (..., N, d): how many entries are not zero, (...) float64."""
+    return (z != 0).sum((-2, -1)).double()
+
+
+def sparse_rate_reduction(
+    z: Tensor, subspaces: Tensor, *, weight: float, epsilon: float = EPSILON
+) -> Tensor:
+    """R(Z) − R^c(Z | U_[K]) − λ ‖Z‖₀ of tokens (..., N, d): (...) float64; `weight` is λ.
+
+    Its gradient is that of the first two terms: the third is flat but where an entry is zero.
+    """
+    rates = coding_rate(z, epsilon=epsilon) - compression(z, subspaces, epsilon=epsilon)
+    return rates - weight * nonzeros(z)
+
+
+def subspaces_of(attention: nn.Module) -> Tensor:
+    """U_[K] of an attention layer, (K, d, p): U_kᵀ z is what its head k projects a token to.
+
+    As learned: nothing keeps the columns of U_k orthonormal. MHSA has three projections a head and
+    no subspace in the paper's sense; its keys are taken, which other patch features here are too
+    (without their bias).
+    """
+    if isinstance(attention, MSSA):
+        weight = attention.subspaces.weight  # (K p, d)
+    else:
+        weight = attention.qkv.weight.chunk(3)[1]  # query, key, value
+    return weight.unflatten(0, (attention.heads, -1)).mT  # (K, d, p)
+
+
+def layer_terms(
+    model: VisionTransformer, images: Tensor, *, weight: float, epsilon: float = EPSILON
+) -> Iterator[dict[str, Tensor]]:
+    """The terms of the objective, layer after layer, of images (B, 3, H, H).
+
+    For each layer ℓ, with U_[K] of its attention, as (B,) float64:
+
+        compression  R^c(Z^{ℓ+1/2} | U_[K])
+        official     the same as the official helper measures it: of what attention itself projects,
+                     LayerNorm(Z^ℓ), each projection of length 1, ε² = 0.01 whatever `epsilon` is
+        rate         R(Z^{ℓ+1})
+        sparsity     ‖Z^{ℓ+1}‖₀ / (N d), the share of entries that are not zero
+        codes        the same of the sparse codes, where the feed-forward has some: ISTA's are
+                     Z^{ℓ+1}; CRATE-alpha decodes its own, and adds, so that Z^{ℓ+1} has no zeros
+        objective    sparse rate reduction at Z^{ℓ+1}, with λ = `weight`
+
+    and of each token: norms ‖z‖₂ of Z^{ℓ+1}, (B, N); nonzero, the share of its entries that are not
+    zero, of the codes where there are some, (B, N); tokens, Z^{ℓ+1} itself, (B, N, d).
+    """
+    x = model.embed(images)
+    for block in model.blocks:
+        record: dict[str, Tensor] = {}
+        before, x = x, block(x, record)
+        subspaces = subspaces_of(block.attention)
+        z = x.double()
+        rate = coding_rate(z, epsilon=epsilon)
+        after = compression(z, subspaces, epsilon=epsilon)
+        found = {
+            "compression": compression(record["attention_output"], subspaces, epsilon=epsilon),
+            "official": compression(
+                block.norm1(before), subspaces, epsilon=EPSILON, normalised=True
+            ),
+            "rate": rate,
+            "sparsity": nonzeros(x) / x[0].numel(),
+            "objective": rate - after - weight * nonzeros(x),
+        }
+        codes = record.get("codes")
+        if codes is not None:
+            found["codes"] = nonzeros(codes) / codes[0].numel()
+        shown = x if codes is None else codes
+        yield found | {
+            "norms": z.norm(dim=-1),
+            "nonzero": (shown != 0).double().mean(-1),
+            "tokens": x,
+        }
+
+
+def principal_colours(tokens: Tensor) -> Tensor:
+    """The first three principal components of tokens (n, d), each scaled to [0, 1]: (n, 3) float64.
+
+    Tokens of several pictures share their components, so that like parts have like colours. The
+    sign of a component, which decomposition leaves open, makes its largest entry positive. Missing
+    components (fewer than three dimensions vary) are ½.
+    """
+    centred = tokens.double() - tokens.double().mean(0)
+    u, s, _ = torch.linalg.svd(centred, full_matrices=False)
+    components = (u * s)[:, :3]
+    largest = components.gather(0, components.abs().argmax(0, keepdim=True))
+    components = components * torch.where(largest < 0, -1.0, 1.0)
+    lowest = components.amin(0)
+    spread = components.amax(0) - lowest
+    varies = spread > 1e-9 * s[0].clamp(min=1e-300)
+    colours = torch.where(varies, (components - lowest) / spread.where(varies, spread + 1), 0.5)
+    missing = 3 - colours.shape[1]
+    return torch.nn.functional.pad(colours, (0, missing), value=0.5)
