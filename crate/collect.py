@@ -3,6 +3,7 @@
     results/<scale>/metrics/<table>.csv            one value a line
     results/<scale>/metrics/<table>.losses.csv     training losses, where its figure draws them
     results/<scale>/metrics/<table>.examples.npz   pictures with what was found, where it does those
+    results/<scale>/metrics/<table>.layers.json    curves by layer, where it draws those
 
 This module imports no torch.
 """
@@ -37,7 +38,9 @@ def collect(table: str, plan: Plan, settings: Settings, *, partial: bool = False
     figure = content.figure
     drawn = figure and figure.drawn_losses
     pictured = figure.column if figure and figure.pictures else None
+    by_layer = figure.column if figure and figure.by_layer else None
     examples: dict[str, list[dict]] = {}
+    layers: list[dict] = []
     for row, key, run, metric in plan.cells(content, settings.scale, settings.seeds):
         found = look_up(run, metric, plan, settings)
         if found.status in ("failed", "missing") and not partial:
@@ -49,6 +52,8 @@ def collect(table: str, plan: Plan, settings: Settings, *, partial: bool = False
                 examples[row.label] = published_examples(table, row.label, settings)
             elif found.value is not None and path.is_file():
                 examples[row.label] = read_examples(path)[:EXAMPLES]
+        if key == by_layer and found.value is not None:
+            layers.append({"row": row.label, "seed": run.seed} | found.record["layers"])
         if key == drawn and found.value is not None:
             points = measured(found, metric) if figure.kind == "curves" else thinned(found)
             losses += [
@@ -84,6 +89,9 @@ def collect(table: str, plan: Plan, settings: Settings, *, partial: bool = False
             examples_npz(settings.results, settings.scale, table),
             [example | {"row": row} for row, found in examples.items() for example in found],
         )
+    if by_layer:
+        path = layers_json(settings.results, settings.scale, table)
+        write_text(path, canonical_json(layers) + "\n")
     write_text(metrics_csv(settings.results, settings.scale, table), text)
 
 
@@ -156,6 +164,10 @@ def examples_npz(results: str | Path, scale: str, table: str) -> Path:
     return metrics_csv(results, scale, table).with_suffix(".examples.npz")
 
 
+def layers_json(results: str | Path, scale: str, table: str) -> Path:
+    return metrics_csv(results, scale, table).with_suffix(".layers.json")
+
+
 def published_examples(table: str, row: str, settings: Settings) -> list[dict]:
     """A row's pictures of the published figure, if there are any."""
     path = examples_npz(Path(settings.results) / "published", settings.scale, table)
@@ -225,6 +237,14 @@ def read_losses(table: str, settings: Settings) -> pd.DataFrame:
     if not path.is_file():
         raise RunError(f"{path} is not there; run 'crate collect {table}' first")
     return pd.read_csv(path, dtype={"row": str})
+
+
+def read_layers(table: str, settings: Settings) -> list[dict]:
+    """What the drawn column's runs tell of their layers, each with its "row" and "seed"."""
+    path = layers_json(settings.results, settings.scale, table)
+    if not path.is_file():
+        raise RunError(f"{path} is not there; run 'crate collect {table}' first")
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def write_joined_metrics(plan: Plan, results: str | Path, scale: str) -> Path:

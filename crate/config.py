@@ -477,6 +477,36 @@ class Probe(Step):
         return [*(split for split in needed if split != self.evaluate), self.evaluate]
 
 
+class Layerwise(Step):
+    """What each layer does to the objective that CRATE is derived from (crate/models/objective.py).
+
+    Looks at a few pictures of a split, and at as many that were trained on, all evenly spaced; of
+    a set of scenes, which has no split to compare with, at the evaluated ones alone.
+    """
+
+    METRICS = (
+        "compression_first", "compression_last", "compression_falls",
+        "official_first", "official_last", "rate_first", "rate_last",
+        "sparsity_first", "sparsity_last", "sparsity_falls", "codes_first", "codes_last",
+        "objective_first", "objective_last", "objective_rises", "norm_first", "norm_last",
+        "train_compression_last", "train_sparsity_last", "train_objective_last", "pictures",
+    )  # fmt: skip
+    KINDS = ("vision", "autoencoder", "contrastive")
+
+    task: Literal["layerwise"] = "layerwise"
+    image_size: pydantic.PositiveInt = 224
+    eval_resize: pydantic.PositiveInt | None = None  # shorter side before the centre crop
+    pictures: pydantic.PositiveInt = 1000  # of each split, at most
+    epsilon: pydantic.PositiveFloat = 0.1  # ε of the coding rates
+    weight: pydantic.NonNegativeFloat = 0.1  # λ of ‖Z‖₀ in the objective
+
+    @pydantic.model_validator(mode="after")
+    def _one_process(self) -> "Layerwise":
+        if self.compute.nodes * self.compute.tasks > 1:
+            raise ValueError("compute: this is the work of one process, on one GPU at most")
+        return self
+
+
 class Language(Training):
     """A language model: trained on random windows of a text, evaluated on the whole of one.
 
@@ -567,6 +597,7 @@ STEP_TYPES: dict[str, type[Step]] = {
     "objects": Objects,
     "attention_segmentation": AttentionSegmentation,
     "probe": Probe,
+    "layerwise": Layerwise,
     "language": Language,
     "language_speed": LanguageSpeed,
     "architecture": Architecture,
@@ -627,6 +658,8 @@ class Figure(Strict):
 
     bars       a column, the paper's beside ours
     scaling    one column against another, and losses
+    layers     compression, sparsity and objective by layer, a column of panels a model
+    tokens     tokens of a few pictures as colours, and their norms and non-zeros by layer
     masks      the masks found in a few pictures, models side by side
     attention  attention maps of a few pictures by model and head
     curves     a column's metric while its runs train, against what they have seen
@@ -634,7 +667,10 @@ class Figure(Strict):
     reconstruction  a few pictures, whole, masked, and filled in by models; their attention maps
     """
 
-    kind: Literal["bars", "scaling", "masks", "attention", "curves", "stages", "reconstruction"]
+    kind: Literal[
+        "bars", "scaling", "masks", "attention", "curves", "stages", "reconstruction",
+        "layers", "tokens",
+    ]  # fmt: skip
     column: str  # the column that is drawn, or whose runs' pictures are
     title: str
     # the figure's name, where it is not called as its table
@@ -659,8 +695,13 @@ class Figure(Strict):
         return self
 
     @property
+    def by_layer(self) -> bool:
+        """Whether what runs tell of their layers is drawn."""
+        return self.kind in ("layers", "tokens")
+
+    @property
     def pictures(self) -> bool:
-        return self.kind in ("masks", "attention", "reconstruction")
+        return self.kind in ("masks", "attention", "reconstruction", "tokens")
 
     @property
     def drawn_losses(self) -> str | None:

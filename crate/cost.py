@@ -12,6 +12,7 @@ from crate.config import (
     AttentionSegmentation,
     Autoencoding,
     Contrastive,
+    Layerwise,
     Objects,
     Probe,
     Segmentation,
@@ -79,6 +80,9 @@ def cost(plan: Plan, run: Run, overrides: dict | None = None) -> Cost:
     evaluated = sizes.get(step.evaluate, 0) if step.READS_DATA else 0
     if isinstance(step, Segmentation):
         evaluated *= windows_of(step, dataset)
+    if isinstance(step, Layerwise):  # of each split, as many as there are
+        splits = (step.evaluate,) if getattr(dataset, "scenes", None) else (step.evaluate, "train")
+        evaluated = sum(min(step.pictures, sizes.get(split, 0)) for split in splits)
     if isinstance(step, Probe):  # as if nothing were cached yet; beside its parent's weights it is
         looked_at, dim = pictures(step, dataset), resolved.spec.dim
         cosines = 0

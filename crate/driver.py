@@ -164,6 +164,7 @@ def collected_files(table: str, plan: Plan, settings: Settings) -> list[str]:
     if figure:
         suffixes += [".losses.csv"] * bool(figure.drawn_losses)
         suffixes += [".examples.npz"] * figure.pictures
+        suffixes += [".layers.json"] * figure.by_layer
     return [f"{settings.results}/{settings.scale}/metrics/{table}{suffix}" for suffix in suffixes]
 
 

@@ -59,6 +59,7 @@ def write_examples(path: Path, examples: list[dict]) -> None:
     """Write examples, reduced to at most 256 px a side; equal examples give equal files.
 
     Pictures are kept as JPEG: six photographs then take about 200 kB.
+    An example may have "colours" too, uint8 (grid h, grid w, 3), what its tokens look like.
     """
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for number, example in enumerate(examples):
@@ -72,6 +73,8 @@ def write_examples(path: Path, examples: list[dict]) -> None:
                 arrays["masks"] = np.array([np.asarray(mask, dtype=bool) for mask in masks])
             if "attention" in example:
                 arrays["attention"] = np.asarray(example["attention"], np.float16)
+            if "colours" in example:
+                arrays["colours"] = np.asarray(example["colours"], np.uint8)
             if "row" in example:
                 arrays["row"] = np.array(example["row"])
             for name, array in arrays.items():
