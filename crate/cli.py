@@ -147,6 +147,13 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--masks", type=int, help="at most so many of a picture")
     sub.add_argument("--crf", action=argparse.BooleanOptionalAction, help="sharpen masks")
 
+    text = "attention, sparse codes and tokens of a run's model on pictures of your own, by layer"
+    sub = command("inspect", _inspect, text, settings=False)
+    sub.add_argument("run", help="a finished run: results/<scale>/runs/<model>/seed<k>/<step>/…")
+    sub.add_argument("images", nargs="+", metavar="image", help="files of any format and size")
+    sub.add_argument("--out", default="inspected", help="a folder (default: inspected)")
+    sub.add_argument("--image-size", type=int, help="side the network sees (default: the run's)")
+
     sub = command(
         "sample", _sample, "let a language model write, from a prompt of your own", settings=False
     )
@@ -419,6 +426,14 @@ def _segment(options) -> None:
         changes=asked,
     )
     segment(request)
+
+
+def _inspect(options) -> None:
+    from pathlib import Path
+
+    from crate.inspection import Request, inspect
+
+    inspect(Request(options.run, options.images, Path(options.out), options.image_size))
 
 
 def _sample(options) -> None:
