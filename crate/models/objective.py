@@ -22,7 +22,7 @@ from crate.errors import UsageError
 from crate.models.attention import MSSA
 from crate.models.vision import VisionTransformer
 
-# The papers' text names no ε for their figure. The code beside them (Ma-Lab-Berkeley/CRATE,
+# No source at hand names the ε of the papers' figure. The code beside them (Ma-Lab-Berkeley/CRATE,
 # vis_utils/coding_rate.py) divides by "eps = 0.01" in the place of ε².
 EPSILON = 0.1
 
