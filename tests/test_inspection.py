@@ -14,13 +14,17 @@ from crate.cli import main
 from crate.data.images import normalise
 from crate.data.registry import get_dataset
 from crate.inspection import CODES, GAP, LABEL, TEXT, draw_attention, draw_codes, look
-from crate.models.registry import build, build_autoencoder, build_language
+from crate.models.registry import build, build_autoencoder, build_contrastive, build_language
 from crate.plan import Run
 from crate.records import RunFolder, file_sha256, write_json
 from crate.train import save_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-STEP = {"crate_mae_base": "imagenet1k_mae", "crate_gpt_base": "openwebtext"}
+STEP = {
+    "crate_mae_base": "imagenet1k_mae",
+    "crate_gpt_base": "openwebtext",
+    "crate_alpha_clipa_large_patch14": "datacomp1b",
+}
 
 
 @pytest.fixture
@@ -35,6 +39,9 @@ def finished(plan):
             model = build_language(resolved.spec, vocab_size=257, block_size=32)
         elif resolved.spec.decoder != "none":
             model = build_autoencoder(resolved.spec, image_size=28)
+        elif resolved.spec.embed_dim:
+            sizes = {"vocab_size": 50, "context_length": 8}
+            model = build_contrastive(resolved.spec, image_size=28, **sizes)
         else:
             model = build(resolved.spec, num_classes=10, image_size=28)
         folder.folder.mkdir(parents=True)
@@ -80,7 +87,7 @@ class Page(html.parser.HTMLParser):
     "name",
     [
         "crate_base_patch8", "crate_alpha_base_patch8", "vit_small_patch8", "crate_tiny_patch8_mlp",
-        "crate_tiny_patch8_mhsa", "crate_mae_base",
+        "crate_tiny_patch8_mhsa", "crate_mae_base", "crate_alpha_clipa_large_patch14",
     ],
 )  # fmt: skip
 def test_every_kind_of_vision_model_is_shown(name, finished, picture, capsys):
