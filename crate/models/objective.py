@@ -1,13 +1,13 @@
 """What CRATE's layers are derived to optimise: sparse rate reduction, and its terms by layer.
 
-    R(Z)           = ½ logdet(I + d/(N ε²) Zᵀ Z)
-    R^c(Z | U_[K]) = Σ_k R(U_kᵀ Z) = ½ Σ_k logdet(I + p/(N ε²) (U_kᵀ Z)ᵀ (U_kᵀ Z))
-    objective      = R(Z) − R^c(Z | U_[K]) − λ ‖Z‖₀                       to be maximised
+    R(Z)           = ½ logdet(I + d/(N ε²) Zᵀ Z)                                               (7)
+    R^c(Z | U_[K]) = Σ_k R(U_kᵀ Z) = ½ Σ_k logdet(I + p/(N ε²) (U_kᵀ Z)ᵀ (U_kᵀ Z))             (8)
+    objective      = R(Z) − R^c(Z | U_[K]) − λ ‖Z‖₀, to be maximised                           (1)
 
-CRATE (arXiv 2306.01129), section 2; the authors' textbook (Ma-Lab-Berkeley,
-deep-representation-learning-book), chapter 4, has them as eq:coding_rate, eq:def-mcr-Rc and
-eq:sparse-rr. Layer ℓ compresses, Z^{ℓ+1/2} = Z^ℓ + MSSA(Z^ℓ | U_[K]), lowering R^c; then it
-sparsifies Z^{ℓ+1/2} to Z^{ℓ+1}. The paper's figure shows R^c(Z^{ℓ+1/2} | U_[K]) and ‖Z^{ℓ+1}‖₀.
+Numbers are those of the equations in CRATE (arXiv 2306.01129). Its layer ℓ (18) compresses,
+Z^{ℓ+1/2} = Z^ℓ + MSSA(Z^ℓ | U_[K]) (12), a step that lowers R^c (10); then it sparsifies Z^{ℓ+1/2}
+to Z^{ℓ+1} (17). Figures 3 to 5 show R^c(Z^{ℓ+1/2} | U_[K]) and ‖Z^{ℓ+1}‖₀/(d N), measured for each
+of 1,000 pictures and averaged (section 3.1).
 
 B pictures, N tokens (all: the class token too), d width, K heads, p = d/K. A token is a row here,
 a column in the papers. Rates are in nats, of one picture, and computed in float64.
@@ -22,13 +22,13 @@ from crate.errors import UsageError
 from crate.models.attention import MSSA
 from crate.models.vision import VisionTransformer
 
-# No source at hand names the ε of the papers' figure. The code beside them (Ma-Lab-Berkeley/CRATE,
+# The paper does not state the ε of its figures. The code beside it (Ma-Lab-Berkeley/CRATE,
 # vis_utils/coding_rate.py) divides by "eps = 0.01" in the place of ε².
 EPSILON = 0.1
 
 
 def coding_rate(z: Tensor, *, epsilon: float = EPSILON, normalised: bool = False) -> Tensor:
-    """R(Z) of tokens (..., N, d): (...) float64, at least 0.
+    """R(Z) of tokens (..., N, d), equation (7): (...) float64, at least 0.
 
     Through the eigenvalues of the smaller of Z Zᵀ and Zᵀ Z, which have the same but zeros. Zeros
     come out as rounding errors of the largest, of either sign, which d/(N ε²) may make large: what
@@ -53,7 +53,7 @@ def coding_rate(z: Tensor, *, epsilon: float = EPSILON, normalised: bool = False
 def compression(
     z: Tensor, subspaces: Tensor, *, epsilon: float = EPSILON, normalised: bool = False
 ) -> Tensor:
-    """R^c(Z | U_[K]) of tokens (..., N, d) and subspaces (K, d, p): (...) float64.
+    """R^c(Z | U_[K]) of tokens (..., N, d) and subspaces (K, d, p), equation (8): (...) float64.
 
     normalised: the projections U_kᵀ z have length 1 each, as in the official helper.
     """
@@ -69,9 +69,10 @@ def nonzeros(z: Tensor) -> Tensor:
 def sparse_rate_reduction(
     z: Tensor, subspaces: Tensor, *, weight: float, epsilon: float = EPSILON
 ) -> Tensor:
-    """R(Z) − R^c(Z | U_[K]) − λ ‖Z‖₀ of tokens (..., N, d): (...) float64; `weight` is λ.
+    """R(Z) − R^c(Z | U_[K]) − λ ‖Z‖₀ of tokens (..., N, d), equation (1): (...) float64.
 
-    Its gradient is that of the first two terms: the third is flat but where an entry is zero.
+    `weight` is λ. Its gradient is that of the first two terms: the third is flat but where an
+    entry is zero.
     """
     rates = coding_rate(z, epsilon=epsilon) - compression(z, subspaces, epsilon=epsilon)
     return rates - weight * nonzeros(z)
