@@ -1,5 +1,6 @@
-# Regenerates the tables of the CRATE papers. Targets: all, table_<name>, figure_<name>, or the
-# path of a single run. Settings follow the targets:
+# Regenerates the tables of the CRATE papers. Targets: all, report, table_<name>, figure_<name>,
+# figure_training (behind every table; figure_training_<table>: one), or the path of a single run.
+# Settings follow the targets:
 #     snakemake --cores all table_ablation --config scale=mini seeds=0,1,2
 import sys
 

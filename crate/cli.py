@@ -352,11 +352,10 @@ def _tables(options) -> None:
             collect(name, plan, settings, partial=True)
         if options.partial or not options.target.startswith("figure_"):
             write_table(name, plan, settings)
-        figure = plan.figure_of(name)
-        if figure and not options.target.startswith("table_"):
-            from crate.figures import write_figure
+    for figure in plan.target_figures(options.target):
+        from crate.figures import write_figure
 
-            write_figure(figure, plan, settings)
+        write_figure(figure, plan, settings)
 
 
 def _show(options) -> None:

@@ -4,6 +4,7 @@
     results/<scale>/metrics/<table>.losses.csv     training losses, where its figure draws them
     results/<scale>/metrics/<table>.examples.npz   pictures with what was found, where it does those
     results/<scale>/metrics/<table>.layers.json    curves by layer, where it draws those
+    results/<scale>/metrics/<table>.training.json  curves of the training behind it, where there is
 
 This module imports no torch.
 """
@@ -11,12 +12,13 @@ This module imports no torch.
 import dataclasses
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 
 from crate.config import Settings
-from crate.data.registry import get_dataset, odd_count
+from crate.data.registry import DATASETS, TextSet, get_dataset, odd_count
 from crate.errors import RunError
 from crate.objects.overlays import read_examples, write_examples
 from crate.plan import Plan, Run
@@ -41,11 +43,14 @@ def collect(table: str, plan: Plan, settings: Settings, *, partial: bool = False
     by_layer = figure.column if figure and figure.by_layer else None
     examples: dict[str, list[dict]] = {}
     layers: list[dict] = []
+    behind: dict[Run, tuple[str, Found]] = {}
     for row, key, run, metric in plan.cells(content, settings.scale, settings.seeds):
         found = look_up(run, metric, plan, settings)
         if found.status in ("failed", "missing") and not partial:
             path = found.folder / "metrics.json"
             raise RunError(f"{run}: {path} is not there, or out of date")
+        for step, of_step in ancestry(run, found):
+            behind.setdefault(step, (row.label, of_step))
         if key == pictured and row.label not in examples:
             path = found.folder / "examples.npz"
             if found.status in ("frozen", "earlier"):
@@ -76,7 +81,7 @@ def collect(table: str, plan: Plan, settings: Settings, *, partial: bool = False
         )
     marker = metrics_csv(settings.results, settings.scale, table).with_suffix(".partial")
     if partial:
-        write_text(marker, f"{plan.figure_of(table) or ''}\n")  # which has gaps too
+        write_text(marker, " ".join(plan.figures_of(table)) + "\n")  # which have gaps too
     else:
         marker.unlink(missing_ok=True)
     text = pd.DataFrame(rows).to_csv(index=False, lineterminator="\n")
@@ -92,6 +97,9 @@ def collect(table: str, plan: Plan, settings: Settings, *, partial: bool = False
     if by_layer:
         path = layers_json(settings.results, settings.scale, table)
         write_text(path, canonical_json(layers) + "\n")
+    if plan.trains(table):
+        path = training_json(settings.results, settings.scale, table)
+        write_text(path, canonical_json(training_curves(behind, plan)) + "\n")
     write_text(metrics_csv(settings.results, settings.scale, table), text)
 
 
@@ -168,6 +176,10 @@ def layers_json(results: str | Path, scale: str, table: str) -> Path:
     return metrics_csv(results, scale, table).with_suffix(".layers.json")
 
 
+def training_json(results: str | Path, scale: str, table: str) -> Path:
+    return metrics_csv(results, scale, table).with_suffix(".training.json")
+
+
 def published_examples(table: str, row: str, settings: Settings) -> list[dict]:
     """A row's pictures of the published figure, if there are any."""
     path = examples_npz(Path(settings.results) / "published", settings.scale, table)
@@ -221,6 +233,58 @@ def measured(found: Found, metric: str) -> list[tuple[int, float]]:
     ]
 
 
+def ancestry(run: Run, found: Found) -> Iterator[tuple[Run, Found]]:
+    """The runs from the first of a run's chain to itself, each with what is there of it.
+
+    In the folder of results where the run was found; those that left no record are left out.
+    """
+    root = found.folder.parents[len(run.chain) + 3]
+    for step in run.lineage:
+        folder = step.folder(root)
+        record = found.record if step == run else read_json(folder / "run.json") or {}
+        if record:
+            yield step, dataclasses.replace(found, folder=folder, record=record)
+
+
+CURVE_POINTS = 60
+NO_METRIC = {"step", "epoch", "loss", "lr", "seen", "seconds"}
+
+
+def training_curves(runs: dict[Run, tuple[str, Found]], plan: Plan) -> list[dict]:
+    """How runs were trained, a dictionary each: what was measured against the examples seen.
+
+    `runs` are each with the label of a row that shows it, and what is there of it.
+    "row", "model", "seed" and "step" say whose it is; "unit" what the examples are; "curves" is
+    {"training loss": [[seen, value], …], and every metric that was measured while training, or, of
+    the first one of its kind of step, at the end}. What is not finite is left out, as a run that
+    diverged has its curve until then; and runs that trained nothing are.
+    """
+    trained = []
+    for run, (row, found) in runs.items():
+        if "config" not in found.record or not (lines := history(found)):
+            continue
+        curves = {"training loss": thinned(found, CURVE_POINTS)}
+        for line in lines:
+            for key, value in line.items():
+                measured = isinstance(value, (int, float)) and not key.endswith("_per_second")
+                if measured and key not in NO_METRIC:
+                    curves.setdefault(key, []).append((line["seen"], value))
+        first = plan.experiments.step(run.step, run.scale).METRICS[0]
+        for key, value in (found.record.get("result") or {}).get("metrics", {}).items():
+            points = curves.setdefault(key, []) if key == first else curves.get(key, [])
+            if not points or points[-1][0] < lines[-1]["seen"]:
+                points.append((lines[-1]["seen"], value))
+        curves = {
+            key: [point for point in points if math.isfinite(point[1])]
+            for key, points in curves.items()
+        }
+        dataset = DATASETS.get(found.record["config"]["step"].get("dataset"))
+        unit = "tokens" if isinstance(dataset, TextSet) else dataset.unit if dataset else ""
+        told = {"row": row, "model": run.model, "seed": run.seed, "step": run.step, "unit": unit}
+        trained.append(told | {"curves": {key: points for key, points in curves.items() if points}})
+    return trained
+
+
 def read_metrics(table: str, settings: Settings) -> pd.DataFrame:
     path = metrics_csv(settings.results, settings.scale, table)
     if not path.is_file():
@@ -241,7 +305,15 @@ def read_losses(table: str, settings: Settings) -> pd.DataFrame:
 
 def read_layers(table: str, settings: Settings) -> list[dict]:
     """What the drawn column's runs tell of their layers, each with its "row" and "seed"."""
-    path = layers_json(settings.results, settings.scale, table)
+    return _read_list(layers_json(settings.results, settings.scale, table), table)
+
+
+def read_training(table: str, settings: Settings) -> list[dict]:
+    """The `training_curves` behind a table."""
+    return _read_list(training_json(settings.results, settings.scale, table), table)
+
+
+def _read_list(path: Path, table: str) -> list[dict]:
     if not path.is_file():
         raise RunError(f"{path} is not there; run 'crate collect {table}' first")
     return json.loads(path.read_text(encoding="utf-8"))

@@ -158,13 +158,14 @@ def _check_target(target: str, plan: Plan, settings: Settings) -> None:
 
 
 def collected_files(table: str, plan: Plan, settings: Settings) -> list[str]:
-    """What is read off a table's runs: its values, and what its figure draws beside them."""
+    """What is read off a table's runs: its values, and what its figures draw beside them."""
     figure = plan.experiments.table(table).figure
     suffixes = [".csv"]
     if figure:
         suffixes += [".losses.csv"] * bool(figure.drawn_losses)
         suffixes += [".examples.npz"] * figure.pictures
         suffixes += [".layers.json"] * figure.by_layer
+    suffixes += [".training.json"] * plan.trains(table)
     return [f"{settings.results}/{settings.scale}/metrics/{table}{suffix}" for suffix in suffixes]
 
 
@@ -215,7 +216,7 @@ def partial_tables(plan: Plan, settings: Settings) -> None:
         try:
             collect(table, plan, settings, partial=True)
             written = write_table(table, plan, settings)
-            if figure := plan.figure_of(table):
+            for figure in plan.figures_of(table):
                 write_figure(figure, plan, settings)
         except RunError as error:
             print(f"failed: {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Figures from `metrics/<table>.{csv,losses.csv,examples.npz,layers.json}` and the table's YAML.
+"""Figures from what was collected in `metrics/<table>.*`, and the table's YAML.
 
 Written as PDF, SVG and PNG, byte for byte the same for the same numbers. No torch.
 """
@@ -9,7 +9,7 @@ import os
 import re
 from pathlib import Path
 
-from crate.collect import examples_npz, read_layers, read_losses, read_metrics
+from crate.collect import examples_npz, read_layers, read_losses, read_metrics, read_training
 from crate.config import Column, Settings, Table
 from crate.data.registry import TextSet, get_dataset
 from crate.objects.overlays import overlay, read_examples
@@ -42,7 +42,10 @@ def write_figure(name: str, plan: Plan, settings: Settings) -> list[Path]:
         "stages": _stages,
         "reconstruction": _reconstruction,
     }
-    figure = kinds[plan.experiments.table(table).figure.kind](table, plan, settings)
+    if plan.shows_training(name):
+        figure = _training(table, plan, settings)
+    else:
+        figure = kinds[plan.experiments.table(table).figure.kind](table, plan, settings)
     paths = []
     for suffix, metadata in (
         ("pdf", {"CreationDate": None}),
@@ -488,6 +491,62 @@ def _tokens(name: str, plan: Plan, settings: Settings):
     else:
         panels[0, 0].text(0, 0, "no runs here", fontsize=7)
     figure.suptitle(f"{content.figure.title} ({settings.scale} scale)", fontsize=9)
+    return figure
+
+
+def _training(name: str, plan: Plan, settings: Settings):
+    """While the runs behind a table train: steps down; their loss, then what was measured, across.
+
+    A row of the table is a colour and a dash, a run a line of its own.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
+
+    runs = read_training(name, settings)
+    steps: dict[str, list[str]] = {}  # each with its quantities, the loss first
+    for run in runs:
+        known = {*steps.get(run["step"], []), *run["curves"]}
+        steps[run["step"]] = sorted(known, key=lambda key: (key != "training loss", key))
+    trained = {run["row"] for run in runs}
+    labels = [row.label for row in plan.experiments.table(name).rows if row.label in trained]
+    dashes = zip(("-", "--", ":", "-."), MARKERS, strict=True)
+    looks = itertools.cycle(itertools.product(dashes, COLOURS))
+    styles = dict(zip(labels, looks, strict=False))
+
+    down, across = max(1, len(steps)), max(map(len, steps.values()), default=1)
+    beside = max(across, 2)  # names in a line of the legend
+    size = (3.4 * beside, 1.9 * down + 0.18 * -(-len(labels) // beside) + 0.5)
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(down, across, squeeze=False)
+    for axes in panels.flat:
+        axes.set_axis_off()  # until something is drawn there
+    for place, (step, quantities) in enumerate(steps.items()):
+        for axes, quantity in zip(panels[place], quantities, strict=False):
+            axes.set_axis_on()
+            for run in runs:
+                if run["step"] != step or quantity not in run["curves"]:
+                    continue
+                points = run["curves"][quantity]
+                (line, marker), colour = styles[run["row"]]
+                look = {"color": colour, "lw": 1, "markersize": 3}
+                look["marker"] = marker if len(points) < 3 else None  # one point is no line
+                axes.plot(*zip(*points, strict=True), line, **look)
+                axes.set_xlabel(run["unit"], fontsize=7)
+            axes.set_xlim(left=0)
+            axes.set_title(f"{step}: {quantity}", fontsize=8)
+            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+            axes.tick_params(labelsize=7)
+            axes.spines[["top", "right"]].set_visible(False)
+    if not runs:
+        panels[0, 0].text(0.5, 0.5, "nothing was trained here", ha="center", fontsize=7)
+    handles = [
+        panels[0, 0].plot([], [], line, color=colour, lw=1, label=label)[0]
+        for label, ((line, _), colour) in styles.items()
+    ]
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=beside, fontsize=7)
+    title = plan.figure_title(f"training_{name}")
+    figure.suptitle(f"{title} ({settings.scale} scale)", fontsize=9)
     return figure
 
 

@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from crate.config import Contrastive, Experiments, Settings, Step, Table
+from crate.config import Contrastive, Experiments, Settings, Step, Table, Training
 from crate.data.registry import ImageSet, PairSet, TextSet, data_identity, get_dataset
 from crate.errors import RunError, UsageError, nearest, unknown
 from crate.fingerprint import fingerprint
@@ -326,22 +326,56 @@ class Plan:
         figure = self.experiments.table(table).figure
         return (figure.name or table) if figure else None
 
+    def trains(self, table: str) -> bool:
+        """Whether anything behind a table is trained, so that it has a figure of training."""
+        cells = self.cells(self.experiments.table(table), "paper", [0])
+        behind = {each.step for run in {run for _, _, run, _ in cells} for each in run.lineage}
+        steps = [self.experiments.step(name, "paper") for name in behind]
+        return any(isinstance(step, Training) and step.trains for step in steps)
+
+    def figures_of(self, table: str) -> list[str]:
+        """The names of a table's figures: its own, and that of the training behind it."""
+        own = self.figure_of(table)
+        return [own] * (own is not None) + [f"training_{table}"] * self.trains(table)
+
     def figures(self) -> dict[str, str]:
         """Figure → the table it is drawn of."""
-        found: dict[str, str] = {}
+        found: dict[str, str] = {"training": ""}  # a target of its own: figures of training
         for table in self.experiments.tables:
-            if self.experiments.table(table).figure:
-                name = self.figure_of(table)
+            for name in self.figures_of(table):
                 if name in found:
                     path = self.experiments.folder / "tables" / f"{table}.yaml"
-                    raise UsageError(f"{path}: figure: '{name}' is that of table {found[name]}")
+                    whose = f"that of table {found[name]}" if found[name] else "all of training"
+                    raise UsageError(f"{path}: figure: '{name}' is {whose}")
                 found[name] = table
+        del found["training"]
         return found
+
+    def shows_training(self, figure: str) -> bool:
+        """Whether a figure of `figures` is that of the training behind its table."""
+        return figure != self.figure_of(self.figures()[figure])
+
+    def figure_title(self, figure: str) -> str:
+        """What a figure of `figures` is called."""
+        content = self.experiments.table(self.figures()[figure])
+        if self.shows_training(figure):
+            return f"Training behind: {content.title}"
+        return content.figure.title
 
     def targets(self) -> list[str]:
         """Every name a command accepts as a target."""
         tables = [f"table_{name}" for name in self.experiments.tables]
-        return ["all", "report", *tables, *(f"figure_{name}" for name in self.figures())]
+        figures = [f"figure_{name}" for name in self.figures()]
+        return ["all", "report", *tables, *figures, "figure_training"]
+
+    def target_figures(self, target: str) -> list[str]:
+        """The figures that are part of a target."""
+        kind, _, name = target.partition("_")
+        if target in ("all", "report"):
+            return list(self.figures())
+        if target == "figure_training":
+            return [figure for figure in self.figures() if self.shows_training(figure)]
+        return [name] if kind == "figure" else []
 
     def check_target(self, target: str) -> None:
         """Raise `UsageError` with the nearest name for a word that is no target."""
@@ -358,7 +392,9 @@ class Plan:
             return self.experiments.tables
         self.check_target(target)
         kind, name = target.split("_", 1)
-        return [self.figures()[name] if kind == "figure" else name]
+        if kind == "table":
+            return [name]
+        return list(dict.fromkeys(map(self.figures().get, self.target_figures(target))))
 
     def runs(self, target: str, settings: Settings) -> list[Run]:
         """Every run a target needs, ancestors first, each once; a path is a target too."""

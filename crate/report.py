@@ -6,7 +6,6 @@ anything. Equal inputs give equal bytes. This module imports no torch.
 """
 
 import base64
-import dataclasses
 import json
 import math
 from collections import Counter
@@ -17,9 +16,8 @@ import pandas as pd
 from jinja2 import Environment
 from markupsafe import Markup
 
-from crate.collect import Found, history, metrics_csv, read_metrics, thinned
+from crate.collect import Found, ancestry, metrics_csv, read_metrics, training_curves
 from crate.config import Column, Settings, Table
-from crate.data.registry import DATASETS, TextSet
 from crate.errors import RunError
 from crate.explain import account, config_words, wall_seconds
 from crate.figures import COLOURS
@@ -102,13 +100,9 @@ def _section(
     sheet, cells = lay_out(name, plan, shown), cells_of(content, metrics)
     runs: dict[Run, tuple[str, Found]] = {}  # each with the first row that shows it
     for line, run, found in _values(metrics, content, shown):
-        for step in run.lineage:
-            folder = step.folder(_root(found.folder, run))
-            record = found.record if step == run else read_json(folder / "run.json") or {}
-            if record:
-                records[folder.as_posix()] = record
-                behind = dataclasses.replace(found, folder=folder, record=record)
-                runs.setdefault(step, (line.row, behind))
+        for step, behind in ancestry(run, found):
+            records[behind.folder.as_posix()] = behind.record
+            runs.setdefault(step, (line.row, behind))
         entry = _entry(name, line, content, cells, provenance)
         accounts = provenance["accounts"]
         key = (found.folder, found.status, found.value is None)
@@ -131,7 +125,7 @@ def _section(
         "rows": _rows(name, content, sheet, provenance),
         "notes": [note for note in sheet.notes if note],
         "figure": _figure(name, plan, shown),
-        "curves": _curves(content, runs),
+        "curves": _curves(content, runs, plan),
         "runs": len(runs),
         "command": f"snakemake --cores all table_{name} --config {words}",
         "filled": sum(cell.n > 0 for cell in filled),
@@ -157,11 +151,6 @@ def _values(
             run,
             Found(value, line.status, note, folder, read_json(folder / "run.json") or {}),
         )
-
-
-def _root(folder: Path, run: Run) -> Path:
-    """The folder of results that a run's folder lies in."""
-    return folder.parents[len(run.chain) + 3]
 
 
 def _entry(name: str, line, content: Table, cells: dict, provenance: dict) -> dict:
@@ -248,40 +237,23 @@ def _figure(name: str, plan: Plan, shown: Settings) -> dict | None:
 
 # --- training curves -----------------------------------------------------------
 
-CURVE_POINTS = 60
-NO_METRIC = {"step", "epoch", "loss", "lr", "seen", "seconds"}
 DASHES = ("", "5 2", "1.5 1.5", "7 2 1.5 2")
 WIDTH, HEIGHT = 340, 200
 MARGINS = {"left": 42, "right": 8, "top": 8, "bottom": 28}
 
 
-def _curves(content: Table, runs: dict[Run, tuple[str, Found]]) -> dict | None:
+def _curves(content: Table, runs: dict[Run, tuple[str, Found]], plan: Plan) -> dict | None:
     """Loss and metrics while the runs behind a table train: a panel a step and quantity.
 
     A row is a colour and a dash, a run a line of its own.
     """
     panels: dict[tuple[str, str, str], list] = {}
-    for run, (label, found) in runs.items():
-        if "config" not in found.record:
-            continue
-        lines = history(found)
-        quantities = {"training loss": thinned(found, CURVE_POINTS)} if lines else {}
-        for line in lines:
-            for key, value in line.items():
-                measured = isinstance(value, (int, float)) and not key.endswith("_per_second")
-                if measured and key not in NO_METRIC:
-                    quantities.setdefault(key, []).append((line["seen"], value))
-        for key, value in (found.record.get("result") or {}).get("metrics", {}).items():
-            if key in quantities and quantities[key][-1][0] < lines[-1]["seen"]:
-                quantities[key].append((lines[-1]["seen"], value))
-        dataset = DATASETS.get(found.record["config"]["step"].get("dataset"))
-        unit = "tokens" if isinstance(dataset, TextSet) else dataset.unit if dataset else ""
-        for quantity, points in quantities.items():
-            points = [point for point in points if math.isfinite(point[1])]  # it may have diverged
-            if not points:
-                continue
-            told = f"{label}, {run.model}, seed {run.seed}: {points[-1][1]:.4g} at the end"
-            panels.setdefault((run.step, quantity, unit), []).append((label, told, points))
+    for run in training_curves(runs, plan):
+        for quantity, points in run["curves"].items():
+            whose = f"{run['row']}, {run['model']}, seed {run['seed']}"
+            told = f"{whose}: {points[-1][1]:.4g} at the end"
+            panel = (run["step"], quantity, run["unit"])
+            panels.setdefault(panel, []).append((run["row"], told, points))
     if not panels:
         return None
     drawn = {label for lines in panels.values() for label, _, _ in lines}

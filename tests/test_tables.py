@@ -21,6 +21,7 @@ from crate.collect import (
     metrics_csv,
     read_losses,
     read_metrics,
+    read_training,
     thinned,
     write_joined_metrics,
 )
@@ -716,6 +717,44 @@ def test_curves_are_what_was_measured_while_training(plan, setup, finish):
     for words in ("training tokens", "CRATE-alpha-small", "bigram"):
         assert f"<!-- {words} -->" in text
     assert "untrained" not in text  # too far above the others
+
+
+def test_training_is_drawn_of_all_runs_behind_a_table(plan, setup, finish):
+    """The first seed was looked at while it trained; the second diverged; a metric at the end."""
+    settings = setup("mini", "0,1")
+    first, other = (Run("mini", "crate_base_patch32_plain", s, ("imagenet21k",)) for s in (0, 1))
+    lines = ['{"seen": 640, "loss": 2.0, "top1": 30.0, "images_per_second": 9.0, "lr": 0.1}']
+    for run, last in (
+        (first, '{"seen": 1280, "loss": 1.5}'),
+        (other, '{"seen": 1280, "loss": NaN}'),
+    ):
+        folder = finish(run, top1=50.0)
+        (folder / "train.jsonl").write_text("\n".join([lines[0], last]))
+    finish(Run("mini", "crate_base_patch32_plain", 0, ("imagenet21k", "imagenet1k")), top1=60.0)
+    collect("ablation", plan, settings, partial=True)
+    told = {
+        (run["step"], run["seed"]): run["curves"] for run in read_training("ablation", settings)
+    }
+    assert told == {  # what trained nothing, or left no history, is not there
+        ("imagenet21k", 0): {
+            "training loss": [[640, 2.0], [1280, 1.5]], "top1": [[640, 30.0], [1280, 50.0]],
+        },
+        ("imagenet21k", 1): {
+            "training loss": [[640, 2.0]], "top1": [[640, 30.0], [1280, 50.0]],
+        },
+    }  # fmt: skip
+    drawn = write_figure("training_ablation", plan, settings)
+    text = next(path for path in drawn if path.suffix == ".svg").read_text()
+    assert "<!-- imagenet21k: training loss -->" in text
+    assert "<!-- imagenet21k: top1 -->" in text
+    assert text.count("<!-- CRATE -->") == 1
+
+    assert "figure_training_ablation" in plan.targets()
+    assert "figure_training_compute" not in plan.targets()  # nothing is trained there
+    every = plan.target_figures("figure_training")
+    assert "training_transfer" in every
+    assert "transfer" not in every
+    assert plan.target_tables("figure_training_ablation") == ["ablation"]
 
 
 def test_pictures_travel_from_runs_to_the_figure(plan, setup, finish):

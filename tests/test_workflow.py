@@ -374,7 +374,7 @@ def test_every_target_regenerates_at_smoke(finished):
         )
         assert set(re.findall(r"[\d.]+", truth)) == {"100.0"}
     drawn = ("ablation", "scaling", "efficient_scaling", "objects", "attention", "reconstruction")
-    for name in drawn:
+    for name in (*drawn, "training_ablation", "training_zeroshot"):
         assert (results / f"figures/{name}.png").stat().st_size > 10_000
     joined = (results / "metrics.csv").read_text().splitlines()
     assert {line.split(",")[0] for line in joined[1:]} == tables

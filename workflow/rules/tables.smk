@@ -68,7 +68,7 @@ for figure, table in FIGURES.items():
                 f"{RESULTS}/figures/{figure}.png",
                 caption="../report/figure.rst",
                 category="Figures",
-                labels={"figure": PLAN.experiments.table(table).figure.title},
+                labels={"figure": PLAN.figure_title(figure)},
             ),
         log:
             f"{RESULTS}/figures/{figure}.log",
@@ -83,6 +83,16 @@ for figure, table in FIGURES.items():
             "figure {params.figure}"
         shell:
             "python -m crate tables figure_{params.figure} 2>&1 | tee {log:q}"
+
+
+rule figure_training:
+    input:
+        [
+            f"{RESULTS}/figures/{figure}.png"
+            for figure in FIGURES
+            if PLAN.shows_training(figure)
+        ],
+    localrule: True
 
 
 rule joined_metrics:
