@@ -15,6 +15,8 @@ from crate.tune import add_outcomes, read_outcomes
 def publish(plan: Plan, settings: Settings) -> list[Path]:
     """Copy what was regenerated, with the run.json behind every value, to `results/published/`.
 
+    Not the figures of training: the report has their curves, and train.jsonl the numbers.
+
     Raises:
         RunError: a table has values that are failed, missing or partial.
     """
@@ -49,7 +51,7 @@ def publish(plan: Plan, settings: Settings) -> list[Path]:
         for folder, stems in (("tables", names), ("figures", drawn), ("metrics", names))
         for stem in stems
         for path in sorted((source / folder).glob(f"{stem}.*"))
-        if path.suffix not in (".log", ".partial")
+        if path.suffix not in (".log", ".partial") and not path.name.endswith(".training.json")
     ]
     other = set(plan.experiments.tables) - set(names)  # they stay as they are
     stay = {"figures": set(map(plan.figure_of, other))}
