@@ -16,19 +16,19 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
 from crate import runtime
-from crate.budget import bench_folder, workload_key
+from crate.budget import bench_folder, read_bench, workload_key
 from crate.config import (
     AttentionSegmentation,
     Autoencoding,
     Classification,
     Contrastive,
+    Layerwise,
     Objects,
     Probe,
     Segmentation,
@@ -44,7 +44,7 @@ from crate.models.features import image_features, parents_network, precision
 from crate.models.registry import build, build_autoencoder, build_contrastive, build_language
 from crate.optim import make_optimizer
 from crate.plan import Plan, Resolved
-from crate.records import now, read_json, write_json
+from crate.records import now, write_json
 from crate.runtime import Runtime
 from crate.tasks.classification import EVALUATION_BATCH
 from crate.train import spread, update
@@ -66,6 +66,7 @@ def bench(
         again: measure all anew.
 
     Raises:
+        UsageError: the device's file is none of `crate bench`.
         RunError: nothing of the target could be measured.
     """
     wanted: dict[str, tuple[dict, Resolved]] = {}
@@ -87,7 +88,7 @@ def bench(
         with runtime.start(resolved.step.compute) as here:
             machine = here.describe()
             path = bench_folder(settings.results) / f"{slug(machine['device'])}.json"
-            record = read_json(path) or {"measured": {}}
+            record = read_bench(path) if path.is_file() else {"measured": {}}
             if not again and record["measured"].get(key, {}).get("torch") == torch.__version__:
                 known += 1
                 continue
@@ -103,11 +104,12 @@ def bench(
         record["precision"] = machine["autocast"]
         record["measured"][key] = entry | about | {"torch": torch.__version__}
         write_json(path, record)
-        speed, memory = entry["examples_per_second"], entry["peak_bytes"] / 2**30
+        speed, peak = entry["examples_per_second"], entry["peak_bytes"]
         size = f"batches of {entry['batch']:,}"
         if entry["batch"] < entry["whole_batch"]:
             size += f" in place of {entry['whole_batch']:,}"
-        print(f"{what}: {speed:,.1f}/s, {size}, {memory:.2f} GiB", file=sys.stderr, flush=True)
+        memory = "" if peak is None else f", {peak / 2**30:.2f} GiB"
+        print(f"{what}: {speed:,.1f}/s, {size}{memory}", file=sys.stderr, flush=True)
     missing = sum(key not in record["measured"] for key in wanted)
     print(f"{len(wanted) - missing} of {len(wanted)} measured ({known} before): {path}")
     if missing == len(wanted):
@@ -123,30 +125,26 @@ def slug(device: str) -> str:
 
 
 def measure(resolved: Resolved, kind: str, here: Runtime, seconds: float) -> dict:
-    """Time one workload, `kind` "train" or "evaluate": speed, batch, memory.
+    """Time one workload, `kind` "train" or "evaluate": speed, batch, a GPU's memory.
 
     The batch is the recipe's for one process, or as much of it as fits into time and memory; the
     speed that of the median of `REPEATS`, after others that also choose kernels.
     """
-    on_gpu, process = here.device.type == "cuda", psutil.Process()
+    on_gpu = here.device.type == "cuda"
     if on_gpu:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(here.device)
-    before = peak = process.memory_info().rss
     torch.manual_seed(0)
     prepare = training if kind == "train" else evaluation
     work, most = prepare(resolved, here)
     flops = training_flops(resolved) if kind == "train" else 2.0 * complexity_of(resolved)[1]
 
     def timed(size: int) -> float:
-        nonlocal peak
         began = time.perf_counter()
         work(size)
         if on_gpu:
             torch.cuda.synchronize(here.device)
-        took = time.perf_counter() - began
-        peak = max(peak, process.memory_info().rss)
-        return took
+        return time.perf_counter() - began
 
     size = min(2, most)  # BatchNorm needs two
     took = min(timed(size), timed(size))
@@ -162,7 +160,7 @@ def measure(resolved: Resolved, kind: str, here: Runtime, seconds: float) -> dic
         "flops": flops,  # of one example, as `crate.cost` counts them
         "batch": size,
         "whole_batch": most,
-        "peak_bytes": torch.cuda.max_memory_allocated(here.device) if on_gpu else peak - before,
+        "peak_bytes": torch.cuda.max_memory_allocated(here.device) if on_gpu else None,
         "precision": str(here.dtype).removeprefix("torch.") if kind == "train" else "float32",
         "threads": torch.get_num_threads(),
     }
@@ -287,10 +285,21 @@ def evaluation(resolved: Resolved, here: Runtime) -> tuple[Work, int]:
 
         return lambda _: attention_masks(attention(model, picture, step, dataset), step.mass), 1
 
-    if isinstance(step, Probe | ZeroShot):
+    if isinstance(step, Probe | ZeroShot | Layerwise):
+        most = min(micro or EVALUATION_BATCH, EVALUATION_BATCH)
         if isinstance(step, Probe):
             model = parents_network(resolved, None, here)
             answer = functools.partial(image_features, model, kind=step.features)
+        elif isinstance(step, Layerwise):
+            from crate.models.objective import layer_terms
+            from crate.tasks.layerwise import BATCH
+
+            model, most = parents_network(resolved, None, here), min(most, BATCH)
+            sizes = {"weight": step.weight, "epsilon": step.epsilon}
+
+            def answer(images: Tensor) -> None:
+                for _ in layer_terms(model, images, **sizes):
+                    pass
         else:
             model = build_contrastive(
                 resolved.spec,
@@ -305,7 +314,6 @@ def evaluation(resolved: Resolved, here: Runtime) -> tuple[Work, int]:
                 answer(images)
 
         shape = (3, step.image_size, step.image_size)
-        most = min(micro or EVALUATION_BATCH, EVALUATION_BATCH)
         batch = functools.lru_cache(maxsize=1)(lambda n: (torch.randn(n, *shape, device=device),))
     else:
         model, _, batch, _ = _parts(resolved, here)

@@ -13,7 +13,9 @@ from tabulate import tabulate
 from crate.config import Settings
 from crate.cost import (
     BOARD_WATTS,
+    CUTS,
     DEVICES,
+    RATES,
     UTILISATION,
     Cost,
     cost,
@@ -47,6 +49,14 @@ def bench_folder(results: str | Path) -> Path:
     return Path(results) / "bench"
 
 
+def read_bench(path: Path) -> dict:
+    """The content of such a file; `UsageError` where it is none."""
+    record = read_json(path) or {}
+    if not isinstance(record.get("measured"), dict):
+        raise UsageError(f"{path}: is no file of 'crate bench'; remove it to measure anew")
+    return record
+
+
 def board_of(name: str) -> str | None:
     """The entry of `DEVICES` that a full name means: "NVIDIA H100 80GB HBM3" is an h100."""
     words = name.lower().replace("-", " ").split()
@@ -59,7 +69,7 @@ def read_device(name: str, results: str | Path, watts: float | None = None) -> D
     Raises:
         UsageError: there is no such device, or its file is none of `crate bench`.
     """
-    folder = bench_folder(results)
+    folder, name = bench_folder(results), name if name.endswith(".json") else name.lower()
     path = Path(name) if name.endswith(".json") else folder / f"{name}.json"
     if not path.is_file():
         if name.endswith(".json"):
@@ -71,7 +81,7 @@ def read_device(name: str, results: str | Path, watts: float | None = None) -> D
         told = f"estimated at {UTILISATION:.0%} of the device's bfloat16 peak"
         board = float(BOARD_WATTS[name])
         return Device(name, watts or board, {}, dict.fromkeys(KINDS, rate), told)
-    record = read_json(path) or {}
+    record = read_bench(path)
     try:
         device, entries = str(record["device"]), dict(record["measured"])
         measured = {key: e["examples_per_second"] * e["flops"] for key, e in entries.items()}
@@ -114,8 +124,8 @@ def price_run(plan: Plan, run: Run, device: Device) -> Item:
         hours += flops / rate / 3600
         measured += flops / rate / 3600 if known else 0.0
     compute, left_out = resolved.step.compute, not_counted(resolved)
-    if "MaskCut" in left_out and keys["evaluate"] in device.measured:
-        left_out = ""  # measured with them
+    if left_out in (CUTS, RATES) and keys.get("evaluate") in device.measured:
+        left_out = ""
     return Item(run, price, hours, measured, compute.nodes * max(1, compute.gpus), left_out)
 
 
@@ -253,7 +263,7 @@ def _words(
     hours, disk = amount(total.hours), amount(total.disk_bytes / 1e9)
     lines = [
         f"{total.jobs} run{'s' * (total.jobs != 1)}{at_scale}, a job each, about {hours} "
-        f"{device.name} hours ({told}) and {disk} GB"
+        f"{device.name} hours ({told}) and at most {disk} GB (a run's checkpoint goes when it ends)"
     ]
     if device.watts is None:
         lines.append(f"energy: no power is known of {device.name}; --watts says it")

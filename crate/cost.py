@@ -42,6 +42,9 @@ UTILISATION = 0.35  # assumed share of the peak that training reaches; an estima
 PICTURE = (640, 480)  # what a picture of scenes is taken to be, COCO's usual size; embedded: square
 PHRASES = {"openai": 80, "simple": 7}  # of a class, in zero-shot classification
 
+# What has no closed form, and is in a measured speed.
+CUTS, RATES = "the cuts and CRFs of MaskCut", "the coding rates of layers"
+
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
@@ -183,7 +186,9 @@ def not_counted(resolved: Resolved) -> str:
     """What of a run has no closed form, in words; empty where all is counted."""
     step = resolved.step
     if isinstance(step, Objects) and step.answer == "model":
-        return "the cuts and CRFs of MaskCut"
+        return CUTS
+    if isinstance(step, Layerwise):
+        return RATES
     if isinstance(step, Probe) and step.method == "linear":
         return "the fits of linear probes"
     if not counted(resolved):

@@ -13,7 +13,7 @@ from crate.cost import BOARD_WATTS, DEVICES, PHRASES, cost, training_flops, wind
 from crate.data.registry import get_dataset
 from crate.errors import UsageError
 from crate.models.contrastive_complexity import image_macs, text_macs
-from crate.plan import Run
+from crate.plan import Run, parse_path
 from crate.records import write_json
 
 ALPHA = "crate_alpha_base_patch32"
@@ -203,21 +203,36 @@ def test_the_power_of_a_known_board_and_what_is_no_bench(plan):
     write_json(Path("results/bench/other.json"), {"measured": {"a": 1}})
     with pytest.raises(UsageError, match="is no file of 'crate bench'"):
         read_device("other", "results")
+    assert read_device("H100", "results") == read_device("h100", "results")
     with pytest.raises(UsageError, match="unknown device 'boxx'; did you mean 'box'"):
         read_device("boxx", "results")
 
 
-def test_what_a_cut_takes_is_counted_where_it_is_measured(plan):
-    run = Run("paper", "crate_alpha_base_patch8", 0, ("imagenet21k", "coco_maskcut_alpha"))
+@pytest.mark.parametrize("words", ["-1", "0", "nan", "inf", "much"])
+def test_a_power_that_is_none(folder, capsys, words):
+    with pytest.raises(SystemExit):
+        cli.main(["plan", "all", "--watts", words])
+    assert f"argument --watts: {words} is no positive number" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("step", "uncounted"),
+    [
+        ("coco_maskcut_alpha", "the cuts and CRFs of MaskCut"),
+        ("coco_tokens", "the coding rates of layers"),
+    ],
+)
+def test_what_has_no_closed_form_is_counted_where_it_is_measured(plan, step, uncounted):
+    run = Run("paper", "crate_alpha_base_patch8", 0, ("imagenet21k", step))
     resolved = plan.resolve(run)
     price = cost(plan, run)
     key = workload_key(workloads(resolved, price)["evaluate"])
     guess = read_device("a100", "results")
-    assert price_run(plan, run, guess).left_out == "the cuts and CRFs of MaskCut"
+    assert price_run(plan, run, guess).left_out == uncounted
     flops = price.eval_flops / price.evaluated
     measured = dataclasses.replace(guess, measured={key: 2 * flops})  # two pictures a second
     item = price_run(plan, run, measured)
-    assert (item.hours, item.left_out) == (pytest.approx(5_000 / 2 / 3600), "")
+    assert (item.hours, item.left_out) == (pytest.approx(price.evaluated / 2 / 3600), "")
 
 
 # --- measuring -----------------------------------------------------------
@@ -226,20 +241,24 @@ SMOKE = f"results/smoke/runs/{ALPHA}/seed0"
 CLIPA = "results/smoke/runs/crate_alpha_clipa_base_patch16/seed0"
 
 
-@pytest.mark.parametrize(
-    ("path", "kinds"),
-    [
-        (f"{SMOKE}/imagenet21k", {"train": 64, "evaluate": 500}),
-        (f"{SMOKE}/ade20k", {"train": 8, "evaluate": 16}),
-        (f"{SMOKE}/cifar10_probe", {"evaluate": 500}),
-        (f"{SMOKE}/imagenet21k/coco_maskcut_alpha", {"train": 64, "evaluate": 1}),
-        ("results/smoke/runs/crate_mae_base/seed0/imagenet1k_mae", {"train": 64, "evaluate": 500}),
-        (
-            "results/smoke/runs/gpt2_base/seed0/openwebtext_gpt2",
-            {"train": 8, "evaluate": 2**26 // (32 * 257)},
-        ),
-    ],
-)
+MEASURED = [
+    (f"{SMOKE}/imagenet21k", {"train": 64, "evaluate": 500}),
+    (f"{SMOKE}/ade20k", {"train": 8, "evaluate": 16}),
+    (f"{SMOKE}/cifar10_probe", {"evaluate": 500}),
+    (f"{SMOKE}/imagenet21k/coco_maskcut_alpha", {"train": 64, "evaluate": 1}),
+    (f"{SMOKE}/imagenet21k/imagenet1k_layerwise", {"train": 64, "evaluate": 50}),
+    (f"{SMOKE}/imagenet21k/voc2012_attention", {"train": 64, "evaluate": 1}),
+    ("results/smoke/runs/crate_mae_base/seed0/imagenet1k_mae", {"train": 64, "evaluate": 500}),
+    (f"{CLIPA}/datacomp1b_112", {"train": 32, "evaluate": 64}),
+    (f"{CLIPA}/datacomp1b_112/imagenet1k_zeroshot_112", {"train": 32, "evaluate": 500}),
+    (
+        "results/smoke/runs/gpt2_base/seed0/openwebtext_gpt2",
+        {"train": 8, "evaluate": 2**26 // (32 * 257)},
+    ),
+]
+
+
+@pytest.mark.parametrize(("path", "kinds"), MEASURED)
 def test_each_kind_of_step_is_measured(folder, capsys, path, kinds):
     assert cli.main(["bench", path, "--seconds", "0.2"]) == 0
     (file,) = Path("results/bench").glob("*.json")
@@ -257,6 +276,13 @@ def test_each_kind_of_step_is_measured(folder, capsys, path, kinds):
     assert f"--device {file.stem}" in capsys.readouterr().out
     assert cli.main(["plan", path, "--device", file.stem]) == 0
     assert "(100% measured on" in capsys.readouterr().out
+
+
+def test_no_kind_of_step_with_a_speed_is_forgotten(plan):
+    settings = plan.experiments.settings({"scale": "smoke"})
+    runs = plan.runs("all", settings)
+    timed = {plan.resolve(r).step.task for r in runs if workloads(plan.resolve(r), cost(plan, r))}
+    assert {plan.resolve(parse_path(path)[0]).step.task for path, _ in MEASURED} == timed
 
 
 @pytest.fixture
@@ -319,3 +345,16 @@ def test_an_interrupted_bench_goes_on(folder, clock, capsys):
     assert f"{len(second)} of {len(second)} measured (1 before)" in told.out
     lines = [line for line in told.err.splitlines() if not line.startswith("warning: ")]
     assert len(lines) == len(second) - 1
+
+
+def test_a_file_that_bench_did_not_write_is_never_replaced(folder, clock, capsys):
+    words = ["bench", f"{SMOKE}/imagenet21k"]
+    assert cli.main(words) == 0
+    (file,) = Path("results/bench").glob("*.json")
+    for text in (file.read_text()[:99], "[1]", '{"a": 1}'):
+        file.write_text(text)
+        capsys.readouterr()
+        assert cli.main(words) == 2
+        told = capsys.readouterr().err.splitlines()[-1]
+        assert told == f"error: {file}: is no file of 'crate bench'; remove it to measure anew"
+        assert file.read_text() == text
