@@ -66,16 +66,21 @@ def write_report(plan: Plan, settings: Settings, *, published: bool = False) -> 
         missing=missing,
         figures=sum(section["figure"] is not None for section in made),
         environment=_environment(records),
-        provenance=_script_json(
-            {
-                "cells": provenance["cells"],
-                "accounts": [told for _, told in provenance["accounts"].values()],
-            }
-        ),
+        provenance=_script_json(_shared(provenance)),
     )
     path = root / settings.scale / "report.html"
     write_text(path, page + "\n")
     return path
+
+
+def _shared(provenance: dict) -> dict:
+    """`provenance` for the page: a text that many runs share, as a recipe is, stands once."""
+    texts: dict[str, int] = {}
+    accounts = [
+        [[what, texts.setdefault(text, len(texts))] for what, text in told]
+        for _, told in provenance["accounts"].values()
+    ]
+    return {"cells": provenance["cells"], "accounts": accounts, "texts": list(texts)}
 
 
 def _script_json(value) -> Markup:

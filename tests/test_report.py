@@ -71,7 +71,10 @@ def csv_rows(path: Path) -> list[list[str]]:
 
 
 def provenance(page: str) -> dict:
-    return json.loads(re.search(r'id="data">(.*?)</script>', page, flags=re.S)[1])
+    told = json.loads(re.search(r'id="data">(.*?)</script>', page, flags=re.S)[1])
+    assert len(set(told["texts"])) == len(told["texts"])  # each stands once
+    told["accounts"] = [[[key, told["texts"][i]] for key, i in a] for a in told["accounts"]]
+    return told
 
 
 @pytest.fixture
@@ -80,7 +83,8 @@ def gaps(folder, finish, tmp_path):
     path = folder / "tables/ablation.yaml"
     text = path.read_text()
     assert "label: + decoupled" in text
-    path.write_text(text.replace("label: + decoupled", f"label: {json.dumps(ODD)}"))
+    text = text.replace("label: + decoupled", f"label: {json.dumps(ODD)}")
+    path.write_text(re.sub("^note: .*\n( .*\n)+", f"note: {json.dumps(ODD)}\n", text, flags=re.M))
     plan = Plan(Experiments(folder))
     results = (tmp_path / "results").as_posix()
     settings = plan.experiments.settings({"scale": "mini", "seeds": "0,1", "results": results})
@@ -285,6 +289,21 @@ def test_a_click_shows_what_is_behind_a_number(page, gaps):
     page.press("Escape")
     assert page.run(f"{DIALOG}.open") is False
     assert page.run(focus) == "ablation/0/imagenet1k"
+    assert page.run("document.querySelector('#ablation p + p').textContent") == ODD
+    # on paper there is no scrolling
+    page.send("Emulation.setEmulatedMedia", media="print")
+    assert page.run("getComputedStyle(document.querySelector('.scroll')).overflowX") == "visible"
+    assert page.errors == []
+
+
+@pytest.mark.parametrize("name", ["data", "provenance"])
+def test_a_table_may_have_any_name(page, gaps, tmp_path, name):
+    text = write_report(*gaps).read_text()
+    path = tmp_path / "page.html"
+    path.write_text(text.replace('<section id="ablation"', f'<section id="{name}"'))
+    page.open(path)
+    page.run(f"document.querySelector('section#{name} td button').click()")
+    assert page.run("document.querySelector('dialog').innerText").startswith("CRATE, ImageNet-21K")
     assert page.errors == []
 
 
