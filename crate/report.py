@@ -6,6 +6,7 @@ anything. Equal inputs give equal bytes. This module imports no torch.
 """
 
 import base64
+import dataclasses
 import json
 import math
 from collections import Counter
@@ -164,9 +165,10 @@ def _entry(name: str, line, content: Table, cells: dict, provenance: dict) -> di
     paper = row.paper.get(line.column)
     cell: Cell = cells[line.row, line.column]
     unit = f" {column.unit}" if cell.n and column.unit else ""
-    told = [("ours", f"{cell.text(column)}{unit}")]
+    shown = dataclasses.replace(cell, status="ok") if cell.n else cell  # its mark comes with words
+    told = [("ours", f"{shown.text(column)}{unit}")]
     if MARKS[cell.status][1]:
-        told.append(("", MARKS[cell.status][1]))
+        told.append(("", " ".join(MARKS[cell.status])))
     if paper is not None:
         value = number(paper.value / column.factor, column)
         of_paper = f" {column.unit}" if column.unit else ""

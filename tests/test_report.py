@@ -120,12 +120,15 @@ def test_the_page_has_the_rows_of_the_csv_and_what_is_behind_them(gaps):
     assert "Fashion-MNIST (10,000 training images) stands in for imagenet1k" in page
     assert "snakemake --cores all table_transfer --config scale=mini" in page  # not collected
     assert ["ablation", "4 of 12", ""] in tables.found["overview"]
+    assert "1 table, 1 figure, " in page
 
     told = provenance(page)
     cell = told["cells"]["ablation/0/imagenet1k"]
     assert cell["title"] == "CRATE, ImageNet-1K top-1"
     assert ["paper", "68.5 % (CRATE-alpha README and its figure, mark A)"] in cell["told"]
     assert [title for title, _ in cell["runs"]] == ["seed 0: 50.0 %", "seed 1: 51.0 %"]
+    partial = told["cells"]["ablation/2/imagenet1k"]["told"]
+    assert partial[:2] == [["ours", "50.0 %"], ["", "† some seeds are missing or failed"]]
     behind = told["accounts"][cell["runs"][1][1]]
     folder = "runs/crate_base_patch32_plain/seed1/imagenet21k/imagenet1k"
     assert ["run", f"{path.parent}/{folder}"] in behind
