@@ -1,4 +1,4 @@
-"""What a run costs: parameters and operations are counted, device-hours and disk estimated.
+"""What a run costs: parameters and operations are counted, disk is estimated.
 
 `workloads` names what of a run decides its speed on a device: `crate bench` measures those, and
 `crate plan` (crate/budget.py) takes measured speeds where there are any. This module imports no
@@ -48,7 +48,7 @@ CUTS, RATES = "the cuts and CRFs of MaskCut", "the coding rates of layers"
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What one run takes: counts are exact, device-hours and disk are estimates."""
+    """What one run takes: counts are exact, disk is an estimate; hours are budget.py's."""
 
     parameters: int
     examples: int  # images, or windows of a text, seen in training, repetitions counted
@@ -57,11 +57,6 @@ class Cost:
     disk_bytes: int  # final weights, plus one checkpoint while it trains; a probe's features
     evaluated: int = 0  # images, or windows, that are looked at and not trained on
     seconds: float = 0.0  # of a run that is timed: as long as its recipe says
-
-    def device_hours(self, device: str) -> float:
-        """Hours of one device, at `UTILISATION` of its peak."""
-        flops = self.train_flops + self.eval_flops
-        return (flops / (DEVICES[device] * 1e12 * UTILISATION) + self.seconds) / 3600
 
 
 def cost(plan: Plan, run: Run, overrides: dict | None = None) -> Cost:

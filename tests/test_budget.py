@@ -43,6 +43,12 @@ def number(text: str) -> float:
     return float(text.replace(",", ""))
 
 
+def a100_hours(plan, run: Run) -> float:
+    """At 35 % of 312 TFLOP/s."""
+    price = cost(plan, run)
+    return ((price.train_flops + price.eval_flops) / (0.35 * 312e12) + price.seconds) / 3600
+
+
 # --- sums over tables -----------------------------------------------------------
 
 
@@ -58,7 +64,7 @@ def test_what_tables_share_counts_once(told, plan):
         for line in ("sum of the tables", "saved by sharing runs", "all")
     )
     assert [a - b for a, b in zip(summed, saved, strict=True)] == pytest.approx(whole, rel=1e-3)
-    hours = {run: cost(plan, run).device_hours("a100") for run in runs}
+    hours = {run: a100_hours(plan, run) for run in runs}
     assert whole[1] == pytest.approx(sum(hours.values()), rel=1e-4)
     assert whole[2] == pytest.approx(whole[1] * 400 / 1000, rel=1e-3)  # kWh at 400 W
     for name, of_table in needed.items():
@@ -79,13 +85,22 @@ def test_scale_can_be_said_in_two_ways(told):
 def test_the_longest_chain_is_spread_over_its_devices(told, plan):
     text = told("plan", "table_ablation", "--scale", "paper")
     chain = [PRETRAINED, dataclasses.replace(PRETRAINED, chain=("imagenet21k", "imagenet1k"))]
-    first, second = (cost(plan, run).device_hours("a100") for run in chain)
+    first, second = (a100_hours(plan, run) for run in chain)
     wanted = f"the longest chain takes {first / 16 + second / 8:.2f} hours"  # 2 nodes of 8, then 1
     assert wanted in text
     assert set(BOARD_WATTS) == set(DEVICES)
 
 
 # --- one run -----------------------------------------------------------
+
+
+def test_a_faster_device_takes_less(plan):
+    found = {
+        name: price_run(plan, PRETRAINED, read_device(name, "results")).hours for name in DEVICES
+    }
+    # by hand: 91 x 3,198 updates of 4,096, 6 FLOPs for each of 6.54e9 products, at 109.2 TFLOP/s
+    assert found["a100"] == pytest.approx(91 * 3198 * 4096 * 6 * 6.54e9 / 109.2e12 / 3600, rel=0.01)
+    assert found["h100"] * DEVICES["h100"] == pytest.approx(found["v100"] * DEVICES["v100"])
 
 
 def test_windows_of_a_picture(plan):
