@@ -236,14 +236,13 @@ def measured(found: Found, metric: str) -> list[tuple[int, float]]:
 def ancestry(run: Run, found: Found) -> Iterator[tuple[Run, Found]]:
     """The runs from the first of a run's chain to itself, each with what is there of it.
 
-    In the folder of results where the run was found; those that left no record are left out.
+    In the folder of results where the run was found; the record of one that left none is empty.
     """
-    root = found.folder.parents[len(run.chain) + 3]
+    root = found.folder.parents[len(run.chain) + 3]  # of <scale>/runs/<model>/seed<k>/<step>/…
     for step in run.lineage:
         folder = step.folder(root)
         record = found.record if step == run else read_json(folder / "run.json") or {}
-        if record:
-            yield step, dataclasses.replace(found, folder=folder, record=record)
+        yield step, dataclasses.replace(found, folder=folder, record=record)
 
 
 CURVE_POINTS = 60

@@ -4,13 +4,12 @@ import dataclasses
 import shlex
 from datetime import datetime
 
-from crate.collect import Found, look_up
+from crate.collect import Found, ancestry, look_up
 from crate.config import STEP_TYPES, Settings
 from crate.data.registry import DATASETS
 from crate.errors import UsageError, unknown
 from crate.models.registry import ModelSpec
 from crate.plan import Plan, Run
-from crate.records import read_json
 from crate.tables import MARKS, number
 
 
@@ -64,11 +63,9 @@ def account(run: Run, found: Found, plan: Plan, settings: Settings) -> list[tupl
     where nothing is recorded.
     """
     record = found.record
-    root = found.folder.parents[len(run.chain) + 3]  # of <scale>/runs/<model>/seed<k>/<step>/…
     lines = [("run", found.folder.as_posix())]
-    for step in run.lineage:
-        past = record if step == run else read_json(step.folder(root) / "run.json") or {}
-        config = _recorded(past, step, plan)
+    for step, behind in ancestry(run, found):
+        config = _recorded(behind.record, step, plan)
         summary = _summary(config["step"])
         name = config["step"]["dataset"]
         data = DATASETS[name].title if name in DATASETS else name

@@ -107,8 +107,9 @@ def _section(
     runs: dict[Run, tuple[str, Found]] = {}  # each with the first row that shows it
     for line, run, found in _values(metrics, content, shown):
         for step, behind in ancestry(run, found):
-            records[behind.folder.as_posix()] = behind.record
-            runs.setdefault(step, (line.row, behind))
+            if behind.record:
+                records[behind.folder.as_posix()] = behind.record
+                runs.setdefault(step, (line.row, behind))
         entry = _entry(name, line, content, cells, provenance)
         accounts = provenance["accounts"]
         key = (found.folder, found.status, found.value is None)
