@@ -2,6 +2,7 @@
 # make test        set up if needed, then the tests (about 5 minutes on 2 cores)
 # make test-all    the slow tests too (all tables at smoke), and those on a real Slurm (skipped without)
 # make drills      the launcher's long drills: time limits, a sweep of 200 runs (20 minutes)
+# make docs        the documentation, into site/ (`mkdocs serve` shows it while one writes)
 # make setup       only the environment: .venv from requirements.lock
 # make crf         add the CRF that CRATE-alpha's MaskCut protocol uses (needs a C++ compiler)
 #
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 CORES ?= all
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: crf demo test test-all drills lint lock setup clean
+.PHONY: crf demo test test-all docs drills lint lock setup clean
 
 ifeq ($(VENV),.venv)
 READY := $(VENV)/.ready
@@ -51,6 +52,9 @@ test: $(READY) lint
 test-all: $(READY) lint
 	@python -m pytest -n 2 --dist loadfile
 
+docs: $(READY)
+	@NO_MKDOCS_2_WARNING=1 mkdocs build --quiet --strict --site-dir site
+
 drills: $(READY)
 	@python tests/cluster/drills.py
 
@@ -66,4 +70,4 @@ lock: $(READY)
 	    -o requirements.lock
 
 clean:
-	@rm -rf .venv .snakemake .pytest_cache .ruff_cache *.egg-info
+	@rm -rf .venv .snakemake .pytest_cache .ruff_cache *.egg-info site

@@ -1,0 +1,149 @@
+"""What the site is built with beside its pages: no number of ours is typed in them.
+
+MkDocs calls the `on_…` functions. They copy the figures of `results/published/mini`, put what was
+regenerated in the place of marks in the pages, and turn links that leave `docs/` into text:
+
+    <!-- recipes -->        in tables/<name>.md: the steps behind the table, at paper scale and mini
+    <!-- regenerated -->    in tables/<name>.md: the published table and its figure
+    <!-- figure: NAME -->   a published figure
+    <!-- training -->       the published figures of training, all of them
+"""
+
+import os
+import re
+import sys
+from pathlib import Path
+
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # the package beside this folder, installed or not
+from crate.config import Experiments, Step  # noqa: E402
+from crate.data.registry import get_dataset  # noqa: E402
+from crate.plan import Plan  # noqa: E402
+
+PUBLISHED = ROOT / "results/published/mini"
+PLAN = Plan(Experiments(ROOT / "experiments"))
+MARK = re.compile(r"^<!-- (recipes|regenerated|training|figure: (\w+)) -->$", flags=re.M)
+LINK = re.compile(r"(?<!!)\[([^\]]+)\]\((?![a-z]+:|#)([^)\s#]+)(#[^)\s]*)?\)")
+
+# Keys of a recipe that say most of it, in the order they are told
+TOLD = {
+    "updates": "{:,} updates",
+    "epochs": "{:g} epochs",
+    "batch_size": "batches of {:,}",
+    "optimizer": "{}",
+    "lr": "rate {:g}",
+    "weight_decay": "decay {:g}",
+    "mask_ratio": "{:.0%} of patches hidden",
+    "decoder": "{} decoder",
+    "method": "{}",
+    "image_size": "{} px",
+    "block_size": "windows of {:,} tokens",
+    "stride": "stride {}",
+    "layer": "layer {}",
+    "tau": "τ {:g}",
+    "crf": "CRF",
+    "pictures": "{:,} pictures",
+    "seconds": "{:g} s",
+}
+NAMES = {"adamw": "AdamW", "lion": "Lion", "upernet": "UPerNet", "knn": "k-NN"}
+
+
+def published_figure(name: str) -> Path | None:
+    """A figure as SVG or PNG, whichever is smaller; None where it is not published."""
+    files = [PUBLISHED / f"figures/{name}.{kind}" for kind in ("svg", "png")]
+    return min(
+        (path for path in files if path.is_file()),
+        key=lambda path: path.stat().st_size,
+        default=None,
+    )
+
+
+def on_files(files, config):
+    """Add the published figures to the site, as figures/<name>."""
+    for path in filter(None, map(published_figure, PLAN.figures())):
+        files.append(File.generated(config, f"figures/{path.name}", abs_src_path=str(path)))
+    return files
+
+
+def on_page_markdown(markdown, page, config, files):
+    """Fill in the marks, then make text of the links to files that the site has not."""
+    name = Path(page.file.src_uri).stem
+    up = "../" * page.file.src_uri.count("/")
+
+    def fill(match) -> str:
+        kind, figure = match[1], match[2]
+        if figure:
+            return image(figure, up)
+        if kind == "training":
+            found = [f for f in PLAN.figures() if PLAN.shows_training(f) and published_figure(f)]
+            return "\n\n".join(image(f, up) for f in found) or unpublished("figure_training")
+        return recipes(name) if kind == "recipes" else regenerated(name, up)
+
+    folder = Path(page.file.abs_src_path).parent
+
+    def outside(match) -> str:
+        text, target = match[1], Path(os.path.normpath(folder / match[2]))
+        if target.is_relative_to(config.docs_dir):
+            return match[0]
+        if not target.exists():
+            raise PluginError(f"{page.file.src_uri}: there is no {match[2]}")
+        path = target.relative_to(ROOT).as_posix()
+        return text if text.startswith("`") else f"{text} (`{path}`)"
+
+    return MARK.sub(fill, LINK.sub(outside, markdown))
+
+
+def unpublished(target: str) -> str:
+    return f"*Not published yet: `snakemake --cores all {target}` makes it.*"
+
+
+def image(figure: str, up: str) -> str:
+    """A published figure in Markdown, a link to itself; `up` leads from the page to docs/."""
+    path = published_figure(figure)
+    if path is None:
+        return unpublished(f"figure_{figure}")
+    where = f"{up}figures/{path.name}"
+    return f"[![{PLAN.figure_title(figure)} (mini scale)]({where})]({where})"
+
+
+def regenerated(table: str, up: str) -> str:
+    """The published table with its caption and notes, and its figure."""
+    path = PUBLISHED / f"tables/{table}.md"
+    if not path.is_file():
+        return unpublished(f"table_{table}")
+    own = PLAN.figure_of(table)
+    return path.read_text(encoding="utf-8") + (f"\n\n{image(own, up)}" if own else "")
+
+
+def recipes(table: str) -> str:
+    """The steps of a table's chains, what they do at paper scale, and what mini changes of it."""
+    content = PLAN.experiments.table(table)
+    cells = PLAN.cells(content, "paper", [0])
+    steps = dict.fromkeys(each.step for _, _, run, _ in cells for each in run.lineage)
+    lines = ["| step | at paper scale | at mini |", "|:--|:--|:--|"]
+    for name in steps:
+        paper, mini = (told(PLAN.experiments.step(name, scale)) for scale in ("paper", "mini"))
+        lines.append(f"| `{name}` | {paper} | {'the same' if mini == paper else mini} |")
+    return "\n".join(lines)
+
+
+def told(step: Step) -> str:
+    """Data and recipe of a step in a line."""
+    values = step.model_dump()
+    if step.AS_PUBLISHED:
+        return "the published model, no data"
+    parts = [get_dataset(step.dataset).title if step.READS_DATA else "no data"]
+    if values.get("answer", "model") != "model":
+        return f"{parts[0]}; no network: {values['answer'].replace('_', ' ')}"
+    idle = 0 in (values.get("epochs"), values.get("updates"))
+    training = {"updates", "epochs", "batch_size", "optimizer", "lr", "weight_decay"}
+    for key, text in TOLD.items():
+        value = values.get(key)
+        if value in (None, False) or (idle and key in training):
+            continue
+        parts.append(text.format(NAMES.get(value, value)))
+    line = ", ".join([*parts, "nothing is trained"] if idle else parts)
+    return re.sub(r"e-0", "e-", line)
