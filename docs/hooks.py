@@ -6,7 +6,6 @@ regenerated in the place of marks in the pages, and turn links that leave `docs/
     <!-- recipes -->        in tables/<name>.md: the steps behind the table, at paper scale and mini
     <!-- regenerated -->    in tables/<name>.md: the published table and its figure
     <!-- figure: NAME -->   a published figure
-    <!-- training -->       the published figures of training, all of them
 """
 
 import os
@@ -25,7 +24,7 @@ from crate.plan import Plan  # noqa: E402
 
 PUBLISHED = ROOT / "results/published/mini"
 PLAN = Plan(Experiments(ROOT / "experiments"))
-MARK = re.compile(r"^<!-- (recipes|regenerated|training|figure: (\w+)) -->$", flags=re.M)
+MARK = re.compile(r"^<!-- (recipes|regenerated|figure: (\w+)) -->$", flags=re.M)
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\((?![a-z]+:|#)([^)\s#]+)(#[^)\s]*)?\)")
 
 # Keys of a recipe that say most of it, in the order they are told
@@ -77,9 +76,6 @@ def on_page_markdown(markdown, page, config, files):
         kind, figure = match[1], match[2]
         if figure:
             return image(figure, up)
-        if kind == "training":
-            found = [f for f in PLAN.figures() if PLAN.shows_training(f) and published_figure(f)]
-            return "\n\n".join(image(f, up) for f in found) or unpublished("figure_training")
         return recipes(name) if kind == "recipes" else regenerated(name, up)
 
     folder = Path(page.file.abs_src_path).parent
