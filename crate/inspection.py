@@ -82,7 +82,7 @@ def inspect(request: Request) -> None:
             target = request.out / f"{name}-{part}.png"
             with atomic_path(target) as temporary:
                 image.save(temporary, "png")
-        print(f"{path}: {', '.join(f'{name}-{part}.png' for part in drawn)}", flush=True)
+        print(_shown(f"{path}: {', '.join(f'{name}-{part}.png' for part in drawn)}"), flush=True)
         sections.append(_section(path, square, drawn, seen["terms"], model.spec.sparsity))
     spec = model.spec
     facts = (
@@ -149,7 +149,7 @@ def look(model, square: np.ndarray, dataset: ImageSet) -> dict:
 
     "attention" (K, g, g), the class token's; "codes" bool (1 + N, M), the support, none for an MLP;
     "tokens" (N, d), of the patches after the layer; "terms" {name: number}, of the objective
-    (`crate.models.objective.layer_terms`).
+    (`crate.models.objective.layer_terms`, which raises `RunError` for tokens that are not finite).
     """
     import torch
 
@@ -159,23 +159,19 @@ def look(model, square: np.ndarray, dataset: ImageSet) -> dict:
     device = next(model.parameters()).device
     pixels = torch.from_numpy(square.copy()).permute(2, 0, 1)[None].to(device)
     seen: dict[str, list] = {"attention": [], "codes": [], "tokens": [], "terms": []}
-    with torch.inference_mode():
+    # full float32, as a layerwise step has it: convolutions on a GPU would round to TF32
+    whole = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+    with torch.inference_mode(), whole:
         images = normalise(pixels, dataset)
-        x = model.embed(images)
-        for block in model.blocks:
-            record: dict = {}
-            x = block(x, record)
+        for terms, record in layer_terms(model, images, weight=model.spec.sparsity):
             maps = record["attention"][0, :, 0, 1:]  # (K, N)
             side = math.isqrt(maps.shape[-1])
             seen["attention"].append(maps.view(-1, side, side).cpu().numpy())
             if "codes" in record:
                 seen["codes"].append((record["codes"][0] != 0).cpu().numpy())
-            seen["tokens"].append(x[0, 1:].cpu())
-        for terms in layer_terms(model, images, weight=model.spec.sparsity):
+            seen["tokens"].append(record["output"][0, 1:].cpu())
             numbers = {name: value for name, value in terms.items() if value.dim() == 1}
             seen["terms"].append({name: value.item() for name, value in numbers.items()})
-    if not x.isfinite().all():
-        raise RunError("the network's tokens are not finite")
     return seen
 
 
@@ -280,8 +276,9 @@ def _mosaic(lines: list[list[np.ndarray]], left: list[str], above: list[str]) ->
 
 STYLE = """
 body { font: 16px/1.4 system-ui, sans-serif; margin: 0 auto; max-width: 70rem; padding: 1rem; }
+h1 { font-size: 1.5rem; } h1, h2 { overflow-wrap: anywhere; }
 img { max-width: 100%; height: auto; }
-.wide { overflow-x: auto; }
+.wide { overflow-x: auto; } .wide img { max-width: none; }  /* scrolls: labels stay legible */
 table { border-collapse: collapse; } td, th { padding: .1rem .6rem; text-align: right; }
 th { border-bottom: 1px solid; } figure { margin: 1rem 0; } figcaption { color: #555; }
 """
@@ -317,7 +314,7 @@ def _section(
 ) -> str:
     from crate.models.objective import EPSILON
 
-    told = html.escape(path)
+    told = html.escape(_shown(path))
     parts = [
         f"<section><h2>{told}</h2>",
         f'<img src="{_embedded(Image.fromarray(square))}" alt="{told}, as the network sees it">',
@@ -341,6 +338,11 @@ def _section(
         f"λ = {weight:g}.</p></section>"
     )
     return "\n".join(parts)
+
+
+def _shown(name: str) -> str:
+    """A file's name as text: bytes of it that are no UTF-8 as question marks."""
+    return name.encode(errors="replace").decode()
 
 
 def _embedded(image: Image.Image) -> str:

@@ -2,9 +2,11 @@
 
 import dataclasses
 import html.parser
+import io
+import os
 import shutil
-import subprocess
 
+import browser
 import numpy as np
 import pytest
 import torch
@@ -181,6 +183,19 @@ def test_refusals_are_one_line_and_good_pictures_are_done(finished, picture, cap
     assert picture.parent.joinpath("seen/index.html").exists()
 
 
+def test_names_of_any_bytes_are_shown_as_text(finished, picture, monkeypatch):
+    """Markup is escaped; what is no UTF-8 is neither an error nor written."""
+    _, run = finished("vit_small_patch8")
+    strange = os.fsdecode(b'<b>&amp; "x" \xc3\xa9 \xff.png')
+    shutil.copyfile(picture, strange)
+    out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")  # strict, as a terminal's is
+    monkeypatch.setattr("sys.stdout", out)
+    assert main(["inspect", run, strange, "--out", "seen"]) == 0
+    text = picture.parent.joinpath("seen/index.html").read_text(encoding="utf-8")
+    assert "<h2>&lt;b&gt;&amp;amp; &quot;x&quot; é ?.png</h2>" in text
+    assert "<b>" not in text
+
+
 def test_names_are_unique_and_no_given_picture_is_overwritten(finished, picture, tmp_path):
     _, run = finished("vit_small_patch8")
     (tmp_path / "b").mkdir()
@@ -197,13 +212,24 @@ def test_names_are_unique_and_no_given_picture_is_overwritten(finished, picture,
     ]  # fmt: skip
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium here")
-def test_a_browser_opens_the_page(finished, picture, tmp_path):
+@pytest.mark.skipif(browser.chromium() is None, reason="no Chromium here")
+def test_a_phone_opens_the_page(finished, picture, tmp_path):
+    """It asks for nothing else; wide maps scroll, in their own size, and the page does not."""
     _, run = finished("crate_base_patch8")
-    assert main(["inspect", run, str(picture), "--out", "seen"]) == 0
-    words = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
-    page = (tmp_path / "seen" / "index.html").as_uri()
-    profile = f"--user-data-dir={tmp_path / 'profile'}"
-    done = subprocess.run([*words, profile, page], capture_output=True, text=True, timeout=60)
-    assert "crate_base_patch8 seed0 imagenet1k_lion" in done.stdout
-    assert done.stdout.count("<img") == 4
+    long = picture.with_name("x" * 200 + ".png")
+    picture.rename(long)
+    assert main(["inspect", run, str(long), "--out", "seen"]) == 0
+    page = browser.Page(tmp_path / "profile", width=390)
+    try:
+        page.open(tmp_path / "seen" / "index.html")
+        asked = [address for address in page.requests if not address.startswith("data:")]
+        assert [address.rsplit("/", 1)[1] for address in asked] == ["index.html"]
+        assert "crate_base_patch8 seed0 imagenet1k_lion" in page.run("document.body.innerText")
+        assert page.run("document.documentElement.scrollWidth") == 390
+        sizes = "[...document.images].map(i => [i.width, i.naturalWidth])"
+        shown = page.run(sizes)
+        assert len(shown) == 4
+        assert all(width == whole > 0 for width, whole in shown)
+        assert page.errors == []
+    finally:
+        page.close()

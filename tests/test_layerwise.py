@@ -50,7 +50,7 @@ def terms_of(model, images, term):
     """The means by layer of a term, over all pictures at once."""
     with torch.no_grad():
         found = layer_terms(model, images, weight=0.1)
-        return [layer[term].mean().item() for layer in found]
+        return [terms[term].mean().item() for terms, _ in found]
 
 
 def test_a_run_is_the_mean_over_pictures_of_either_split(work):

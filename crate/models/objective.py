@@ -18,7 +18,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from crate.errors import UsageError
+from crate.errors import RunError, UsageError
 from crate.models.attention import MSSA
 from crate.models.vision import VisionTransformer
 
@@ -32,9 +32,11 @@ def coding_rate(z: Tensor, *, epsilon: float = EPSILON, normalised: bool = False
 
     Through the eigenvalues of the smaller of Z Zᵀ and Zᵀ Z, which have the same but zeros. Zeros
     come out as rounding errors of the largest, of either sign, which d/(N ε²) may make large: what
-    is not told from zero, as in numpy's `matrix_rank`, counts as zero.
+    is not told from zero (numpy's `matrix_rank` has the same bound) counts as zero. So does then a
+    singular value of Z, a root of these, below some 1e-7 of the largest: float32's own precision.
 
-    normalised: each token has length 1 first (a zero stays zero), as in the official helper.
+    z: finite, and of float32's range, so that no square overflows. normalised: each token has
+    length 1 first (a zero stays zero), as in the official helper.
     Raises `UsageError` for an epsilon that is not positive.
     """
     if not epsilon > 0:
@@ -94,10 +96,11 @@ def subspaces_of(attention: nn.Module) -> Tensor:
 
 def layer_terms(
     model: VisionTransformer, images: Tensor, *, weight: float, epsilon: float = EPSILON
-) -> Iterator[dict[str, Tensor]]:
-    """The terms of the objective, layer after layer, of images (B, 3, H, H).
+) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
+    """The terms of the objective, layer after layer, of images (B, 3, H, H); and what it recorded.
 
-    For each layer ℓ, with U_[K] of its attention, as (B,) float64:
+    Yields (terms, record), the latter as `Block` leaves it: attention, codes, Z^{ℓ+1/2} and
+    Z^{ℓ+1}. Terms of each layer ℓ, with U_[K] of its attention, as (B,) float64:
 
         compression  R^c(Z^{ℓ+1/2} | U_[K])
         official     the same as the official helper measures it: of what attention itself projects,
@@ -109,12 +112,16 @@ def layer_terms(
         objective    sparse rate reduction at Z^{ℓ+1}, with λ = `weight`
 
     and of each token: norms ‖z‖₂ of Z^{ℓ+1}, (B, N); nonzero, the share of its entries that are not
-    zero, of the codes where there are some, (B, N); tokens, Z^{ℓ+1} itself, (B, N, d).
+    zero, of the codes where there are some, (B, N).
+
+    Raises `RunError` where tokens are not finite, which have no rate.
     """
     x = model.embed(images)
     for block in model.blocks:
         record: dict[str, Tensor] = {}
         before, x = x, block(x, record)
+        if not x.isfinite().all():  # eigenvalues of such fail in LAPACK's own words
+            raise RunError("the network's tokens are not finite")
         subspaces = subspaces_of(block.attention)
         z = x.double()
         rate = coding_rate(z, epsilon=epsilon)
@@ -132,11 +139,9 @@ def layer_terms(
         if codes is not None:
             found["codes"] = nonzeros(codes) / codes[0].numel()
         shown = x if codes is None else codes
-        yield found | {
-            "norms": z.norm(dim=-1),
-            "nonzero": (shown != 0).double().mean(-1),
-            "tokens": x,
-        }
+        found["norms"] = z.norm(dim=-1)
+        found["nonzero"] = (shown != 0).double().mean(-1)
+        yield found, record
 
 
 def principal_colours(tokens: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from crate.config import Layerwise
 from crate.data.images import normalise, open_split
 from crate.data.registry import ImageSet, get_dataset
 from crate.data.scenes import open_scenes
-from crate.errors import RunError, Stopped, UsageError
+from crate.errors import Stopped, UsageError
 from crate.models.features import parents_network, precision
 from crate.models.objective import layer_terms, principal_colours
 from crate.objects.overlays import EXAMPLES, write_examples
@@ -133,10 +133,9 @@ def _measure(
                 )
             images = normalise(pixels, dataset)
             by_layer: dict[str, list[Tensor]] = {}
-            for terms in layer_terms(model, images, weight=step.weight, epsilon=step.epsilon):
-                tokens = terms.pop("tokens")
-                if not tokens.isfinite().all():
-                    raise RunError("the network's tokens are not finite")
+            chosen = {"weight": step.weight, "epsilon": step.epsilon}
+            for terms, record in layer_terms(model, images, **chosen):
+                tokens = record["output"]
                 terms["norm"] = terms["norms"].mean(-1)
                 for term, values in terms.items():
                     by_layer.setdefault(term, []).append(values.flatten().cpu())

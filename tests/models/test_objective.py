@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from crate.errors import UsageError
+from crate.errors import RunError, UsageError
 from crate.models.objective import (
     coding_rate,
     compression,
@@ -61,6 +61,16 @@ def test_rank_deficient_tokens_of_any_size_are_counted_once():
         z = (size * token).expand(200, 64)
         known = 0.5 * math.log1p(64 / 0.1**2 * (size * token).square().sum().item())
         assert coding_rate(z).item() == pytest.approx(known, rel=1e-12)
+
+
+def test_small_directions_beside_a_large_token_count_as_far_as_float32_tells_them():
+    """The limit that is stated: singular values below some 1e-7 of the largest are zeros."""
+    z = torch.eye(3, 5, dtype=torch.float64)
+    alpha = 5 / (3 * 0.1**2)
+    for large, told in ((1e6, 2), (1e9, 0)):
+        z[0, 0] = large
+        known = 0.5 * (math.log1p(alpha * large**2) + told * math.log1p(alpha))
+        assert coding_rate(z).item() == pytest.approx(known, rel=1e-9)
 
 
 @pytest.mark.parametrize("shape", [(7, 4), (4, 7)])
@@ -145,7 +155,7 @@ def test_terms_of_layers_are_those_of_the_records(name):
     images = random(2, 3, 24, 24).float()
     with torch.no_grad():
         records = model.layer_records(images)
-        found = list(layer_terms(model, images, weight=0.2, epsilon=0.4))
+        found = [terms for terms, _ in layer_terms(model, images, weight=0.2, epsilon=0.4)]
         entering = [model.embed(images), *(record["output"] for record in records)]
     assert len(found) == 3
     for block, before, record, terms in zip(
@@ -176,6 +186,25 @@ def test_terms_of_layers_are_those_of_the_records(name):
         if spec.feedforward == "ODL":
             assert (terms["codes"] < 1).all()
             assert (terms["sparsity"] == 1).all()
+
+
+def test_tokens_that_are_not_finite_are_one_line():
+    spec = resolve("crate_tiny_patch8", dim=12, depth=2, heads=2)
+    model = VisionTransformer(spec, num_classes=3, image_size=24).eval()
+    with torch.no_grad():
+        model.blocks[1].attention.projection.weight[0, 0] = math.nan
+        layers = layer_terms(model, random(1, 3, 24, 24).float(), weight=0.1)
+        next(layers)
+        with pytest.raises(RunError, match="the network's tokens are not finite"):
+            next(layers)
+
+
+def test_half_precision_changes_the_network_and_no_rate():
+    z, subspaces = random(5, 6).float(), random(3, 6, 2, seed=1).float()
+    known = sparse_rate_reduction(z, subspaces, weight=0.1)
+    for dtype in (torch.bfloat16, torch.float16):
+        with torch.autocast("cpu", dtype=dtype):
+            assert sparse_rate_reduction(z, subspaces, weight=0.1) == known
 
 
 def test_subspaces_are_what_attention_projects_on():
