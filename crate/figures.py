@@ -446,7 +446,7 @@ def _alike(runs: list[dict], split: str) -> bool:
 def _tokens(name: str, plan: Plan, settings: Settings):
     """Pictures across; models down: their tokens as colours, norms and non-zeros by layer."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+    from matplotlib.ticker import MaxNLocator, NullLocator
 
     content, pictures = plan.experiments.table(name), _examples(name, settings)
     layers = {}
@@ -479,15 +479,15 @@ def _tokens(name: str, plan: Plan, settings: Settings):
             axes.pcolormesh(told["edges"], edges, shares, cmap="Blues", vmin=0, vmax=1)
             if log:
                 axes.set_xscale("log")
-                axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-                axes.xaxis.set_major_formatter(FuncFormatter(lambda norm, _: f"{norm:g}"))
-                axes.xaxis.set_minor_formatter(NullFormatter())
+                ends = told["edges"][:: len(told["edges"]) // 2]  # and the geometric middle
+                axes.set_xticks(ends, [f"{norm:.3g}" for norm in ends])
+                axes.xaxis.set_minor_locator(NullLocator())
             axes.yaxis.set_major_locator(MaxNLocator(integer=True))
             axes.set_ylabel("layer", fontsize=7)
             axes.tick_params(labelsize=6, which="both")
     if labels:
         panels[1, shown].set_title("norm of a token", fontsize=7)
-        panels[1, shown + 1].set_title("non-zeros of a token", fontsize=7)
+        panels[1, shown + 1].set_title("non-zeros of a token,\nor of its sparse code", fontsize=7)
     else:
         panels[0, 0].text(0, 0, "no runs here", fontsize=7)
     figure.suptitle(f"{content.figure.title} ({settings.scale} scale)", fontsize=9)
