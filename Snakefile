@@ -42,6 +42,9 @@ include: "workflow/rules/tables.smk"
 
 onstart:
     workflow.scheduler.keepgoing = True  # one failed run never sinks a sweep
+    # Its limit of 100 new jobs a second has every finished job start a timer that looks at all
+    # ready jobs each second from then on: a core's work after some hundred runs
+    workflow.scheduler.job_rate_limiter = None
     driver.check_launcher(SETTINGS)
     driver.fresh_if_forced(workflow.dag_settings)
     driver.check_data(PLAN, SETTINGS, needed_datasets(workflow.dag))
