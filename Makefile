@@ -47,10 +47,10 @@ demo: $(READY)
 	@python -m crate show ablation
 
 test: $(READY) lint
-	@python -m pytest -n 2 --dist loadfile -m "not slow and not cluster"
+	@python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not cluster"
 
 test-all: $(READY) lint
-	@python -m pytest -n 2 --dist loadfile
+	@python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 docs: $(READY)
 	@NO_MKDOCS_2_WARNING=1 mkdocs build --quiet --strict --site-dir site

@@ -16,6 +16,15 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 ROOT = Path(__file__).parent.parent
 
 
+# Files that take minutes: begun last, one would keep a worker long after the others are done
+LONGEST = ("test_workflow.py", "test_cluster.py", "test_docs.py")
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first; the order is kept by xdist's `--no-loadscope-reorder`."""
+    items.sort(key=lambda item: (*LONGEST, item.path.name).index(item.path.name))
+
+
 @pytest.fixture(scope="module")
 def one_thread():
     """The arithmetic of one thread, whatever the machine has."""
