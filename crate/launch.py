@@ -464,6 +464,7 @@ def launch(
     with lock(folder.folder / ".launch.lock", waiting), _Interrupts() as waiter.interrupts:
         if not fresh and folder.accept(prepared.identity):
             print(f"{waiter.run}: already finished, nothing to do", file=sys.stderr)
+            waiter.clear()
             return
         waiter.work()
 
@@ -676,6 +677,13 @@ class _Waiter:
             (folder / f"read-{self.prepared.identity}").touch()
             if len(list(folder.glob("read-*"))) == job.runs:
                 shutil.rmtree(folder, ignore_errors=True)
+
+    def clear(self) -> None:
+        """Delete what is left of a job that finished this run while nobody waited for it."""
+        job = read_job(self.folder)
+        if job and job.identity == self.prepared.identity and job.outcome(self.item.path) == "":
+            self.folder.job.unlink(missing_ok=True)
+            self._remove(job)
 
     def _ended(self, job: Job) -> str | None:
         """How a job ended that left no word: as `_wait`; None: it has not."""

@@ -1,5 +1,6 @@
 """What is asked of a cluster and when a job is given up; on a real one: test_cluster.py."""
 
+import dataclasses
 import os
 import signal
 import time
@@ -138,6 +139,23 @@ def test_a_run_finished_by_a_job_that_left_no_word_is_finished(plan, monkeypatch
     write_json(waits.folder.record, {"status": "complete", "identity": identity, "result": result})
     job = Job("submitit-local", "t", "jobs/t", identity, str(os.getpid()))  # gone: born later
     assert waits._wait(job) == ""
+    assert read_json(waits.folder.metrics) == result
+
+
+def test_a_job_that_ended_while_nobody_waited_is_cleared_away(plan):
+    """Its driver was killed; the next start finds the result. A job that goes on is left alone."""
+    folder = Path("jobs/t").absolute()
+    waits = waiter(plan)
+    identity = waits.prepared.identity
+    result = {"metrics": {"top1": 50.0}}
+    write_json(waits.folder.record, {"status": "complete", "identity": identity, "result": result})
+    job = Job("submitit-local", "t", str(folder), identity, str(os.getpid()))
+    for outcomes, stays in (({}, True), ({RUN: "it failed"}, True), ({RUN: ""}, False)):
+        write_json(waits.folder.job, dataclasses.asdict(job))
+        write_json(folder / "outcome.json", outcomes)
+        launch.launch(RUN, plan, waits.settings)
+        assert waits.folder.job.exists() == stays
+        assert folder.exists() == stays
     assert read_json(waits.folder.metrics) == result
 
 
