@@ -106,16 +106,22 @@ def change(path: Path, keys: tuple, value) -> None:
 
 
 def start(suite: Path, cluster: Cluster, *words: str) -> subprocess.Popen:
-    """Start `python -m …` or snakemake in a session of its own, as a terminal would."""
-    return subprocess.Popen(
-        [str(word) for word in words],
-        cwd=suite,
-        env=environment() | {"SLURM_CONF": cluster.conf, "PYTHONPATH": str(suite)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+    """Start `python -m …` or snakemake in a session of its own, as a terminal would.
+
+    The file `said` of the process has what it says.
+    """
+    said = suite.parent / f"said-{time.monotonic_ns()}.txt"
+    with said.open("w") as output:
+        process = subprocess.Popen(
+            [str(word) for word in words],
+            cwd=suite,
+            env=environment() | {"SLURM_CONF": cluster.conf, "PYTHONPATH": str(suite)},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    process.said = said
+    return process
 
 
 def crate(suite: Path, cluster: Cluster, path: str, **settings) -> subprocess.Popen:
@@ -133,11 +139,11 @@ def snakemake(suite: Path, cluster: Cluster, *words: str) -> subprocess.Popen:
 
 def end(process: subprocess.Popen, timeout: float = 180) -> tuple[int, str]:
     try:
-        told = process.communicate(timeout=timeout)[0]
+        process.wait(timeout)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-    return process.returncode, told
+    return process.returncode, process.said.read_text()
 
 
 def wait_for(what, seconds: float = 60):
@@ -149,6 +155,10 @@ def wait_for(what, seconds: float = 60):
                 return value
         time.sleep(0.1)
     raise AssertionError("waited in vain")
+
+
+def wait_until_it_says(process: subprocess.Popen, pattern: str) -> None:
+    wait_for(lambda: re.search(pattern, process.said.read_text(), re.I))
 
 
 def job_of(suite: Path, run: str) -> str:
@@ -279,12 +289,10 @@ def test_a_job_cancelled_behind_our_back_is_told(suite, cluster):
     try:
         waiter = crate(suite, cluster, QUICK, scale="smoke")
         job = wait_for(lambda: job_of(suite, QUICK))
-        wait_for(lambda: cluster.queue().get(job) == "PENDING")
-        time.sleep(4)  # two answers of squeue
+        wait_until_it_says(waiter, rf"job {job} queued \(.*(DRAIN|unavailable|drained).*\)")
         cluster("scancel", job)
         code, told = end(waiter)
         assert code == 1
-        assert re.search(r"job \d+ queued \(.*(DRAIN|unavailable|drained).*\)", told, re.I), told
         assert re.search(rf"^failed: .* job {job} was cancelled", told, re.M), told
     finally:
         cluster("scontrol", "update", "nodename=n[1-2]", "state=resume")
@@ -301,14 +309,12 @@ def test_ctrl_c_cancels_or_leaves_and_the_next_start_attaches(suite, cluster):
     assert f"job {job} goes on; the same command attaches to it again" in told
     assert cluster.queue().get(job) == "RUNNING"
     waiter = crate(suite, cluster, RUN, scale="smoke")
-    wait_for(lambda: (suite / RUN / ".launch.lock").read_text() == str(waiter.pid))
-    time.sleep(1)
+    wait_until_it_says(waiter, f"attached to job {job}")
     os.kill(waiter.pid, signal.SIGKILL)  # the laptop closed
     waiter = crate(suite, cluster, RUN, scale="smoke")
-    time.sleep(2)
+    wait_until_it_says(waiter, f"attached to job {job}")
     os.killpg(waiter.pid, signal.SIGTERM)
     code, told = end(waiter)
-    assert f"attached to job {job}" in told
     assert f"job {job} cancelled" in told
     assert code == 130
     wait_for(lambda: job not in cluster.queue())
@@ -396,11 +402,10 @@ def test_local_jobs_follow_the_same_protocol(tmp_path):
     job = training(suite)
     os.kill(waiter.pid, signal.SIGKILL)
     waiter = crate(suite, nowhere, RUN, scale="smoke", launcher="submitit-local")
-    time.sleep(1.5)
+    wait_until_it_says(waiter, f"attached to job {job}")
     os.kill(waiter.pid, signal.SIGTERM)
     code, told = end(waiter)
     assert code == 130, told
-    assert f"attached to job {job}" in told
     assert f"job {job} cancelled" in told
     code, told = end(crate(suite, nowhere, RUN, scale="smoke", launcher="submitit-local"))
     assert code == 0, told
