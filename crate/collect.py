@@ -238,11 +238,15 @@ def ancestry(run: Run, found: Found) -> Iterator[tuple[Run, Found]]:
 
     In the folder of results where the run was found; the record of one that left none is empty.
     """
-    root = found.folder.parents[len(run.chain) + 3]  # of <scale>/runs/<model>/seed<k>/<step>/…
     for step in run.lineage:
-        folder = step.folder(root)
+        folder = step.folder(_root(run, found))
         record = found.record if step == run else read_json(folder / "run.json") or {}
         yield step, dataclasses.replace(found, folder=folder, record=record)
+
+
+def _root(run: Run, found: Found) -> Path:
+    """The folder of results where a run was found."""
+    return found.folder.parents[len(run.chain) + 3]  # of <scale>/runs/<model>/seed<k>/<step>/…
 
 
 CURVE_POINTS = 60
@@ -256,11 +260,15 @@ def training_curves(runs: dict[Run, tuple[str, Found]], plan: Plan) -> list[dict
     "row", "model", "seed" and "step" say whose it is; "unit" what the examples are; "curves" is
     {"training loss": [[seen, value], …], and every metric that was measured while training, or, of
     the first one of its kind of step, at the end}. What is not finite is left out, as a run that
-    diverged has its curve until then; and runs that trained nothing are.
+    diverged has its curve until then; so are runs that trained nothing, or by another recipe.
     """
     trained = []
     for run, (row, found) in runs.items():
         if "config" not in found.record or not (lines := history(found)):
+            continue
+        root = _root(run, found)
+        unfinished = found.status in ("missing", "failed", "unavailable")
+        if unfinished and not all(plan.is_current(step, root) for step in run.lineage):
             continue
         curves = {"training loss": thinned(found, CURVE_POINTS)}
         for line in lines:
@@ -292,14 +300,17 @@ def read_metrics(table: str, settings: Settings) -> pd.DataFrame:
 
 
 def read_csv(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path, dtype={"row": str, "column": str, "note": str})
+    """A CSV file of this module; a row may be called "None" or "NA"."""
+    numbers = {"value": [""], "loss": [""]}
+    texts = {"row": str, "column": str, "note": str}
+    return pd.read_csv(path, dtype=texts, na_values=numbers, keep_default_na=False)
 
 
 def read_losses(table: str, settings: Settings) -> pd.DataFrame:
     path = losses_csv(settings.results, settings.scale, table)
     if not path.is_file():
         raise RunError(f"{path} is not there; run 'crate collect {table}' first")
-    return pd.read_csv(path, dtype={"row": str})
+    return read_csv(path)
 
 
 def read_layers(table: str, settings: Settings) -> list[dict]:

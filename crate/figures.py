@@ -502,7 +502,8 @@ def _training(name: str, plan: Plan, settings: Settings):
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter
 
-    runs = read_training(name, settings)
+    rows = {row.label for row in plan.experiments.table(name).rows}
+    runs = [run for run in read_training(name, settings) if run["row"] in rows]
     steps: dict[str, list[str]] = {}  # each with its quantities, the loss first
     for run in runs:
         known = {*steps.get(run["step"], []), *run["curves"]}

@@ -184,8 +184,10 @@ class RunFolder:
         return sorted(path for pattern in patterns for path in self.folder.glob(pattern))
 
     def start(self, record: dict) -> None:
-        """Record that work on this run began; an older result of another identity is gone."""
+        """Record that work on this run began; what another identity left is gone."""
         self.metrics.unlink(missing_ok=True)
+        if not self.checkpoint(record["identity"]).exists():  # nothing to go on from
+            self.history.unlink(missing_ok=True)
         for leftover in self.folder.glob(".*.tmp"):  # of a process that was killed while writing
             leftover.unlink(missing_ok=True)
         write_json(self.record, {**record, "status": "running", "started": now()})

@@ -152,11 +152,10 @@ def _values(
         run = Run(shown.scale, line.model, line.seed, tuple(line.chain.split("/")))
         folder = Path(shown.results) / line.run
         value = None if pd.isna(line.value) else float(line.value)
-        note = "" if pd.isna(line.note) else line.note
         yield (
             line,
             run,
-            Found(value, line.status, note, folder, read_json(folder / "run.json") or {}),
+            Found(value, line.status, line.note, folder, read_json(folder / "run.json") or {}),
         )
 
 

@@ -7,13 +7,12 @@ makes its absence a failure).
 import csv
 import json
 import math
-import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from browser import Page, chromium
+from browser import Page
 
 from crate import driver
 from crate.cli import main
@@ -98,7 +97,10 @@ def gaps(folder, finish, tmp_path):
             (where / "train.jsonl").write_text(written + '{"step": 10, "lo')  # killed while writing
         elif row.label == "+ overcomplete":
             record = {"status": "failed", "error": f"the loss is nan {ODD}", "commit": "badc0de"}
-            write_json(where / "run.json", record | {"config": plan.resolve(run).config})
+            resolved = plan.resolve(run)
+            write_json(
+                where / "run.json", record | {"config": resolved.config, "code": resolved.code}
+            )
             lines = [{"step": 1, "seen": 0, "loss": 1.5}, {"step": 2, "seen": 50, "loss": math.nan}]
             (where / "train.jsonl").write_text("".join(f"{json.dumps(x)}\n" for x in lines))
     collect("ablation", plan, settings, partial=True)
@@ -227,17 +229,6 @@ def test_ticks_are_round_and_few(low, high, ticks):
 
 
 # --- in a browser -----------------------------------------------------------
-
-
-@pytest.fixture
-def page(tmp_path):
-    if chromium() is None:
-        if os.environ.get("CRATE_NEEDS_BROWSER"):
-            pytest.fail("there is no Chromium, and CRATE_NEEDS_BROWSER asks for one")
-        pytest.skip("there is no Chromium")
-    page = Page(tmp_path / "profile")
-    yield page
-    page.close()
 
 
 SHOWN = """[...document.querySelectorAll('#%s .scroll tbody tr')].map(

@@ -286,6 +286,20 @@ def test_less_is_better_where_the_column_says_so(folder, setup, train):
     assert "ImageNet-1K top-1 (%) ↓, ours (mini)" in lay_out("ablation", down, settings).headers
 
 
+@pytest.mark.parametrize("name", ["None", "NA", "nan"])
+def test_a_row_may_have_the_name_of_nothing(folder, setup, train, name):
+    path = folder / "tables/ablation.yaml"
+    path.write_text(path.read_text().replace("label: + decoupled", f'label: "{name}"'))
+    settings, plan = setup(), Plan(Experiments(folder))
+    train(settings, [[70.0], [71.0], [72.0], [73.0]])
+    run = Run("mini", "crate_base_patch32_overcomplete_decoupled", 0, ("imagenet21k",))
+    history = run.folder(settings.results) / "train.jsonl"
+    history.write_text('{"seen": 640, "loss": 2.0}')
+    assert "72.0" in "".join(printed(plan, settings)[name].values())
+    path.write_text(path.read_text().replace(f'label: "{name}"', "label: renamed"))
+    write_figure("training_ablation", Plan(Experiments(folder)), settings)  # of before
+
+
 def test_a_table_needs_all_its_runs(plan, setup, train):
     settings = setup("mini", "0")
     train(settings, [(60.0,), (None,), (71.0,), (72.0,)])
@@ -743,6 +757,16 @@ def test_training_is_drawn_of_all_runs_behind_a_table(plan, setup, finish):
             "training loss": [[640, 2.0]], "top1": [[640, 30.0], [1280, 50.0]],
         },
     }  # fmt: skip
+    # what has not ended is there while its recipe is today's
+    going = Run("mini", "crate_base_patch32_overcomplete", 0, ("imagenet21k",))
+    resolved, folder = plan.resolve(going), going.folder(settings.results)
+    record = {"status": "running", "config": resolved.config}
+    for code, curves in ((resolved.code, 3), ("another", 2)):
+        write_json(folder / "run.json", record | {"code": code})
+        (folder / "train.jsonl").write_text(lines[0])
+        collect("ablation", plan, settings, partial=True)
+        assert len(read_training("ablation", settings)) == curves
+
     drawn = write_figure("training_ablation", plan, settings)
     text = next(path for path in drawn if path.suffix == ".svg").read_text()
     assert "<!-- imagenet21k: training loss -->" in text
