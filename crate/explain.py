@@ -90,7 +90,8 @@ def account(run: Run, found: Found, plan: Plan, settings: Settings) -> list[tupl
         lines.append(("device", device))
         lasted, trained = wall_seconds(record), record.get("train_seconds")
         took = [f"{lasted:.0f} s"] if lasted is not None else []
-        took += [f"training {trained} s"] if trained else []
+        resumed = ", earlier processes included" if trained and trained > (lasted or 0) else ""
+        took += [f"training {trained} s{resumed}"] if trained else []
         when = f"{record.get('started')} to {record.get('ended')}"
         lines.append(("time", ", ".join([when, *took])))
         stale = found.status in ("missing", "failed")
