@@ -53,6 +53,7 @@ Batch = tuple[Tensor, ...]
 Work = Callable[[int], object]  # does it once, with so many examples
 
 REPEATS = 5  # timed, of which the median counts
+LOOKS = Objects | AttentionSegmentation | Probe | ZeroShot | Layerwise  # at a frozen network
 
 
 def bench(
@@ -101,7 +102,6 @@ def bench(
                 continue
         about = {"workload": workload, "run": str(resolved.run), "at": now()}
         record |= {key: machine[key] for key in ("device", "device_type", "python", "torch")}
-        record["precision"] = machine["autocast"]
         record["measured"][key] = entry | about | {"torch": torch.__version__}
         write_json(path, record)
         speed, peak = entry["examples_per_second"], entry["peak_bytes"]
@@ -149,19 +149,25 @@ def measure(resolved: Resolved, kind: str, here: Runtime, seconds: float) -> dic
     size = min(2, most)  # BatchNorm needs two
     took = min(timed(size), timed(size))
     while size < most and 2 * took * REPEATS < seconds:
+        larger = min(2 * size, most)
         try:
-            took = min(timed(min(2 * size, most)), timed(min(2 * size, most)))
+            took = min(timed(larger), timed(larger))
         except torch.OutOfMemoryError:
             break
-        size = min(2 * size, most)
+        size = larger
+    if on_gpu:  # the peak of these batches, not of one that did not fit
+        timed(size)
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(here.device)
     times = [timed(size) for _ in range(REPEATS)]
+    autocast = kind == "train" or isinstance(resolved.step, LOOKS)
     return {
         "examples_per_second": float(f"{size / statistics.median(times):.5g}"),
         "flops": flops,  # of one example, as `crate.cost` counts them
         "batch": size,
         "whole_batch": most,
         "peak_bytes": torch.cuda.max_memory_allocated(here.device) if on_gpu else None,
-        "precision": str(here.dtype).removeprefix("torch.") if kind == "train" else "float32",
+        "precision": str(here.dtype if autocast else torch.float32).removeprefix("torch."),
         "threads": torch.get_num_threads(),
     }
 
@@ -274,7 +280,8 @@ def evaluation(resolved: Resolved, here: Runtime) -> tuple[Work, int]:
     micro = step.compute.micro_batch
     if isinstance(step, Objects | AttentionSegmentation):
         model = parents_network(resolved, None, here)
-        picture = Image.effect_noise((16, 12), 100).convert("RGB").resize(PICTURE)
+        shape = (step.image_size, step.image_size) if dataset.embedded else PICTURE
+        picture = Image.effect_noise((16, 12), 100).convert("RGB").resize(shape)
         if isinstance(step, Objects):
             from crate.objects import crf
             from crate.tasks.objects import find

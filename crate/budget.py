@@ -86,6 +86,7 @@ def read_device(name: str, results: str | Path, watts: float | None = None) -> D
         device, entries = str(record["device"]), dict(record["measured"])
         measured = {key: e["examples_per_second"] * e["flops"] for key, e in entries.items()}
         kinds = {key: e["workload"]["kind"] for key, e in entries.items()}
+        precisions = sorted({e["precision"] for e in entries.values()})
     except (KeyError, TypeError, ValueError):
         raise UsageError(f"{path}: is no file of 'crate bench'") from None
     rates = {k: [rate for key, rate in measured.items() if kinds[key] == k] for k in KINDS}
@@ -97,7 +98,7 @@ def read_device(name: str, results: str | Path, watts: float | None = None) -> D
         watts=watts or (float(BOARD_WATTS[board]) if board else None),
         measured=measured,
         rates={kind: statistics.median(rates[kind] or measured.values()) for kind in KINDS},
-        told=f"measured on {device}, torch {record.get('torch')}, {record.get('precision')}; the "
+        told=f"measured on {device}, torch {record.get('torch')}, {' and '.join(precisions)}; the "
         "rest at the median FLOP/s of that",
     )
 

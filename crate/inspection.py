@@ -141,6 +141,10 @@ def _square(picture: Image.Image, size: int) -> np.ndarray:
     """uint8 (size, size, 3): the shorter side scaled to `size`, then the middle."""
     from crate.data.images import centre_view
 
+    shorter = min(picture.size)
+    if max(picture.size) > 16 * shorter:  # scaled whole, a line of pixels would fill the memory
+        left, top = ((side - min(side, 16 * shorter)) // 2 for side in picture.size)
+        picture = picture.crop((left, top, picture.width - left, picture.height - top))
     return centre_view(picture, size, size).permute(1, 2, 0).numpy()
 
 

@@ -138,7 +138,7 @@ def told(step: Step) -> str:
     training = {"updates", "epochs", "batch_size", "optimizer", "lr", "weight_decay"}
     for key, text in TOLD.items():
         value = values.get(key)
-        if value in (None, False) or (idle and key in training):
+        if value is None or value is False or (idle and key in training):
             continue
         parts.append(text.format(NAMES.get(value, value)))
     line = ", ".join([*parts, "nothing is trained"] if idle else parts)

@@ -177,11 +177,11 @@ def bench_file(plan, *, images_per_second: float, path="results/bench/box.json")
         "workload": workload,
         "examples_per_second": images_per_second,
         "flops": training_flops(resolved),
+        "precision": "float32",
     }
     content = {
         "device": "Box",
         "torch": "2",
-        "precision": "float32",
         "measured": {workload_key(workload): entry},
     }
     write_json(Path(path), content)

@@ -6,7 +6,6 @@ import io
 import os
 import shutil
 
-import browser
 import numpy as np
 import pytest
 import torch
@@ -15,10 +14,11 @@ from PIL import Image
 from crate.cli import main
 from crate.data.images import normalise
 from crate.data.registry import get_dataset
-from crate.inspection import CODES, GAP, LABEL, TEXT, draw_attention, draw_codes, look
+from crate.inspection import CODES, GAP, LABEL, TEXT, _square, draw_attention, draw_codes, look
 from crate.models.registry import build, build_autoencoder, build_contrastive, build_language
 from crate.plan import Run
 from crate.records import RunFolder, file_sha256, write_json
+from crate.segment import open_picture
 from crate.train import save_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -212,24 +212,32 @@ def test_names_are_unique_and_no_given_picture_is_overwritten(finished, picture,
     ]  # fmt: skip
 
 
-@pytest.mark.skipif(browser.chromium() is None, reason="no Chromium here")
-def test_a_phone_opens_the_page(finished, picture, tmp_path):
+def test_a_line_of_pixels_is_a_picture(tmp_path):
+    """Scaled to the network's size before it is cut, it would take gigabytes."""
+    line = np.zeros((1, 30_000, 3), np.uint8)
+    line[:, 15_000:] = 255
+    Image.fromarray(line).save(tmp_path / "line.png")
+    square = _square(open_picture(tmp_path / "line.png"), 28)
+    assert square.shape == (28, 28, 3)
+    assert (square[:, 0] < 20).all()
+    assert (square[:, -1] > 235).all()
+    assert (np.diff(square.astype(int), axis=1) >= 0).all()  # from the one to the other
+
+
+def test_a_phone_opens_the_page(finished, picture, tmp_path, page):
     """It asks for nothing else; wide maps scroll, in their own size, and the page does not."""
     _, run = finished("crate_base_patch8")
     long = picture.with_name("x" * 200 + ".png")
     picture.rename(long)
     assert main(["inspect", run, str(long), "--out", "seen"]) == 0
-    page = browser.Page(tmp_path / "profile", width=390)
-    try:
-        page.open(tmp_path / "seen" / "index.html")
-        asked = [address for address in page.requests if not address.startswith("data:")]
-        assert [address.rsplit("/", 1)[1] for address in asked] == ["index.html"]
-        assert "crate_base_patch8 seed0 imagenet1k_lion" in page.run("document.body.innerText")
-        assert page.run("document.documentElement.scrollWidth") == 390
-        sizes = "[...document.images].map(i => [i.width, i.naturalWidth])"
-        shown = page.run(sizes)
-        assert len(shown) == 4
-        assert all(width == whole > 0 for width, whole in shown)
-        assert page.errors == []
-    finally:
-        page.close()
+    page.resize(390, 844)
+    page.open(tmp_path / "seen" / "index.html")
+    asked = [address for address in page.requests if not address.startswith("data:")]
+    assert [address.rsplit("/", 1)[1] for address in asked] == ["index.html"]
+    assert "crate_base_patch8 seed0 imagenet1k_lion" in page.run("document.body.innerText")
+    assert page.run("document.documentElement.scrollWidth") == 390
+    sizes = "[...document.images].map(i => [i.width, i.naturalWidth])"
+    shown = page.run(sizes)
+    assert len(shown) == 4
+    assert all(width == whole > 0 for width, whole in shown)
+    assert page.errors == []
