@@ -7,15 +7,17 @@ neither a port nor a driver is needed.
 
 import json
 import os
+import select
 import shutil
 import subprocess
-import time
 from pathlib import Path
 
 FLAGS = (
     "--headless=new", "--remote-debugging-pipe", "--no-sandbox", "--disable-gpu", "--no-first-run",
     "--disable-dev-shm-usage", "--hide-scrollbars", "--disable-background-networking",
 )  # fmt: skip
+
+SECONDS = 60  # of silence, after which it hangs
 
 
 def chromium() -> str | None:
@@ -48,7 +50,7 @@ class Page:
         self._rest, self._count, self._session = b"", 0, None
         self.requests: list[str] = []
         self.errors: list[str] = []
-        self._loaded = False
+        self._address = self._loaded = None
         target = self.send("Target.createTarget", url="about:blank")["targetId"]
         attached = self.send("Target.attachToTarget", targetId=target, flatten=True)
         self._session = attached["sessionId"]
@@ -71,6 +73,8 @@ class Page:
 
     def _next(self) -> dict:
         while b"\0" not in self._rest:
+            told, _, _ = select.select([self._read], [], [], SECONDS)
+            assert told, f"the browser says nothing for {SECONDS} s"
             part = os.read(self._read.fileno(), 1 << 16)
             assert part, "the browser ended"
             self._rest += part
@@ -85,16 +89,17 @@ class Page:
             self.errors.append(str(values["args"]))
         elif event == "Log.entryAdded" and values["entry"]["level"] == "error":
             self.errors.append(values["entry"]["text"])
+        elif event == "Page.frameNavigated":
+            self._address = values["frame"]["url"]
         elif event == "Page.loadEventFired":
-            self._loaded = True
+            self._loaded = self._address
         return message
 
-    def open(self, path: Path, seconds: float = 60) -> None:
-        self._loaded = False
-        self.send("Page.navigate", url=path.resolve().as_uri())
-        deadline = time.monotonic() + seconds
-        while not self._loaded:
-            assert time.monotonic() < deadline, "the page does not load"
+    def open(self, path: Path) -> None:
+        address = path.resolve().as_uri()
+        self._loaded = None
+        self.send("Page.navigate", url=address)
+        while self._loaded != address:  # and not the empty page of before
             self._next()
 
     def resize(self, width: int, height: int) -> None:

@@ -2,9 +2,11 @@
 
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
+from browser import Page, chromium
 
 from crate.config import SETTINGS_VARIABLE, Experiments
 from crate.plan import Plan, Run
@@ -12,6 +14,9 @@ from crate.records import write_json
 
 # Bit-identity and golden losses are the CPU's; CUDA_VISIBLE_DEVICES=0 runs the GPU tests too.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+# A job in the background of a script ignores SIGINT, and so would all that it starts
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parent.parent
 
@@ -34,6 +39,18 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def page(tmp_path):
+    """A page of a browser."""
+    if chromium() is None:
+        if os.environ.get("CRATE_NEEDS_BROWSER"):
+            pytest.fail("there is no Chromium, and CRATE_NEEDS_BROWSER asks for one")
+        pytest.skip("there is no Chromium")
+    page = Page(tmp_path / "profile")
+    yield page
+    page.close()
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from types import SimpleNamespace
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from browser import Page, chromium
 from mkdocs.exceptions import PluginError
 from test_workflow import copy_suite, environment
 
@@ -224,22 +223,16 @@ def test_the_site_loads_nothing_from_elsewhere_and_its_links_lead_somewhere(site
             assert not re.match(r"[\"']?(https?:)?//", "".join(address)), f"{style.name}: {address}"
 
 
-def test_pages_fit_a_phone_and_ask_no_network(site, tmp_path):
-    if chromium() is None:
-        assert "CRATE_NEEDS_BROWSER" not in os.environ, "there is no Chromium"
-        pytest.skip("there is no Chromium")
-    page = Page(tmp_path, width=390, height=844)
-    try:
-        for path in sorted(site.rglob("*.html")):
-            if path.name == "404.html":
-                continue  # its addresses begin at a server's root
-            page.open(path)
-            width = page.run("document.documentElement.scrollWidth")
-            assert width == 390, f"{path.relative_to(site)} is {width} px wide"
-        assert page.errors == []
-        assert all(request.startswith(("file:", "data:")) for request in page.requests)
-    finally:
-        page.close()
+def test_pages_fit_a_phone_and_ask_no_network(site, page):
+    page.resize(390, 844)
+    for path in sorted(site.rglob("*.html")):
+        if path.name == "404.html":
+            continue  # its addresses begin at a server's root
+        page.open(path)
+        width = page.run("document.documentElement.scrollWidth")
+        assert width == 390, f"{path.relative_to(site)} is {width} px wide"
+    assert page.errors == []
+    assert all(request.startswith(("file:", "data:")) for request in page.requests)
 
 
 # --- commands -------------------------------------------------------------------------------------
