@@ -275,7 +275,7 @@ def _remarks(content: Table, metrics: pd.DataFrame) -> list[str]:
     shown = ("ok", "released", "incomplete", "frozen", "earlier")
     valued = metrics[metrics["status"].isin(shown)]
     lines = []
-    for note, part in valued.groupby("note"):
+    for note, part in valued[valued["note"] != ""].groupby("note"):
         about = valued[valued["column"].isin(part["column"])]
         if set(about["row"]) == set(part["row"]):
             subject = [c.label for key, c in content.columns.items() if key in set(part["column"])]

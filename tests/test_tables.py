@@ -339,6 +339,7 @@ def test_a_complete_table_has_no_marks(plan, setup, train):
     sheet = lay_out("ablation", plan, settings)
     text = " ".join([*itertools.chain(*sheet.rows), *sheet.notes])
     assert not set("†✗…") & set(text)
+    assert ": ." not in text  # a remark of nothing
 
 
 # --- formats -----------------------------------------------------------
