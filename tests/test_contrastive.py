@@ -265,6 +265,7 @@ def test_a_set_of_pairs_is_for_contrastive_steps_alone(folder):
         Plan(Experiments(folder)).resolve(run)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(folder, tmp_path):
     """The loss is over the pairs of both, and chunks of features change nothing."""
     path = folder / "scales" / "smoke.yaml"

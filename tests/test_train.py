@@ -439,6 +439,7 @@ def test_two_processes_train_as_one(tmp_path):
     assert "already finished" in ends[0][1]
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_of_two_processes_stops_both_at_one_update(tmp_path):
     # drop path is drawn by each rank for itself
     experiments = write_experiments(tmp_path, **LONG, drop_path=0.0, compute=SAVE_EACH_UPDATE)
