@@ -212,7 +212,7 @@ def lay_out(name: str, plan: Plan, settings: Settings) -> Sheet:
     orders: dict[str, Agreement] = {}
     bold: set[tuple[int, int]] = set()
     notes: list[str] = []
-    left_out = set()
+    left_out, unprinted = set(), []
     for key, column in content.columns.items():
         statuses = {cells[row.label, key].status for row in content.rows}
         if "unavailable" in statuses <= {"unavailable", "empty"}:
@@ -230,7 +230,7 @@ def lay_out(name: str, plan: Plan, settings: Settings) -> Sheet:
                 bold.add((i, len(columns) - 1))
             rows[i].append(cell.text(column))
         if not any(key in row.paper for row in content.rows):
-            notes.append(f"{column.label}: paper value not available.")
+            unprinted.append(column.label)
             continue
         real = not datasets[key] & stand_ins.keys()
         parts = ["paper", "Δ", "verdict"] if column.tolerance is not None else ["paper", "Δ"]
@@ -252,6 +252,8 @@ def lay_out(name: str, plan: Plan, settings: Settings) -> Sheet:
             notes.append(order_agreement(column, found))
             if found is not None:
                 orders[column.label] = found
+    if unprinted:
+        notes.append(f"{'; '.join(unprinted)}: paper value not available.")
     notes += _remarks(content, metrics)
     used = {cell.status for (_, key), cell in cells.items() if key not in left_out}
     notes += [

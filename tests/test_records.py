@@ -132,6 +132,15 @@ def test_a_finished_run(done):
     assert names(done.folder) == ["metrics.json", "run.json", "weights.safetensors"]
 
 
+def test_a_history_goes_on_with_its_checkpoint_or_is_gone(done):
+    done.append({"step": 1})
+    done.checkpoint("me").write_bytes(b"half-way")
+    done.start({"identity": "me"})
+    assert done.history.read_text() == '{"step": 1}\n'
+    done.start({"identity": "other"})
+    assert not done.history.exists()
+
+
 def test_finished_work_is_found_again(done):
     before = done.metrics.read_bytes()
     done.metrics.unlink()  # as Snakemake does with the output of a job it did not see end
