@@ -238,8 +238,9 @@ def ancestry(run: Run, found: Found) -> Iterator[tuple[Run, Found]]:
 
     In the folder of results where the run was found; the record of one that left none is empty.
     """
+    root = _root(run, found)
     for step in run.lineage:
-        folder = step.folder(_root(run, found))
+        folder = step.folder(root)
         record = found.record if step == run else read_json(folder / "run.json") or {}
         yield step, dataclasses.replace(found, folder=folder, record=record)
 
@@ -266,10 +267,10 @@ def training_curves(runs: dict[Run, tuple[str, Found]], plan: Plan) -> list[dict
     for run, (row, found) in runs.items():
         if "config" not in found.record or not (lines := history(found)):
             continue
-        root = _root(run, found)
-        unfinished = found.status in ("missing", "failed", "unavailable")
-        if unfinished and not all(plan.is_current(step, root) for step in run.lineage):
-            continue
+        if found.value is None:  # not finished
+            root = _root(run, found)
+            if not all(plan.is_current(step, root) for step in run.lineage):
+                continue
         curves = {"training loss": thinned(found, CURVE_POINTS)}
         for line in lines:
             for key, value in line.items():
