@@ -9,9 +9,9 @@ from snakemake.utils import min_version
 min_version("9.27")
 
 sys.path.insert(0, workflow.basedir)  # the package beside this file, installed or not
-from crate import driver
-from crate.fingerprint import fingerprint
-from crate.plan import parse_path
+from crate.workflow import driver
+from crate.planning.identity import fingerprint
+from crate.planning.plan import parse_path
 
 
 configfile: "experiments/config.yaml"

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from crate.config import Classification
+from crate.data.catalogue import DATASETS
 from crate.data.images import open_split
 from crate.data.listing import list_part, write_index
-from crate.data.registry import DATASETS
+from crate.planning.loader import Classification
 from crate.runtime import Runtime
 
 CPU = Runtime(torch.device("cpu"), torch.float32, "benchmark")

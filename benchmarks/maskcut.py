@@ -21,8 +21,8 @@ from PIL import Image
 
 from crate.data.embedded import photos
 from crate.models.features import patch_features, pretrained
-from crate.models.registry import resolve
-from crate.objects.maskcut import cut_masks, squared
+from crate.models.zoo import resolve
+from crate.tasks.objects.maskcut import cut_masks, squared
 
 NETWORKS = ("crate_alpha_base_patch8", "crate_base_patch8", "vit_base_patch8")
 SIZE, LAYER, MASKS = 480, 3, 3

@@ -13,9 +13,9 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from crate.models.attention import plain_attention
-from crate.models.registry import resolve
-from crate.models.transformer import make_blocks
+from crate.layers.attention import plain_attention
+from crate.layers.block import make_blocks
+from crate.models.zoo import resolve
 
 # width d: heads K, batch B, tokens N. Small images, but 224 pixels at the papers' width.
 SHAPES = {64: (4, 64, 65), 128: (4, 64, 65), 256: (4, 32, 65), 768: (12, 2, 197)}

@@ -12,8 +12,8 @@
     examples.npz          a few pictures with what was found in them, for a figure
     log.txt               what was printed, and tracebacks
     .lock                 held by the process that works here; dies with it
-    events.out.tfevents.…, tracking.json  what trackers keep (crate/trackers.py)
-    job.json              which job of a cluster works here (crate/launch.py)
+    events.out.tfevents.…, tracking.json  what trackers keep (crate/training/trackers.py)
+    job.json              which job of a cluster works here (crate/launch/job.py)
 
 This module imports no torch.
 """
@@ -170,7 +170,7 @@ class RunFolder:
         self.log = folder / "log.txt"
         self.lock = folder / ".lock"
         self.job = folder / "job.json"
-        self.follower: Callable[[dict], None] | None = None  # of `append` (crate/trackers.py)
+        self.follower: Callable[[dict], None] | None = None  # of `append` (training/trackers.py)
 
     def checkpoint(self, identity: str) -> Path:
         return self.folder / f"checkpoint-{identity}.pt"

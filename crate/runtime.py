@@ -9,9 +9,9 @@ import signal
 import torch
 import torch.distributed as dist
 
-from crate.config import Compute
 from crate.environment import cpu_name, describe_machine
 from crate.errors import RunError
+from crate.planning.loader import Compute
 
 
 def seed_for(*parts: object) -> int:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from browser import Page, chromium
 
-from crate.config import SETTINGS_VARIABLE, Experiments
-from crate.plan import Plan, Run
+from crate.planning.loader import SETTINGS_VARIABLE, Experiments
+from crate.planning.plan import Plan, Run
 from crate.records import write_json
 
 # Bit-identity and golden losses are the CPU's; CUDA_VISIBLE_DEVICES=0 runs the GPU tests too.

@@ -19,13 +19,14 @@ import pytest
 from mkdocs.exceptions import PluginError
 from test_workflow import copy_suite, environment
 
-from crate import cli, driver
-from crate.budget import read_device
-from crate.config import Experiments
-from crate.data.registry import get_dataset
+from crate import cli
+from crate.costs.budget import read_device
+from crate.data.catalogue import get_dataset
 from crate.models import list_models
-from crate.plan import Plan, parse_path
-from crate.tune import nested
+from crate.planning.loader import Experiments
+from crate.planning.plan import Plan, parse_path
+from crate.reporting.tuning import nested
+from crate.workflow import driver
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

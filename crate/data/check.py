@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from crate.data.captions import BERT_SHA256, bert_vocabulary, read_vocabulary
+from crate.data.catalogue import Dataset, ImageSet, PairSet, TextSet, advice, home, require
 from crate.data.layouts import open_pictures
 from crate.data.listing import index_path, read_index, scan
 from crate.data.pair_shards import list_pairs, read_pair_index
-from crate.data.registry import Dataset, ImageSet, PairSet, TextSet, advice, home, require
 from crate.data.scenes import open_part
 from crate.data.texts import map_ids, open_tokens, read_header
 from crate.data.tokenizer import get_tokenizer

@@ -18,11 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
-from crate.config import Classification, ImageTraining
+from crate.data.catalogue import ImageSet, PairSet, home, split_part
 from crate.data.layouts import open_pictures
 from crate.data.pictures import Pictures
-from crate.data.registry import ImageSet, PairSet, home, split_part
 from crate.errors import RunError
+from crate.planning.loader import Classification, ImageTraining
 from crate.runtime import Runtime, generator_for, seed_for
 
 # --- what a batch is made of -----------------------------------------------------------

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
+from crate.data.catalogue import ImageSet, advice, home
 from crate.data.folders import class_folders, shard_files
 from crate.data.listing import list_part
 from crate.data.pictures import ArrayPictures, FilePictures, Pictures, ShardPictures
-from crate.data.registry import ImageSet, advice, home
 from crate.errors import RunError
 
 

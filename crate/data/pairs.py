@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from crate.config import Contrastive
 from crate.data.captioned import captioned
+from crate.data.catalogue import PairSet, advice, home, split_part
 from crate.data.images import (
     SPLIT_SEED,
     MemoryImages,
@@ -33,8 +33,8 @@ from crate.data.images import (
     training_view,
 )
 from crate.data.pair_shards import PairShards, Shard, list_pairs
-from crate.data.registry import PairSet, advice, home, split_part
 from crate.errors import RunError, unknown
+from crate.planning.loader import Contrastive
 from crate.runtime import Runtime, generator_for, seed_for
 
 Encode = Callable[[list[str]], np.ndarray]  # captions → ids int64 (n, T)

@@ -17,13 +17,13 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from crate.data.catalogue import Dataset, ImageSet, PairSet, TextSet, advice, home, require
 from crate.data.check import check, torchvision_class
 from crate.data.folders import shard_files
 from crate.data.layouts import open_pictures
 from crate.data.listing import index_path, write_index
 from crate.data.pair_shards import places_path, write_pair_index
 from crate.data.prepare_texts import prepare_texts, say
-from crate.data.registry import Dataset, ImageSet, PairSet, TextSet, advice, home, require
 from crate.environment import import_torchvision
 from crate.errors import RunError
 

@@ -17,8 +17,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from crate.data.catalogue import TextSet
 from crate.data.check import odd_counts, told
-from crate.data.registry import TextSet
 from crate.data.texts import adopt_tokens, header_path, map_ids, read_header, write_tokens
 from crate.data.tokenizer import Tokenizer, get_tokenizer
 from crate.errors import RunError

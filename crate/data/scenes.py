@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from crate.data.registry import ImageSet, advice, home, split_part
+from crate.data.catalogue import ImageSet, advice, home, split_part
 from crate.errors import RunError, UsageError, unknown
 
 IGNORED = 255  # in a map: no class; neither trained on nor counted

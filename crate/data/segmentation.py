@@ -15,11 +15,11 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from crate.config import Segmentation
+from crate.data.catalogue import ImageSet
 from crate.data.images import batch_indices
-from crate.data.registry import ImageSet
 from crate.data.scenes import IGNORED
 from crate.errors import RunError
+from crate.planning.loader import Segmentation
 from crate.runtime import Runtime, seed_for
 
 CROP_TRIES = 10  # crops looked at; where one class fills each too much, one more is taken unseen

@@ -24,8 +24,8 @@ from pathlib import Path
 
 import numpy as np
 
+from crate.data.catalogue import TextSet, advice, home, split_part
 from crate.data.embedded import open_asset
-from crate.data.registry import TextSet, advice, home, split_part
 from crate.data.tokenizer import Tokenizer, get_tokenizer
 from crate.errors import RunError, UsageError, unknown
 from crate.records import atomic_path, file_sha256, read_json, write_json

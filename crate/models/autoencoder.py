@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crate.errors import UsageError
-from crate.models.autoencoder_complexity import kept_patches
-from crate.models.registry import ModelSpec, check_positive_int
-from crate.models.sparse_coding import init_dictionary
-from crate.models.transformer import make_attention, make_blocks, run_blocks
+from crate.layers.block import make_attention, make_blocks, run_blocks
+from crate.layers.sparse_coding import init_dictionary
+from crate.models.flops_autoencoder import kept_patches
 from crate.models.vision import ConvStem
+from crate.models.zoo import ModelSpec, check_positive_int
 
 NORM_EPS = 1e-6  # of the last norm of either half, whatever that of the blocks
 VARIANCE_EPS = 1e-6  # of a normalised patch

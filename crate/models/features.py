@@ -12,17 +12,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from crate.config import Step
 from crate.errors import UsageError, unknown
-from crate.models.attention import MSSA
+from crate.layers.attention import MSSA
+from crate.layers.block import run_blocks
 from crate.models.autoencoder import NORM_EPS, MaskedAutoencoder
-from crate.models.carry import carry, vision_weights
-from crate.models.registry import ModelSpec
-from crate.models.transformer import run_blocks
+from crate.models.transfer import carry, vision_weights
 from crate.models.vision import VisionTransformer
-from crate.plan import Resolved
+from crate.models.zoo import ModelSpec
+from crate.planning.loader import Step
+from crate.planning.plan import Resolved
 from crate.runtime import Runtime, seed_for
-from crate.train import read_weights
+from crate.training.loop import read_weights
 
 PROJECTIONS = ("query", "key", "value")  # in the order of MHSA's `qkv`
 KINDS = (*PROJECTIONS, "tokens")

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crate.errors import RunError, UsageError
-from crate.models.attention import Kept
-from crate.models.registry import ModelSpec, check_positive_int
-from crate.models.transformer import make_blocks, run_blocks
+from crate.layers.attention import Kept
+from crate.layers.block import make_blocks, run_blocks
+from crate.models.zoo import ModelSpec, check_positive_int
 
 
 class Cache:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from crate.errors import RunError, UsageError
-from crate.models.attention import MSSA
+from crate.layers.attention import MSSA
 from crate.models.vision import VisionTransformer
 
 # The paper does not state the ε of its figures. The code beside it (Ma-Lab-Berkeley/CRATE,

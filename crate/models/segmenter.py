@@ -6,12 +6,12 @@ B batch, S image size, g = S / p patches a side, d width, C classes.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from crate.config import Segmentation
 from crate.errors import UsageError
-from crate.models.carry import carry
 from crate.models.features import layer_tokens
-from crate.models.registry import ModelSpec, build
+from crate.models.transfer import carry
 from crate.models.vision import VisionTransformer
+from crate.models.zoo import ModelSpec, build
+from crate.planning.loader import Segmentation
 
 AUXILIARY_CHANNELS = 256
 DROPOUT = 0.1  # of whole channels before a classifier: mmsegmentation's decode heads
@@ -114,7 +114,7 @@ def build_segmenter(
     Of the backbone only what the decoder reads is kept: no head, no last norm, no block above. So
     every parameter has a gradient, which DistributedDataParallel demands.
 
-    Returns it, and what was carried (`crate.models.carry.carry`), for run.json.
+    Returns it, and what was carried (`crate.models.transfer.carry`), for run.json.
     Raises `UsageError` for a layer the model does not have, `RunError` for weights that do not fit.
     """
     layers = step.layers[-1:] if step.decoder == "linear" else step.layers

@@ -20,8 +20,8 @@ from crate.data.captions import (
     class_names,
     phrases,
 )
+from crate.data.catalogue import DATASETS, ImageSet
 from crate.data.embedded import FASHION_MNIST_CLASSES, folder_of, topic_of
-from crate.data.registry import DATASETS, ImageSet
 from crate.environment import open_clip_part
 from crate.errors import RunError, UsageError
 

@@ -8,8 +8,8 @@ import pytest
 from pycocotools.coco import COCO
 
 from crate.data import composites
+from crate.data.catalogue import DATASETS
 from crate.data.embedded import CLIP_ART_FOLDERS, folder_of, photos
-from crate.data.registry import DATASETS
 from crate.data.scenes import IGNORED, open_scenes
 
 SPLITS = composites.SPLITS

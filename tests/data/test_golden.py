@@ -15,9 +15,9 @@ from torchvision import transforms
 from torchvision.transforms import v2
 from writers import cifar_batch
 
-from crate.config import Classification
+from crate.data.catalogue import DATASETS
 from crate.data.images import normalise, open_split
-from crate.data.registry import DATASETS
+from crate.planning.loader import Classification
 from crate.runtime import Runtime
 
 CPU = Runtime(torch.device("cpu"), torch.float32, "test")

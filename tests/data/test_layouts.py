@@ -14,12 +14,12 @@ from scipy.io import savemat
 from torchvision import datasets
 from writers import WRITERS, cifar10, cifar100, flowers102, noise, pets, save
 
-from crate.config import Classification
-from crate.data import registry
+from crate.data import catalogue as registry
+from crate.data.catalogue import DATASETS
 from crate.data.images import open_split
 from crate.data.layouts import open_pictures
-from crate.data.registry import DATASETS
 from crate.errors import RunError, UsageError
+from crate.planning.loader import Classification
 from crate.runtime import Runtime
 
 CPU = Runtime(torch.device("cpu"), torch.float32, "test")

@@ -15,13 +15,13 @@ import torch
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from crate.config import Classification
-from crate.data import registry
+from crate.data import catalogue as registry
 from crate.data.check import check
 from crate.data.images import open_split
 from crate.data.listing import index_path, list_part, read_index, write_index
 from crate.data.pictures import FilePictures, ShardPictures
 from crate.errors import RunError
+from crate.planning.loader import Classification
 from crate.runtime import Runtime
 
 CPU = Runtime(torch.device("cpu"), torch.float32, "test")

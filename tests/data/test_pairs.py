@@ -17,18 +17,18 @@ import torch
 from PIL import Image
 from writers import add_member, cut, jpeg, places_in, write_pair_shards
 
-from crate.config import Contrastive
 from crate.data import pair_shards, pairs, stand_ins
 from crate.data.captioned import DRAWING_PHRASES, captioned, name_of, with_article
 from crate.data.captions import bert_vocabulary
+from crate.data.catalogue import DATASETS, require
 from crate.data.check import check
 from crate.data.embedded import fashion_mnist
 from crate.data.listing import index_path
 from crate.data.pair_shards import list_pairs, places_path, read_shard, write_pair_index
 from crate.data.pairs import MemoryPairs, Order, ShardedPairs, open_pairs
 from crate.data.prepare import prepare
-from crate.data.registry import DATASETS, require
 from crate.errors import RunError, UsageError
+from crate.planning.loader import Contrastive
 from crate.runtime import Runtime
 
 CPU = Runtime(torch.device("cpu"), torch.float32, "test")

@@ -19,9 +19,9 @@ from writers import SCENE_WRITERS, WRITERS, coco, coco_file, coco_object, noise
 
 from crate.cli import main
 from crate.data import prepare as module
+from crate.data.catalogue import DATASETS
 from crate.data.layouts import open_pictures
 from crate.data.listing import index_path, list_part
-from crate.data.registry import DATASETS
 
 NOWHERE = "http://127.0.0.1:9/"  # refuses connections: stands for a machine without a network
 

@@ -14,8 +14,8 @@ from pycocotools.coco import COCO
 from torchvision import datasets
 from writers import SCENE_WRITERS, VOC_LISTS, coco, coco_file, coco_object, noise
 
-from crate.data import registry
-from crate.data.registry import DATASETS
+from crate.data import catalogue as registry
+from crate.data.catalogue import DATASETS
 from crate.data.scenes import IGNORED, open_part, open_scenes
 from crate.errors import RunError, UsageError
 

@@ -15,12 +15,13 @@ import time
 import numpy as np
 import pytest
 
+from crate.data import catalogue as registry
 from crate.data import prepare_texts as preparing
-from crate.data import registry, texts
+from crate.data import texts
+from crate.data.catalogue import DATASETS, TextSet
 from crate.data.check import check
 from crate.data.prepare import prepare
 from crate.data.prepare_texts import articles
-from crate.data.registry import DATASETS, TextSet
 from crate.data.texts import (
     adopt_tokens,
     header_path,

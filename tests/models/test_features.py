@@ -12,8 +12,8 @@ from crate.models.features import (
     patch_features,
     pretrained,
 )
-from crate.models.registry import create_model, resolve
 from crate.models.vision import resize_positions
+from crate.models.zoo import create_model, resolve
 
 SIZES = {"dim": 24, "depth": 3, "heads": 3}
 MODELS = ("crate_alpha_base_patch8", "crate_base_patch8", "vit_base_patch8")

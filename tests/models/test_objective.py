@@ -15,8 +15,8 @@ from crate.models.objective import (
     sparse_rate_reduction,
     subspaces_of,
 )
-from crate.models.registry import resolve
 from crate.models.vision import VisionTransformer
+from crate.models.zoo import resolve
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -4,12 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from crate.config import Segmentation
 from crate.errors import RunError, UsageError
 from crate.models.features import layer_tokens
-from crate.models.registry import ModelSpec, build
 from crate.models.segmenter import build_segmenter
-from crate.optim import parameter_groups
+from crate.models.zoo import ModelSpec, build
+from crate.planning.loader import Segmentation
+from crate.training.optim import parameter_groups
 
 SPEC = ModelSpec(dim=8, depth=3, heads=2, patch_size=2)
 

@@ -19,7 +19,7 @@ for table in TABLES:
         params:
             table=table,
             seeds=SETTINGS.seeds,
-            code=fingerprint("crate.collect"),
+            code=fingerprint("crate.reporting.collect"),
         message:
             "metrics of table {params.table}"
         shell:
@@ -46,7 +46,7 @@ for table in TABLES:
             table=table,
             seeds=SETTINGS.seeds,
             facts=json.dumps(PLAN.caption_facts(table, SETTINGS.scale), sort_keys=True),
-            code=fingerprint("crate.tables"),
+            code=fingerprint("crate.reporting.tables"),
             caption=caption_of(table),
         message:
             "table {params.table}"
@@ -77,7 +77,7 @@ for figure, table in FIGURES.items():
             figure=figure,
             seeds=SETTINGS.seeds,
             facts=json.dumps(PLAN.caption_facts(table, SETTINGS.scale), sort_keys=True),
-            code=fingerprint("crate.figures"),
+            code=fingerprint("crate.reporting.charts"),
             caption=caption_of(table),
         message:
             "figure {params.figure}"
@@ -125,7 +125,7 @@ rule report:
         f"{RESULTS}/report.log",
     localrule: True
     params:
-        code=fingerprint("crate.report"),
+        code=fingerprint("crate.reporting.report"),
     message:
         "report of all tables and figures"
     shell:

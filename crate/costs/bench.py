@@ -1,0 +1,361 @@
+"""The speed of a target's work on the device at hand, measured for `crate plan`.
+
+Each distinct workload (`crate.costs.cost.workloads`: a model, a kind of step, sizes) is timed on
+random data of the right shapes: whole updates of one process, as training makes them, or batches
+of an evaluation. Reading and augmenting data, and what several processes tell each other, is not
+in it.
+What is measured stands in results/bench/<device>.json as soon as it is, so that an interrupted
+command goes on where it stood.
+"""
+
+import functools
+import os
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from crate import runtime
+from crate.costs.budget import bench_folder, read_bench, workload_key
+from crate.costs.cost import PICTURE, complexity_of, cost, share_of, training_flops, workloads
+from crate.data.captions import VOCABULARIES
+from crate.data.catalogue import get_dataset
+from crate.data.tokenizer import get_tokenizer
+from crate.errors import RunError, UsageError
+from crate.models.features import image_features, parents_network, precision
+from crate.models.zoo import build, build_autoencoder, build_contrastive, build_language
+from crate.planning.loader import (
+    AttentionSegmentation,
+    Autoencoding,
+    Classification,
+    Contrastive,
+    Layerwise,
+    Objects,
+    Probe,
+    Segmentation,
+    Settings,
+    ZeroShot,
+)
+from crate.planning.plan import Plan, Resolved
+from crate.records import now, write_json
+from crate.runtime import Runtime
+from crate.tasks.classification.task import EVALUATION_BATCH
+from crate.training.loop import spread, update
+from crate.training.optim import make_optimizer
+
+Batch = tuple[Tensor, ...]
+Work = Callable[[int], object]  # does it once, with so many examples
+
+REPEATS = 5  # timed, of which the median counts
+LOOKS = Objects | AttentionSegmentation | Probe | ZeroShot | Layerwise  # at a frozen network
+
+
+def bench(
+    plan: Plan, target: str, settings: Settings, *, seconds: float = 2.0, again: bool = False
+) -> Path:
+    """Measure what of a target is not measured yet; returns the file.
+
+    Args:
+        seconds: of one measurement, about; a batch that takes longer is made smaller, and so is one
+            that the device's memory does not hold.
+        again: measure all anew.
+
+    Raises:
+        UsageError: the device's file is none of `crate bench`.
+        RunError: nothing of the target could be measured.
+    """
+    wanted: dict[str, tuple[dict, Resolved]] = {}
+    for run in plan.runs(target, settings):
+        resolved = plan.resolve(run)
+        for workload in workloads(resolved, cost(plan, run)).values():
+            wanted.setdefault(workload_key(workload), (workload, resolved))
+    if not wanted:
+        raise UsageError(f"{target}: nothing of it depends on the speed of a device")
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load > cores:
+        print(
+            f"warning: others keep this machine busy (a load of {load:.1f} on {cores} cores); what "
+            "is measured on a CPU now will be too slow",
+            file=sys.stderr,
+        )
+    path, record, known = None, {}, 0
+    for place, (key, (workload, resolved)) in enumerate(wanted.items(), start=1):
+        with runtime.start(resolved.step.compute) as here:
+            machine = here.describe()
+            path = bench_folder(settings.results) / f"{slug(machine['device'])}.json"
+            record = read_bench(path) if path.is_file() else {"measured": {}}
+            if not again and record["measured"].get(key, {}).get("torch") == torch.__version__:
+                known += 1
+                continue
+            what = f"[{place}/{len(wanted)}] {resolved.run}, {workload['kind']}"
+            try:
+                entry = measure(resolved, workload["kind"], here, seconds)
+            except (RuntimeError, RunError) as error:  # no memory for it; an input that is not here
+                reason = str(error).strip().splitlines()[0]
+                print(f"{what}: not measured ({reason})", file=sys.stderr, flush=True)
+                continue
+        about = {"workload": workload, "run": str(resolved.run), "at": now()}
+        record |= {key: machine[key] for key in ("device", "device_type", "python", "torch")}
+        record["measured"][key] = entry | about | {"torch": torch.__version__}
+        write_json(path, record)
+        speed, peak = entry["examples_per_second"], entry["peak_bytes"]
+        size = f"batches of {entry['batch']:,}"
+        if entry["batch"] < entry["whole_batch"]:
+            size += f" in place of {entry['whole_batch']:,}"
+        memory = "" if peak is None else f", {peak / 2**30:.2f} GiB"
+        print(f"{what}: {speed:,.1f}/s, {size}{memory}", file=sys.stderr, flush=True)
+    missing = sum(key not in record["measured"] for key in wanted)
+    print(f"{len(wanted) - missing} of {len(wanted)} measured ({known} before): {path}")
+    if missing == len(wanted):
+        raise RunError(f"{target}: nothing could be measured")
+    scale = "" if "/" in target else f" --scale {settings.scale}"
+    print(f"next: crate plan {target}{scale} --device {path.stem}")
+    return path
+
+
+def slug(device: str) -> str:
+    """A device's name as a file's: "NVIDIA H100 80GB HBM3" → "nvidia-h100-80gb-hbm3"."""
+    return re.sub(r"[^a-z0-9]+", "-", re.sub(r"\((r|tm)\)", "", device.lower())).strip("-")
+
+
+def measure(resolved: Resolved, kind: str, here: Runtime, seconds: float) -> dict:
+    """Time one workload, `kind` "train" or "evaluate": speed, batch, a GPU's memory.
+
+    The batch is the recipe's for one process, or as much of it as fits into time and memory; the
+    speed that of the median of `REPEATS`, after others that also choose kernels.
+    """
+    on_gpu = here.device.type == "cuda"
+    if on_gpu:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(here.device)
+    torch.manual_seed(0)
+    prepare = training if kind == "train" else evaluation
+    work, most = prepare(resolved, here)
+    flops = training_flops(resolved) if kind == "train" else 2.0 * complexity_of(resolved)[1]
+
+    def timed(size: int) -> float:
+        began = time.perf_counter()
+        work(size)
+        if on_gpu:
+            torch.cuda.synchronize(here.device)
+        return time.perf_counter() - began
+
+    size = min(2, most)  # BatchNorm needs two
+    took = min(timed(size), timed(size))
+    while size < most and 2 * took * REPEATS < seconds:
+        larger = min(2 * size, most)
+        try:
+            took = min(timed(larger), timed(larger))
+        except torch.OutOfMemoryError:
+            break
+        size = larger
+    if on_gpu:  # the peak of these batches, not of one that did not fit
+        timed(size)
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(here.device)
+    times = [timed(size) for _ in range(REPEATS)]
+    autocast = kind == "train" or isinstance(resolved.step, LOOKS)
+    return {
+        "examples_per_second": float(f"{size / statistics.median(times):.5g}"),
+        "flops": flops,  # of one example, as `crate.costs.cost` counts them
+        "batch": size,
+        "whole_batch": most,
+        "peak_bytes": torch.cuda.max_memory_allocated(here.device) if on_gpu else None,
+        "precision": str(here.dtype if autocast else torch.float32).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+    }
+
+
+# --- training: a network, its loss, and batches of random data ---------------------------------
+
+
+def training(resolved: Resolved, here: Runtime) -> tuple[Work, int]:
+    """A function that makes one update of so many examples, and how many one process has."""
+    step = resolved.step
+    model, loss, batch, in_parts = _parts(resolved, here)
+    model.to(here.device).train()
+    optimizer, trained = make_optimizer(model, step), spread(model, step, here)
+    micro = step.compute.micro_batch if in_parts else None
+    batch = functools.lru_cache(maxsize=1)(batch)
+
+    def work(size: int) -> None:
+        update(trained, optimizer, loss, batch(size), micro, step, here)
+
+    return work, share_of(step)
+
+
+def _parts(resolved: Resolved, here: Runtime) -> tuple[nn.Module, Callable, Callable, bool]:
+    """Of a kind of step: network, loss of a batch, random batch, and whether parts are averaged."""
+    step, spec, device = resolved.step, resolved.spec, here.device
+    dataset = get_dataset(step.dataset)
+    size = {"image_size": getattr(step, "image_size", 0)}
+
+    def images(count: int) -> Tensor:
+        return torch.randn(count, 3, step.image_size, step.image_size, device=device)
+
+    if isinstance(step, Classification):
+        classes = dataset.classes
+        model = build(spec, **size, num_classes=classes, drop_path=step.drop_path)
+
+        def labels(count: int) -> Tensor:
+            chosen = torch.randint(classes, (count,), device=device)
+            return F.one_hot(chosen, classes).float() if step.mixup or step.cutmix else chosen
+
+        def loss(network: nn.Module, batch: Batch) -> Tensor:
+            smoothing = step.label_smoothing
+            return F.cross_entropy(network(batch[0]).float(), batch[1], label_smoothing=smoothing)
+
+        return model, loss, lambda count: (images(count), labels(count)), True
+    if isinstance(step, Autoencoding):
+        from crate.tasks.autoencoding.task import hidden_loss, patches_of
+
+        model = build_autoencoder(
+            spec, **size, normalise_patches=step.normalise_patches, drop_path=step.drop_path
+        )
+
+        def masked(count: int) -> Batch:
+            return images(count), torch.rand(count, patches_of(model), device=device)
+
+        return model, functools.partial(hidden_loss, step=step), masked, True
+    if isinstance(step, Contrastive):
+        from crate.tasks.contrastive.task import clip_loss, matching_loss
+
+        vocabulary, length = VOCABULARIES[step.tokenizer], step.context_length
+        model = build_contrastive(
+            spec,
+            **size,
+            vocab_size=vocabulary,
+            context_length=length,
+            drop_path=step.drop_path,
+        )
+        if step.freeze_text:
+            model.freeze_text()
+        whole = {"clip_loss": clip_loss(here), "micro": step.compute.micro_batch}
+
+        def pairs(count: int) -> Batch:
+            return images(count), torch.randint(1, vocabulary, (count, length), device=device)
+
+        return model, functools.partial(matching_loss, **whole), pairs, False
+    if isinstance(step, Segmentation):
+        from crate.models.segmenter import build_segmenter
+        from crate.tasks.segmentation.task import segmentation_loss
+
+        model, _ = build_segmenter(spec, step, dataset.classes, None)
+
+        def scenes(count: int) -> Batch:
+            shape = (count, step.image_size, step.image_size)
+            return images(count), torch.randint(dataset.classes, shape, device=device)
+
+        return (
+            model,
+            lambda network, batch: segmentation_loss(network(batch[0]), batch[1], step.auxiliary),
+            scenes,
+            True,
+        )
+    from crate.tasks.language.task import next_token_loss
+
+    vocabulary = get_tokenizer(dataset.tokenizer).vocab_size
+    shape = {"vocab_size": vocabulary, "block_size": step.block_size}
+    model = build_language(spec, **shape, drop_path=step.drop_path)
+
+    def windows(count: int) -> Batch:
+        ids = torch.randint(vocabulary, (count, step.block_size + 1), device=device)
+        return ids[:, :-1], ids[:, 1:]
+
+    return model, next_token_loss, windows, True
+
+
+# --- evaluation -----------------------------------------------------------
+
+
+def evaluation(resolved: Resolved, here: Runtime) -> tuple[Work, int]:
+    """A function that looks at so many examples, and how many of them the task takes at once."""
+    step, dataset, device = resolved.step, get_dataset(resolved.step.dataset), here.device
+    micro = step.compute.micro_batch
+    if isinstance(step, Objects | AttentionSegmentation):
+        model = parents_network(resolved, None, here)
+        shape = (step.image_size, step.image_size) if dataset.embedded else PICTURE
+        picture = Image.effect_noise((16, 12), 100).convert("RGB").resize(shape)
+        if isinstance(step, Objects):
+            from crate.tasks.objects import crf
+            from crate.tasks.objects.task import find
+
+            refine = step.crf and crf.available()
+            return lambda _: find(model, picture, step, dataset, refine=refine), 1
+        from crate.tasks.attention_segmentation.task import attention, attention_masks
+
+        return lambda _: attention_masks(attention(model, picture, step, dataset), step.mass), 1
+
+    if isinstance(step, Probe | ZeroShot | Layerwise):
+        most = min(micro or EVALUATION_BATCH, EVALUATION_BATCH)
+        if isinstance(step, Probe):
+            model = parents_network(resolved, None, here)
+            answer = functools.partial(image_features, model, kind=step.features)
+        elif isinstance(step, Layerwise):
+            from crate.models.objective import layer_terms
+            from crate.tasks.layerwise.task import BATCH
+
+            model, most = parents_network(resolved, None, here), min(most, BATCH)
+            sizes = {"weight": step.weight, "epsilon": step.epsilon}
+
+            def answer(images: Tensor) -> None:
+                for _ in layer_terms(model, images, **sizes):
+                    pass
+        else:
+            model = build_contrastive(
+                resolved.spec,
+                image_size=step.image_size,
+                vocab_size=VOCABULARIES[step.tokenizer],
+                context_length=step.context_length,
+            ).to(device)
+            answer = model.encode_image
+
+        def look(images: Tensor) -> None:
+            with precision(step, device):
+                answer(images)
+
+        shape = (3, step.image_size, step.image_size)
+        batch = functools.lru_cache(maxsize=1)(lambda n: (torch.randn(n, *shape, device=device),))
+    else:
+        model, _, batch, _ = _parts(resolved, here)
+        model.to(device)
+        batch = functools.lru_cache(maxsize=1)(batch)
+        look, most = _forward(model, resolved, micro)
+    model.eval()
+
+    def work(size: int) -> None:
+        with torch.inference_mode():
+            look(*batch(size))
+
+    return work, most
+
+
+def _forward(model: nn.Module, resolved: Resolved, micro: int | None) -> tuple[Callable, int]:
+    """What the evaluation of a trained kind of step does with a batch, and of how many examples."""
+    step = resolved.step
+    most = min(micro or EVALUATION_BATCH, EVALUATION_BATCH)
+    if isinstance(step, Classification):
+        return lambda images, _: model(images), most
+    if isinstance(step, Autoencoding):
+        return lambda images, noise: model(images, step.mask_ratio, noise), most
+    if isinstance(step, Contrastive):
+        most = min(micro or step.evaluation_batch, step.evaluation_batch)
+        return lambda images, ids: (model.encode_image(images), model.encode_text(ids)), most
+    if isinstance(step, Segmentation):
+        from crate.tasks.segmentation.task import EVALUATION_LOGITS, EVALUATION_WINDOWS
+
+        logits = get_dataset(step.dataset).classes * step.image_size**2
+        most = micro or min(max(1, EVALUATION_LOGITS // logits), EVALUATION_WINDOWS)
+        return lambda images, _: model(images), most
+    from crate.tasks.language.task import EVALUATION_LOGITS
+
+    logits = step.block_size * model.token_embedding.num_embeddings
+    most = micro or max(1, EVALUATION_LOGITS // logits)
+    return lambda ids, targets: F.cross_entropy(model(ids).flatten(0, 1), targets.flatten()), most

@@ -1,0 +1,305 @@
+"""What a run costs: parameters and operations are counted, disk is estimated.
+
+`workloads` names what of a run decides its speed on a device: `crate bench` measures those, and
+`crate plan` (crate/costs/budget.py) takes measured speeds where there are any. This module
+imports no torch.
+"""
+
+import dataclasses
+import math
+
+from crate.data.captions import VOCABULARIES
+from crate.data.catalogue import Dataset, TextSet, get_dataset
+from crate.data.tokenizer import get_tokenizer
+from crate.models import flops as complexity
+from crate.models import flops_autoencoder as autoencoder_complexity
+from crate.models import flops_contrastive as contrastive_complexity
+from crate.models import flops_segmenter as segmenter_complexity
+from crate.planning.loader import (
+    AttentionSegmentation,
+    Autoencoding,
+    Contrastive,
+    Layerwise,
+    Objects,
+    Probe,
+    Segmentation,
+    Step,
+    Training,
+    ZeroShot,
+)
+from crate.planning.plan import Plan, Resolved, Run
+
+# Peak dense bfloat16 TFLOP/s of one device, from the makers' data sheets (A6000: NVIDIA RTX A6000,
+# the device of CRATE-alpha's Table 8; V100: float16).
+DEVICES = {"a100": 312.0, "h100": 989.0, "h200": 989.0, "a6000": 154.8, "v100": 125.0}
+# The most power that a board of it draws, in watts, from the same data sheets (A100, H100, H200,
+# V100: the SXM boards, A100 with 80 GB). Hosts, cooling and networks are not in it.
+BOARD_WATTS = {"a100": 400, "h100": 700, "h200": 700, "a6000": 300, "v100": 300}
+UTILISATION = 0.35  # assumed share of the peak that training reaches; an estimate, so say so
+
+PICTURE = (640, 480)  # what a picture of scenes is taken to be, COCO's usual size; embedded: square
+PHRASES = {"openai": 80, "simple": 7}  # of a class, in zero-shot classification
+
+# What has no closed form, and is in a measured speed.
+CUTS, RATES = "the cuts and CRFs of MaskCut", "the coding rates of layers"
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What one run takes: counts are exact, disk is an estimate; hours are budget.py's."""
+
+    parameters: int
+    examples: int  # images, or windows of a text, seen in training, repetitions counted
+    train_flops: float  # forward and backward (three times the forward pass)
+    eval_flops: float
+    disk_bytes: int  # final weights, plus one checkpoint while it trains; a probe's features
+    evaluated: int = 0  # images, or windows, that are looked at and not trained on
+    seconds: float = 0.0  # of a run that is timed: as long as its recipe says
+
+
+def cost(plan: Plan, run: Run, overrides: dict | None = None) -> Cost:
+    """Cost of one run. A multiply-accumulate is two FLOPs.
+
+    What `not_counted` names costs nothing here.
+    """
+    resolved = plan.resolve(run, overrides)
+    step, dataset = resolved.step, get_dataset(resolved.step.dataset)
+    steps = [step, *(plan.resolve(before).step for before in run.ancestors)]
+    if any(getattr(each, "answer", "model") != "model" for each in steps):
+        return Cost(0, 0, train_flops=0.0, eval_flops=0.0, disk_bytes=0)  # no network
+    parameters, products = complexity_of(resolved)
+    forward = 2 * products
+    sizes, size = dataset.splits, dataset.training_size
+    if isinstance(dataset, TextSet):  # an example is a window
+        sizes = {name: tokens // step.block_size for name, tokens in dataset.tokens.items()}
+        size = sizes.get("train", 0)
+    evaluated = sizes.get(step.evaluate, 0) if step.READS_DATA else 0
+    if isinstance(step, Segmentation):
+        evaluated *= windows_of(step, dataset)
+    if isinstance(step, Layerwise):  # of each split, as many as there are
+        splits = (step.evaluate,) if getattr(dataset, "scenes", None) else (step.evaluate, "train")
+        evaluated = sum(min(step.pictures, sizes.get(split, 0)) for split in splits)
+    if isinstance(step, Probe):  # as if nothing were cached yet; beside its parent's weights it is
+        looked_at, dim = pictures(step, dataset), resolved.spec.dim
+        cosines = 0
+        if step.method == "knn":
+            cosines = 2 * evaluated * (looked_at - evaluated) * dim
+        return Cost(
+            parameters,
+            0,
+            train_flops=0.0,
+            eval_flops=float(forward * looked_at + cosines),
+            disk_bytes=4 * dim * looked_at if run.parent else 0,
+            evaluated=looked_at,
+        )
+    if not isinstance(step, Training) or not step.READS_DATA:
+        texts = 0
+        if isinstance(step, ZeroShot):
+            one = contrastive_complexity.text_macs(
+                resolved.spec, context_length=step.context_length
+            )
+            texts = 2 * one * dataset.classes * PHRASES[step.templates]
+        return Cost(
+            parameters,
+            0,
+            train_flops=0.0,
+            eval_flops=float(forward * evaluated + texts),
+            disk_bytes=0,
+            evaluated=evaluated,
+            seconds=step.seconds if step.TIMED else 0.0,
+        )
+    per_epoch = size // step.batch_size
+    updates = step.total_updates(per_epoch)
+    looks = max(1, math.ceil(updates / (step.evaluate_every(per_epoch) or math.inf)))
+    examples = updates * step.batch_size
+    looked_at = evaluated * looks
+    if isinstance(step, Autoencoding):  # and once at as many training pictures
+        looked_at += min(evaluated, size)
+    moments = {"adamw": 2, "lion": 1}[step.optimizer]
+    return Cost(
+        parameters=parameters,
+        examples=examples,
+        train_flops=training_flops(resolved) * examples,
+        eval_flops=float(forward * looked_at),
+        disk_bytes=4 * parameters * (1 + (1 + moments if examples else 0)),
+        evaluated=looked_at,
+    )
+
+
+def training_flops(resolved: Resolved) -> float:
+    """FLOPs of one example in training: forward, and backward where there are gradients."""
+    step, spec, products = resolved.step, resolved.spec, complexity_of(resolved)[1]
+    flops = 3 * 2 * products
+    if isinstance(step, Contrastive) and step.freeze_text:  # no backward pass through the texts
+        text = contrastive_complexity.text_macs(spec, context_length=step.context_length)
+        flops -= 2 * 2 * text
+    if isinstance(step, Segmentation) and step.auxiliary:
+        size = decoder_sizes(resolved) | {"grid": spec.grid(step.image_size)}
+        with_second, without = (
+            segmenter_complexity.decoder_macs(step.decoder, **size | {"auxiliary": second})
+            for second in (True, False)
+        )
+        flops += 3 * 2 * (with_second - without)
+    return float(flops)
+
+
+def windows_of(step: Segmentation, dataset: Dataset) -> int:
+    """Windows that cover a picture, taken to be of `PICTURE`'s shape, in a test."""
+    shape = (1, 1) if dataset.embedded else PICTURE
+    longest, shortest = step.resize
+    factor = min(longest / max(shape), shortest / min(shape))
+    count = 1
+    for side in shape:
+        side = max(1, int(side * factor + 0.5))
+        count *= max(0, math.ceil((side - step.image_size) / step.stride)) + 1
+    return count
+
+
+def decoder_sizes(resolved: Resolved) -> dict:
+    """What a segmentation decoder's closed forms need."""
+    step = resolved.step
+    return {
+        "dim": resolved.spec.dim,
+        "classes": get_dataset(step.dataset).classes,
+        "channels": step.channels or resolved.spec.dim,
+        "auxiliary": step.auxiliary > 0,
+    }
+
+
+def pictures(step: Probe, dataset: Dataset) -> int:
+    """How many pictures a probe looks at, each once."""
+    sizes = dict(dataset.splits)
+    sizes["train"] = dataset.training_size
+    if dataset.held_out("validation"):  # out of what is trained on
+        sizes["train"] -= dataset.holdout
+    return sum(sizes.get(split, 0) for split in step.splits(dataset))
+
+
+def not_counted(resolved: Resolved) -> str:
+    """What of a run has no closed form, in words; empty where all is counted."""
+    step = resolved.step
+    if isinstance(step, Objects) and step.answer == "model":
+        return CUTS
+    if isinstance(step, Layerwise):
+        return RATES
+    if isinstance(step, Probe) and step.method == "linear":
+        return "the fits of linear probes"
+    if not counted(resolved):
+        return "evaluations on texts whose number of tokens is not known"
+    return ""
+
+
+def counted(resolved: Resolved) -> bool:
+    """Whether the size of what a run is evaluated on is known: that of some texts is not."""
+    dataset = get_dataset(resolved.step.dataset)
+    needed = resolved.step.READS_DATA and isinstance(dataset, TextSet)
+    return not needed or resolved.step.evaluate in dataset.tokens
+
+
+def complexity_of(resolved: Resolved) -> tuple[int, int]:
+    """Parameters of a run's network, and multiply-accumulates of one example's forward pass.
+
+    An example is an image, a window of `block_size` tokens, or a pair of an image and a caption; in
+    a segmentation, a window of a picture. Where patches are masked, the network is the whole
+    autoencoder, where captions are cut into tokens both towers; in a classification, the encoder
+    or the vision tower with a head. Of a network that is used in part, that part is counted.
+    """
+    step, spec, dataset = resolved.step, resolved.spec, get_dataset(resolved.step.dataset)
+    if isinstance(dataset, TextSet):
+        vocabulary, size = get_tokenizer(dataset.tokenizer).vocab_size, step.block_size
+        return (
+            complexity.language_parameter_count(
+                spec,
+                vocab_size=vocabulary,
+                block_size=size,
+                positions=getattr(step, "positions", True),
+            ),
+            complexity.language_macs(spec, vocab_size=vocabulary, tokens=size),
+        )
+    if spec.decoder != "none" and hasattr(step, "mask_ratio"):
+        size = {"image_size": step.image_size}
+        return (
+            autoencoder_complexity.autoencoder_parameter_count(spec, **size),
+            autoencoder_complexity.autoencoder_macs(spec, **size, mask_ratio=step.mask_ratio),
+        )
+    if spec.kind == "contrastive" and hasattr(step, "context_length"):
+        size = {"image_size": step.image_size, "context_length": step.context_length}
+        vocabulary = VOCABULARIES[step.tokenizer]
+        macs = contrastive_complexity.image_macs(spec, image_size=step.image_size)
+        if isinstance(step, Contrastive):  # in a zero-shot classification, texts are few
+            macs += contrastive_complexity.text_macs(spec, context_length=step.context_length)
+        return (
+            contrastive_complexity.contrastive_parameter_count(spec, **size, vocab_size=vocabulary),
+            macs,
+        )
+    shape = {"image_size": step.image_size, "num_classes": getattr(dataset, "classes", 1)}
+    parameters, size = complexity.parameter_count(spec, **shape), {"image_size": step.image_size}
+    if isinstance(step, Segmentation):
+        blocks, decoder = max(step.layers) + 1, decoder_sizes(resolved)
+        return (
+            segmenter_complexity.backbone_parameter_count(spec, **size, blocks=blocks)
+            + segmenter_complexity.decoder_parameter_count(step.decoder, **decoder),
+            segmenter_complexity.backbone_macs(spec, **size, blocks=blocks)
+            + segmenter_complexity.decoder_macs(
+                step.decoder,
+                **decoder | {"auxiliary": False},
+                grid=spec.grid(step.image_size),
+            ),
+        )
+    if isinstance(step, Objects | AttentionSegmentation):
+        macs = segmenter_complexity.backbone_macs(spec, **size, blocks=step.layer)
+        if getattr(step, "feature", "") != "tokens":
+            macs += segmenter_complexity.projection_macs(spec, **size)
+        return parameters, macs
+    return parameters, complexity.macs(spec, **shape)
+
+
+# --- what decides a speed -----------------------------------------------------------
+
+# Settings of a step that decide how fast an example goes through its network, forward alone ...
+FORWARD_KEYS = (
+    "image_size", "block_size", "context_length", "tokenizer", "mask_ratio", "normalise_patches",
+    "layers", "decoder", "channels", "layer", "feature", "features", "tau", "masks", "crf",
+    "solver",
+)  # fmt: skip
+# ... and in training.
+TRAINING_KEYS = (*FORWARD_KEYS, "auxiliary", "optimizer", "drop_path", "clip_grad", "freeze_text")
+
+
+def workloads(resolved: Resolved, price: Cost) -> dict[str, dict]:
+    """What decides the speed of a run's kinds of work, "train" and "evaluate", where it has them.
+
+    Runs with equal workloads are equally fast on a device, whatever seed, data or schedule.
+    """
+    step, dataset = resolved.step, get_dataset(resolved.step.dataset)
+    compute = step.compute
+    common = {
+        "model": resolved.config["model"],
+        "task": step.task,
+        "outputs": dataset.tokenizer
+        if isinstance(dataset, TextSet)
+        else getattr(dataset, "classes", 0),
+        "threads": compute.threads,
+        "autocast": compute.autocast,
+        "micro_batch": compute.micro_batch,
+    }
+    found = {}
+    if price.examples:
+        found["train"] = (
+            common
+            | _settings(step, TRAINING_KEYS)
+            | {"batch": share_of(step), "compile": compute.compile}
+        )
+    if price.evaluated:
+        found["evaluate"] = common | _settings(step, FORWARD_KEYS)
+    return {kind: {"kind": kind} | workload for kind, workload in found.items()}
+
+
+def share_of(step: Training) -> int:
+    """Examples of a batch that one process has; at least one."""
+    return max(1, step.batch_size // (step.compute.nodes * step.compute.tasks))
+
+
+def _settings(step: Step, keys: tuple[str, ...]) -> dict:
+    known = step.model_dump(mode="json")
+    return {key: known[key] for key in keys if key in known}

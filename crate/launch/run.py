@@ -1,0 +1,230 @@
+"""One run from start to end: what a rule of the workflow calls, and a person can."""
+
+import contextlib
+import dataclasses
+import importlib
+import os
+import sys
+import traceback
+import warnings
+from pathlib import Path
+
+import yaml
+
+from crate.data.catalogue import get_dataset, require
+from crate.environment import describe_machine
+from crate.errors import RunError, Stopped, UsageError
+from crate.planning.loader import Settings
+from crate.planning.plan import Plan, Resolved, parent_weights, parse_path
+from crate.records import RunFolder, git_commit, lock, short_hash, write_text
+from crate.training.trackers import follow
+
+
+class _Tee:
+    """The screen, with a copy of every whole line in the run's log."""
+
+    def __init__(self, screen, log):
+        self.screen, self.log = screen, log
+
+    def write(self, text: str) -> int:
+        if not text.endswith("\r"):
+            with contextlib.suppress(OSError):  # a full disk must not hide the message
+                self.log.write(text)
+                self.log.flush()
+        return self.screen.write(text)
+
+    def flush(self) -> None:
+        self.screen.flush()
+
+    def isatty(self) -> bool:
+        return self.screen.isatty()
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A run that may start: its recipe is the planned one and its parent is finished."""
+
+    resolved: Resolved
+    folder: RunFolder
+    parent: RunFolder | None
+    identity: str  # of configuration, code and the parent's weights
+
+
+def prepare(
+    path: str, plan: Plan, *, expected: str | None = None, overrides: dict | None = None
+) -> Prepared:
+    """Look up the run at `path` (its folder or its metrics.json).
+
+    Args:
+        expected: the identity the caller planned; another one is refused.
+        overrides: changes of the recipe (tuning trials only).
+
+    Raises:
+        UsageError: the path names no run, the parent run is not there, or the code was edited.
+    """
+    run, results = parse_path(path)
+    if overrides and run.trial is None:
+        raise UsageError(
+            "a changed recipe needs a folder of its own: results/<scale>/trials/<name>/runs/…"
+        )
+    resolved = plan.resolve(run, overrides)
+    if expected and expected != resolved.identity:
+        raise UsageError(
+            f"{run}: experiments/ or crate/ changed after this was planned; start the command again"
+        )
+    plan.check_released(run)
+    parent = None
+    if run.parent is not None:
+        parent = RunFolder(run.parent.folder(results))
+        if not parent_weights(run, results):
+            raise UsageError(f"{run}: its parent is not finished; first run {parent.metrics}")
+        if not plan.is_current(run.parent, results):
+            raise UsageError(
+                f"{run}: its parent was made by another recipe or code; first run {parent.metrics}"
+            )
+    # the parent's weights decide the result too; their hash is known only now
+    identity = short_hash(resolved.identity + (parent_weights(run, results) or ""))
+    return Prepared(resolved, RunFolder(run.folder(results)), parent, identity)
+
+
+def perform(
+    prepared: Prepared, settings: Settings, *, fresh: bool = False, job: dict | None = None
+) -> None:
+    """Bring a run to its end in this process, unless it is there already.
+
+    Args:
+        fresh: train again even if a finished result of the same identity is here.
+        job: what run.json records of the cluster's job.
+
+    Raises:
+        UsageError: the data set is not there.
+        RunError: the run failed; run.json says how. `Stopped`: a signal ended it.
+    """
+    run, folder = prepared.resolved.run, prepared.folder
+    main = os.environ.get("RANK", "0") == "0"
+    waiting = f"{run}: another process is at work on this run; waiting for it"
+    with lock(folder.lock, waiting) if main else contextlib.nullcontext():
+        finished = main and not fresh and folder.accept(prepared.identity)
+        if finished:
+            print(f"{run}: already finished, nothing to do", file=sys.stderr)
+            if os.environ.get("WORLD_SIZE", "1") == "1":  # the other ranks must hear of it
+                return
+        with _logging(folder) if main else contextlib.nullcontext():
+            try:
+                _work(prepared, settings, main, finished, job)
+            except Stopped as error:
+                if main:
+                    folder.fail(str(error), status="stopped")
+                raise
+            except (RunError, UsageError) as error:
+                if main:
+                    folder.fail(str(error))
+                raise
+            except KeyboardInterrupt:
+                if main:
+                    folder.fail("interrupted", status="stopped")
+                raise
+            except Exception as error:
+                message = (
+                    f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+                )
+                if main:
+                    with contextlib.suppress(OSError), folder.log.open("a") as log:
+                        log.write(traceback.format_exc())
+                    folder.fail(message)
+                raise RunError(f"{run}: {message}; the traceback is in {folder.log}") from error
+
+
+@contextlib.contextmanager
+def _logging(folder: RunFolder):
+    """Copy what is printed to log.txt; warnings go there only."""
+    try:
+        log = folder.log.open("a", encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"{folder.log}: cannot be written ({error.strerror})") from None
+    screen = sys.stderr
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, category, *_, **__: log.write(
+            f"{category.__name__}: {message}\n"
+        )
+        sys.stderr = _Tee(screen, log)
+        try:
+            yield
+        finally:
+            sys.stderr = screen
+            with contextlib.suppress(OSError):  # closing writes what a full disk refused before
+                log.close()
+
+
+def _work(
+    prepared: Prepared, settings: Settings, main: bool, finished: bool, job: dict | None
+) -> None:
+    resolved, folder, parent = prepared.resolved, prepared.folder, prepared.parent
+    run, step = resolved.run, resolved.step
+    if not step.TORCH and (finished or not main):
+        return  # work for one process
+    if step.READS_DATA:
+        require(get_dataset(step.dataset), settings.data_root)
+    started = contextlib.nullcontext()
+    if step.TORCH:
+        # numpy's products take every core otherwise; it reads this when it is first imported
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", str(step.compute.threads))
+        from crate import runtime
+
+        started = runtime.start(step.compute)
+    with started as here:
+        if here and any(here.agree(int(finished))):  # only rank 0 has looked
+            return
+        record = _record(prepared, job) if main else {}
+        if main:
+            folder.start(record)
+            whole = {"model": resolved.config["model"], "step": step.model_dump(mode="json")}
+            write_text(folder.config, yaml.safe_dump(whole | {"seed": run.seed}, sort_keys=False))
+        task = importlib.import_module(f"crate.tasks.{step.task}.task")
+        with follow(settings.log if main else "none", folder, record) as tell:
+            metrics, details = task.run(
+                resolved,
+                runtime=here,
+                folder=folder,
+                identity=prepared.identity,
+                parent=parent and parent.weights,
+                data_root=Path(settings.data_root),
+            )
+            tell(metrics)
+        if main:
+            machine = here.describe() if here else describe_machine()
+            folder.finish(metrics, details | {"environment": machine})
+            told = ", ".join(f"{key} {value:g}" for key, value in metrics.items())
+            print(f"{run}: {told}", file=sys.stderr)
+
+
+def _record(prepared: Prepared, job: dict | None) -> dict:
+    """What run.json states from the start."""
+    resolved, parent = prepared.resolved, prepared.parent
+    run = resolved.run
+    record = {
+        "run": str(run),
+        "scale": run.scale,
+        "identity": prepared.identity,
+        "config": resolved.config,
+        "code": resolved.code,
+        "dataset": resolved.step.dataset,
+        "commit": git_commit(),
+        "parent_weights_sha256": parent and _checked_weights(run.parent, parent),
+    }
+    return record | ({"job": job} if job else {})
+
+
+def _checked_weights(run, folder: RunFolder) -> str:
+    """sha256 of the parent's weights, which must be the ones its metrics were measured on."""
+    from crate.records import file_sha256, read_json
+
+    stated = (read_json(folder.metrics) or {}).get("weights_sha256")
+    if not folder.weights.is_file():
+        raise RunError(f"{run}: {folder.weights} is gone; delete {folder.metrics} and run it again")
+    if file_sha256(folder.weights) != stated:
+        raise RunError(
+            f"{run}: {folder.weights} is not the file its metrics were measured on; "
+            f"delete {folder.folder} and run it again"
+        )
+    return stated

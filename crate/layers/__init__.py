@@ -1,0 +1,4 @@
+"""The equations: every operator, fast and literal, and the block made of them.
+
+May import the ground only.
+"""

@@ -1,0 +1,126 @@
+"""One block for every model: attention x feed-forward x residual.
+
+B batch, N tokens, d width. A layer's tokens are Z^l before it, Z^{l+1/2} after attention and
+Z^{l+1} after the feed-forward.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from torch import Tensor, nn
+
+from crate.layers import attention, sparse_coding
+from crate.models.zoo import ModelSpec
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (arXiv 1603.09382): in training, drop a whole branch for some samples.
+
+    x: (B, ...). A sample's branch is zero with probability `rate`, and divided by 1 − rate
+    otherwise, so its mean stays. Nothing happens in evaluation.
+    """
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.rate == 0 or not self.training:
+            return x
+        keep = 1 - self.rate
+        mask = x.new_empty(x.shape[0], *[1] * (x.dim() - 1)).bernoulli_(keep)  # (B, 1, ..., 1)
+        return x * (mask / keep)
+
+
+class Block(nn.Module):
+    """x = x + attention(norm(x)); x = feedforward(norm(x)), plus x if `residual`.
+
+    x: (B, N, d) -> (B, N, d). Drop path acts on residual branches only: without a residual, a
+    dropped feed-forward would lose the sample. A `record` dict collects what the two operators
+    record, and "attention_output" (Z^{l+1/2}) and "output" (Z^{l+1}), each (B, N, d). A `cache` is
+    attention's: what it keeps of the tokens before x.
+    """
+
+    def __init__(
+        self,
+        attention: nn.Module,
+        feedforward: nn.Module,
+        residual: bool,
+        *,
+        dim: int,
+        norm_eps: float = 1e-6,
+        drop_path: float = 0.0,
+    ):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
+        self.attention = attention
+        self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
+        self.feedforward = feedforward
+        self.residual = residual
+        self.drop_path = DropPath(drop_path)
+
+    def forward(
+        self, x: Tensor, record: dict | None = None, cache: attention.Kept | None = None
+    ) -> Tensor:
+        x = x + self.drop_path(self.attention(self.norm1(x), record, cache))
+        if record is not None:
+            record["attention_output"] = x
+        y = self.feedforward(self.norm2(x), record)
+        # a product of bfloat16 must not make the tokens themselves bfloat16 from here on
+        x = x + self.drop_path(y) if self.residual else y.to(x.dtype)
+        if record is not None:
+            record["output"] = x
+        return x
+
+
+def run_blocks(
+    blocks: Iterable[Block],
+    x: Tensor,
+    records: list[dict] | None = None,
+    caches: Sequence[attention.Kept] | None = None,
+) -> Tensor:
+    """Tokens (B, N, d) through blocks in turn.
+
+    records: a list that receives one dict per block. caches: what each block's attention keeps.
+    """
+    for layer, block in enumerate(blocks):
+        record = None if records is None else {}
+        x = block(x, record, None if caches is None else caches[layer])
+        if records is not None:
+            records.append(record)
+    return x
+
+
+def make_attention(spec: ModelSpec) -> nn.Module:
+    """The attention operator a spec names."""
+    options = {"qkv_bias": spec.qkv_bias} if spec.attention == "MHSA" else {}
+    operator = getattr(attention, spec.attention)
+    return operator(
+        spec.dim, spec.heads, projection_bias=spec.projection_bias, causal=spec.causal, **options
+    )
+
+
+def make_feedforward(spec: ModelSpec) -> nn.Module:
+    """The feed-forward operator a spec names."""
+    if spec.feedforward == "MLP":
+        return sparse_coding.MLP(spec.dim, ratio=spec.mlp_ratio, gelu=spec.gelu)
+    steps = {"step_size": spec.step_size, "sparsity": spec.sparsity}
+    if spec.feedforward == "ISTA":
+        return sparse_coding.ISTA(spec.dim, **steps)
+    return sparse_coding.ODL(
+        spec.dim, ratio=spec.dictionary_ratio, decoupled=spec.decoupled, **steps
+    )
+
+
+def make_blocks(spec: ModelSpec, drop_path: float = 0.0) -> nn.ModuleList:
+    """All blocks of a spec; the drop-path rate grows linearly from 0 to `drop_path` with depth."""
+    return nn.ModuleList(
+        Block(
+            make_attention(spec),
+            make_feedforward(spec),
+            spec.residual,
+            dim=spec.dim,
+            norm_eps=spec.norm_eps,
+            drop_path=drop_path * layer / max(spec.depth - 1, 1),
+        )
+        for layer in range(spec.depth)
+    )

@@ -1,1 +1,0 @@
-"""Objects found without labels: MaskCut on patch features, and how its masks are scored."""

@@ -1,0 +1,460 @@
+"""From experiments to runs: which runs a target needs, and what identifies each.
+
+A run is a model carried through a chain of steps, and its folder is its chain:
+
+    <results>/<scale>/runs/<model>/seed<k>/<step>/<step>/…/metrics.json
+
+The parent of a run is the parent folder, unless its chain begins with `from-<model>-<step>`: then
+it is that run of another model. Tuning trials live beside, under `<scale>/trials/<trial>/runs/…`;
+only their last step is a trial.
+This module imports no torch.
+"""
+
+import dataclasses
+import functools
+import itertools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from crate.data.catalogue import ImageSet, PairSet, TextSet, data_identity, get_dataset
+from crate.errors import RunError, UsageError, nearest, unknown
+from crate.models.zoo import KINDS, ModelSpec, list_models, resolve
+from crate.planning.identity import fingerprint
+from crate.planning.loader import Contrastive, Experiments, Settings, Step, Table, Training
+from crate.records import canonical_json, read_json, short_hash
+
+FROM = re.compile(r"from-(?P<model>[^-/]+)-(?P<step>[^-/]+)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One folder of results: which model, which seed, which chain of steps."""
+
+    scale: str
+    model: str
+    seed: int
+    chain: tuple[str, ...]
+    trial: str | None = None
+
+    @property
+    def step(self) -> str:
+        return self.chain[-1]
+
+    @property
+    def parent(self) -> "Run | None":
+        """The run whose weights this one starts from; a trial starts from a regular run."""
+        *before, _ = self.chain
+        if not before:
+            return None
+        origin = FROM.fullmatch(before[-1])
+        if origin and len(before) == 1:
+            return Run(self.scale, origin["model"], self.seed, (origin["step"],))
+        return Run(self.scale, self.model, self.seed, tuple(before))
+
+    @property
+    def ancestors(self) -> "list[Run]":
+        """From the first run of the chain to the parent."""
+        parent = self.parent
+        return [] if parent is None else parent.lineage
+
+    @property
+    def lineage(self) -> "list[Run]":
+        """From the first run of the chain to this one."""
+        return [*self.ancestors, self]
+
+    def folder(self, results: str | Path) -> Path:
+        base = Path(results) / self.scale
+        if self.trial is not None:
+            base = base / "trials" / self.trial
+        return base / "runs" / self.model / f"seed{self.seed}" / Path(*self.chain)
+
+    def __str__(self) -> str:
+        return f"{self.model} seed{self.seed} {'/'.join(self.chain)}"
+
+
+PATH = re.compile(
+    r"(?P<results>.*?)/?(?P<scale>[^/]+)/(?:trials/(?P<trial>[^/]+)/)?runs/(?P<model>[^/]+)"
+    r"/seed(?P<seed>[^/]+)/(?P<chain>.+?)(?:/metrics\.json)?/?"
+)
+
+
+def parse_path(path: str) -> tuple[Run, str]:
+    """Read a run and the results folder off a path. Raises `UsageError` if it names no run."""
+    match = PATH.fullmatch(path)
+    if not match:
+        raise UsageError(
+            f"{path}: is no run; a run is results/<scale>/runs/<model>/seed<k>/<step>/…"
+        )
+    if not match["seed"].isdecimal():
+        raise UsageError(f"{path}: the seed '{match['seed']}' is no number")
+    chain = tuple(match["chain"].split("/"))
+    run = Run(match["scale"], match["model"], int(match["seed"]), chain, match["trial"])
+    return run, match["results"] or "."
+
+
+@dataclasses.dataclass(frozen=True)
+class Resolved:
+    """A run with everything that decides its result."""
+
+    run: Run
+    spec: ModelSpec
+    step: Step
+    config: dict  # canonical: what differs from the defaults
+    code: str  # fingerprint of the code it runs
+
+    @property
+    def config_json(self) -> str:
+        return canonical_json(self.config)
+
+    @property
+    def identity(self) -> str:
+        """Configuration and code; the parent's weights join when the run starts."""
+        return short_hash(self.config_json + self.code)
+
+
+class Plan:
+    """The experiments folder, seen as runs."""
+
+    def __init__(self, experiments: Experiments):
+        self.experiments = experiments
+        self._resolve = functools.cache(self._resolve_uncached)
+
+    # --- one run -----------------------------------------------------------
+
+    def resolve(self, run: Run, overrides: dict | None = None) -> Resolved:
+        """Everything that decides the result of `run`, checked.
+
+        `overrides` change its step, and under the key `model` its model (tuning trials only).
+
+        Raises:
+            UsageError: an unknown model, step or scale, or a chain that makes no sense.
+        """
+        if not overrides:
+            return self._resolve(run)
+        return self._resolve_uncached(run, overrides)
+
+    def _resolve_uncached(self, run: Run, overrides: dict | None = None) -> Resolved:
+        for place, name in enumerate(run.chain):
+            origin = FROM.fullmatch(name) and place == 0 and len(run.chain) > 1
+            if name.startswith("from-") and not origin:
+                raise UsageError(
+                    f"{run}: a chain may begin with from-<model>-<step>, "
+                    f"and '{name}' is none of that"
+                )
+        changes = dict(overrides or {})
+        model = changes.pop("model", {})
+        if not isinstance(model, dict):
+            raise UsageError(f"model: {model!r} should be settings of the model, as model.dim=64")
+        step = self.experiments.step(run.step, run.scale, changes)
+        spec = self.spec(run.model, None if step.AS_PUBLISHED else run.scale, model)
+        dataset = get_dataset(step.dataset)
+        if run.parent is not None:
+            self.resolve(run.parent)
+        self._check_chain(run, step)
+        if spec.causal != isinstance(dataset, TextSet):
+            kinds = ("text", "images") if spec.causal else ("images", "text")
+            raise UsageError(
+                f"{run}: a model of {kinds[0]} cannot do '{run.step}', whose data are {kinds[1]}"
+            )
+        if spec.kind not in step.KINDS:
+            kinds = " or ".join(KINDS[kind] for kind in step.KINDS)
+            raise UsageError(
+                f"{run}: '{run.step}' needs {kinds}, and {run.model} is {KINDS[spec.kind]}"
+            )
+        if isinstance(dataset, PairSet) != isinstance(step, Contrastive):
+            raise UsageError(
+                f"{run}: {dataset.title} is a set of {dataset.unit}, which '{run.step}' cannot use"
+            )
+        size = None if spec.causal else getattr(step, "image_size", None)
+        if size is not None and size % spec.patch_size:
+            raise UsageError(
+                f"{run}: {size} px images do not divide into patches of {spec.patch_size} px "
+                f"(scale {run.scale})"
+            )
+        if spec.decoder != "none" and hasattr(step, "mask_ratio"):
+            from crate.models.flops_autoencoder import kept_patches
+
+            try:
+                kept_patches(spec.grid(step.image_size) ** 2, step.mask_ratio)
+            except UsageError as error:
+                raise UsageError(f"{run}: {error}") from None
+        config = {
+            "model": _non_defaults(spec),
+            "step": step.identity,
+            "seed": run.seed,
+            "data": data_identity(dataset),
+        }
+        if step.task == "released":  # another file, or one that is known better, is another start
+            from crate.checkpoints.convert import listed
+
+            known = listed(run.model, dataset.classes, self.experiments.folder)
+            config["files"] = {name: [entry.bytes, entry.sha256] for name, entry in known}
+        towers = [spec, *([spec.text_spec] if spec.kind == "contrastive" else [])]
+        operators = {name for tower in towers for name in (tower.attention, tower.feedforward)}
+        code = fingerprint(f"crate.tasks.{step.task}.task", tuple(sorted(operators)))
+        return Resolved(run, spec, step, config, code)
+
+    def is_current(self, run: Run, results: str | Path) -> bool:
+        """Whether what lies in a run's folder was made by today's recipe and code."""
+        record = read_json(run.folder(results) / "run.json") or {}
+        resolved = self.resolve(run)
+        return (
+            canonical_json(record.get("config")) == resolved.config_json
+            and record.get("code") == resolved.code
+        )
+
+    def spec(self, model: str, scale: str | None, changes: dict | None = None) -> ModelSpec:
+        """A registry model, or one of `models.yaml`, at the size the scale gives it, if any."""
+        own = self.experiments.models
+        where = f"{self.experiments.folder / 'models.yaml'}: {model}"
+        overrides: dict = {}
+        base = model
+        if model in own:
+            if not isinstance(own[model], dict) or "base" not in own[model]:
+                raise UsageError(f"{where}: the key 'base' is missing")
+            overrides = {str(key): value for key, value in own[model].items() if key != "base"}
+            base = own[model]["base"]
+        if base not in list_models():
+            raise unknown("model", base, [*list_models(), *own], where if model in own else "")
+        at_scale: dict = {}
+        scale_path = self.experiments.folder / "scales" / f"{scale}.yaml"
+        patterns = {} if scale is None else self.experiments.scale(scale).models
+        for pattern, delta in patterns.items():
+            matching = list_models(pattern)
+            if not matching:
+                raise UsageError(f"{scale_path}: models: no model is called '{pattern}'")
+            if base in matching:
+                at_scale |= delta
+        try:
+            return resolve(base, **(at_scale | overrides | (changes or {})))
+        except UsageError as error:
+            place = (
+                f"{where} (scale {scale or 'paper'})" if model in own else f"{scale_path}: models"
+            )
+            raise UsageError(f"{place}: {error}") from None
+
+    def _check_chain(self, run: Run, step: Step) -> None:
+        *before, name = run.chain
+        previous = before[-1] if before else "start"
+        origin = FROM.fullmatch(previous)
+        if origin and origin["step"] == name:
+            return  # another model goes on with what this one has learnt in the same step
+        if (origin["step"] if origin else previous) not in step.follows:
+            allowed = ", ".join(step.follows)
+            after = "begin a chain" if previous == "start" else f"follow '{previous}'"
+            raise UsageError(f"{run}: '{name}' cannot {after}; it follows: {allowed}")
+
+    # --- tables -----------------------------------------------------------
+
+    def cells(self, table: Table, scale: str, seeds: list[int]) -> Iterator[tuple]:
+        """`(row, column key, run, metric)` of every value of a table, in the printed order."""
+        for row in table.rows:
+            for key, column in table.columns.items():
+                chain = row.chain_of(key, column)
+                for seed in seeds if chain else ():
+                    run = Run(scale, row.model, seed, tuple(chain.split("/")))
+                    yield row, key, run, row.metric or column.metric
+
+    def table_runs(self, name: str, settings: Settings) -> list[Run]:
+        """The runs whose metrics a table shows, each once, all checked."""
+        path = self.experiments.folder / "tables" / f"{name}.yaml"
+        content = self.experiments.table(name)
+        runs: dict[Run, None] = {}
+        for row, key, run, metric in self.cells(content, settings.scale, settings.seeds):
+            try:
+                known = self.resolve(run).step.METRICS
+            except UsageError as error:
+                raise UsageError(f"{path}: row '{row.label}', {key}: {error}") from None
+            if metric not in known:
+                raise unknown("metric", metric, known, f"{path}: row '{row.label}', {key}")
+            if not self.unavailable(run, settings) and not self.frozen(run, settings):
+                runs[run] = None
+        return list(runs)
+
+    def released(self, run: Run) -> bool:
+        """Whether a run's chain begins with an official checkpoint."""
+        return self.resolve(run.lineage[0]).step.task == "released"
+
+    def check_released(self, run: Run) -> None:
+        """Raise `UsageError` where a scale has no use for released weights."""
+        if self.released(run) and self.spec(run.model, run.scale) != self.spec(run.model, None):
+            raise UsageError(
+                f"{run}: scale {run.scale} changes the model, which released weights do not fit; "
+                "add --config scale=paper"
+            )
+
+    def unavailable(self, run: Run, settings: Settings) -> str:
+        """Why a run from released weights cannot be made here; empty if it can, or is there."""
+        from crate.checkpoints import convert as released
+
+        if not self.released(run) or self.finished(run, settings.results):
+            return ""
+        first = self.resolve(run.lineage[0])
+        classes = get_dataset(first.step.dataset).classes
+        try:
+            self.check_released(run)
+            released.require(
+                first.run.model, classes, self.experiments.folder, settings.data_root, hashed=False
+            )
+        except (UsageError, RunError) as error:
+            return str(error)
+        return ""
+
+    def finished(self, run: Run, results: str | Path) -> bool:
+        """Whether a run's result is here, made by today's recipe and code, as its ancestors'."""
+        whole = all(self.is_current(step, results) for step in run.lineage)
+        return whole and (run.folder(results) / "metrics.json").is_file()
+
+    def frozen(self, run: Run, settings: Settings) -> Path | None:
+        """The folder of a run's published record, if settings ask for it and there is one."""
+        folder = run.folder(Path(settings.results) / "published")
+        if not settings.frozen or self.finished(run, settings.results):
+            return None
+        record = read_json(folder / "run.json") or {}
+        return folder if record.get("status") == "complete" else None
+
+    def steps_by_task(self, scale: str) -> dict[str, list[str]]:
+        """Kind of step → the steps of that kind."""
+        tasks: dict[str, list[str]] = {}
+        for name in self.experiments.steps:
+            tasks.setdefault(self.experiments.step(name, scale).task, []).append(name)
+        return tasks
+
+    def figure_of(self, table: str) -> str | None:
+        """The name of a table's figure; None where it has none."""
+        figure = self.experiments.table(table).figure
+        return (figure.name or table) if figure else None
+
+    def trains(self, table: str) -> bool:
+        """Whether anything behind a table is trained, so that it has a figure of training."""
+        cells = self.cells(self.experiments.table(table), "paper", [0])
+        behind = {each.step for run in {run for _, _, run, _ in cells} for each in run.lineage}
+        steps = [self.experiments.step(name, "paper") for name in behind]
+        return any(isinstance(step, Training) and step.trains for step in steps)
+
+    def figures_of(self, table: str) -> list[str]:
+        """The names of a table's figures: its own, and that of the training behind it."""
+        own = self.figure_of(table)
+        return [own] * (own is not None) + [f"training_{table}"] * self.trains(table)
+
+    def figures(self) -> dict[str, str]:
+        """Figure → the table it is drawn of."""
+        found: dict[str, str] = {"training": ""}  # a target of its own: figures of training
+        for table in self.experiments.tables:
+            for name in self.figures_of(table):
+                if name in found:
+                    path = self.experiments.folder / "tables" / f"{table}.yaml"
+                    whose = f"that of table {found[name]}" if found[name] else "all of training"
+                    raise UsageError(f"{path}: figure: '{name}' is {whose}")
+                found[name] = table
+        del found["training"]
+        return found
+
+    def shows_training(self, figure: str) -> bool:
+        """Whether a figure of `figures` is that of the training behind its table."""
+        return figure != self.figure_of(self.figures()[figure])
+
+    def figure_title(self, figure: str) -> str:
+        """What a figure of `figures` is called."""
+        content = self.experiments.table(self.figures()[figure])
+        if self.shows_training(figure):
+            return f"Training behind: {content.title}"
+        return content.figure.title
+
+    def targets(self) -> list[str]:
+        """Every name a command accepts as a target."""
+        tables = [f"table_{name}" for name in self.experiments.tables]
+        figures = [f"figure_{name}" for name in self.figures()]
+        return ["all", "report", *tables, *figures, "figure_training"]
+
+    def target_figures(self, target: str) -> list[str]:
+        """The figures that are part of a target."""
+        kind, _, name = target.partition("_")
+        if target in ("all", "report"):
+            return list(self.figures())
+        if target == "figure_training":
+            return [figure for figure in self.figures() if self.shows_training(figure)]
+        return [name] if kind == "figure" else []
+
+    def check_target(self, target: str) -> None:
+        """Raise `UsageError` with the nearest name for a word that is no target."""
+        if target not in self.targets():
+            kind, _, name = target.partition("_")
+            of_table = kind == "figure" and name in self.experiments.tables
+            drawn = self.figure_of(name) if of_table else None
+            told = f"; did you mean 'figure_{drawn}'?" if drawn else None
+            raise UsageError(f"unknown target '{target}'{told or nearest(target, self.targets())}")
+
+    def target_tables(self, target: str) -> list[str]:
+        """The tables behind a target. Raises `UsageError` with the nearest target."""
+        if target in ("all", "report"):
+            return self.experiments.tables
+        self.check_target(target)
+        kind, name = target.split("_", 1)
+        if kind == "table":
+            return [name]
+        return list(dict.fromkeys(map(self.figures().get, self.target_figures(target))))
+
+    def runs(self, target: str, settings: Settings) -> list[Run]:
+        """Every run a target needs, ancestors first, each once; a path is a target too."""
+        if "/" in target:
+            wanted = [parse_path(target)[0]]
+            self.resolve(wanted[0])
+            self.check_released(wanted[0])
+        else:
+            tables = self.target_tables(target)
+            wanted = [run for name in tables for run in self.table_runs(name, settings)]
+        ordered: dict[Run, None] = {}
+        for run in wanted:
+            ordered |= dict.fromkeys(run.lineage)
+        return list(ordered)
+
+    def datasets(self, table: Table) -> dict[str, set[str]]:
+        """Column → the data sets that the chains of its cells name at paper scale."""
+        found: dict[str, set[str]] = {key: set() for key in table.columns}
+        for row, (key, column) in itertools.product(table.rows, table.columns.items()):
+            chain = row.chain_of(key, column)
+            for name in chain.split("/") if chain else ():
+                step = self.experiments.step(name.split("-")[-1], "paper")  # from-… steps too
+                if not step.AS_PUBLISHED:
+                    found[key].add(step.dataset)
+        return found
+
+    def caption_facts(self, name: str, scale: str) -> dict:
+        """What a table's caption says of the scale, for its text and for deciding on a rerun."""
+        sets = set().union(*self.datasets(self.experiments.table(name)).values())
+        return {
+            "title": self.experiments.scale(scale).title,
+            "stand_ins": self.stand_ins(scale, sorted(sets)),
+        }
+
+    def stand_ins(self, scale: str, datasets: list[str]) -> dict[str, str]:
+        """Real set → the embedded set that stands in for it, in words, of those named."""
+        used = self.experiments.scale(scale).datasets
+        found = {name: get_dataset(used[name]) for name in datasets if name in used}
+
+        def told(dataset) -> str:
+            sizes = dataset.splits
+            train = [f"{sizes['train']:,} training {dataset.unit}"] if "train" in sizes else []
+            whole = not isinstance(dataset, ImageSet) or dataset.scenes
+            test = [f"{sizes['test']:,} test {dataset.unit}"] if whole or not train else []
+            return f"{dataset.title} ({', '.join(train + test)})"
+
+        return {name: told(dataset) for name, dataset in found.items()}
+
+
+def _non_defaults(spec: ModelSpec) -> dict:
+    return {
+        field.name: getattr(spec, field.name)
+        for field in dataclasses.fields(spec)
+        if getattr(spec, field.name) != field.default
+    }
+
+
+def parent_weights(run: Run, results: str | Path) -> str | None:
+    """sha256 of the parent's weights as its metrics.json states it; None without a parent."""
+    if run.parent is None:
+        return None
+    metrics = read_json(run.parent.folder(results) / "metrics.json") or {}
+    return metrics.get("weights_sha256")

@@ -1,0 +1,142 @@
+"""Where a cell of a table comes from: its runs, their configurations, commits and devices."""
+
+import dataclasses
+import shlex
+from datetime import datetime
+
+from crate.data.catalogue import DATASETS
+from crate.errors import UsageError, unknown
+from crate.models.zoo import ModelSpec
+from crate.planning.loader import STEP_TYPES, Settings
+from crate.planning.plan import Plan, Run
+from crate.reporting.collect import Found, ancestry, look_up
+from crate.reporting.tables import MARKS, number
+
+
+def explain(table: str, label: str, key: str | None, plan: Plan, settings: Settings) -> str:
+    """Everything behind the cells of one row (or one cell), as text.
+
+    Raises:
+        UsageError: an unknown table, row or column, with the nearest name.
+    """
+    content = plan.experiments.table(table)
+    labels = [row.label for row in content.rows]
+    chosen = [row for row in content.rows if row.label == label] or [
+        row for row in content.rows if label.lower() in row.label.lower()
+    ]
+    if len(chosen) != 1:
+        if not chosen:
+            raise unknown("row", label, labels, f"table {table}")
+        raise UsageError(
+            f"table {table}: '{label}' may be " + " or ".join(f"'{row.label}'" for row in chosen)
+        )
+    if key is not None and key not in content.columns:
+        raise unknown("column", key, content.columns, f"table {table}")
+    row = chosen[0]
+    lines = [f"{content.title}: {row.label}"]
+    for row_, column_key, run, metric in plan.cells(content, settings.scale, settings.seeds):
+        if row_ is not row or key not in (None, column_key):
+            continue
+        column = content.columns[column_key]
+        found = look_up(run, metric, plan, settings)
+        value = found.value
+        if value is None:  # of an older recipe or code: told all the same, with a note
+            value = (found.record.get("result") or {}).get("metrics", {}).get(metric)
+        shown = (
+            MARKS[found.status][0] if value is None else f"{number(value, column)} {column.unit}"
+        )
+        paper = row.paper.get(column_key)
+        lines += ["", f"{column.label} · seed {run.seed}: {shown}".rstrip()]
+        if paper is not None:
+            lines.append(f"  paper     {paper.value} ({paper.source}, mark {paper.mark})")
+        told = account(run, found, plan, settings)
+        lines += [f"  {what:<9} {text}" for what, text in told]
+    if len(lines) == 1:
+        lines += ["", "an empty cell: nothing is measured here"]
+    return "\n".join(lines)
+
+
+def account(run: Run, found: Found, plan: Plan, settings: Settings) -> list[tuple[str, str]]:
+    """What is known of one run, as (what, text): recipes, model, status, code, device, time, rerun.
+
+    Recipes are those that run.json records, of the run and of what it starts from, and today's
+    where nothing is recorded.
+    """
+    record = found.record
+    lines = [("run", found.folder.as_posix())]
+    for step, behind in ancestry(run, found):
+        config = _recorded(behind.record, step, plan)
+        summary = _summary(config["step"])
+        name = config["step"]["dataset"]
+        data = DATASETS[name].title if name in DATASETS else name
+        lines.append(("step", f"{step.step}: {data}{', ' if summary else ''}{summary}"))
+    lines.append(("model", _summary(config["model"])))
+    if found.status == "unavailable" or not record:
+        lines.append(("status", found.note or MARKS[found.status][1]))
+    else:
+        told = f": {record['error']}" if "error" in record else ""
+        if found.value is not None and MARKS[found.status][1]:
+            told += f"; {MARKS[found.status][1]}"
+        lines.append(("status", f"{record.get('status')}{told}"))
+        lines.append(("code", f"commit {record.get('commit') or 'unknown'}"))
+        lines.append(("", f"fingerprint {record.get('code')}"))
+        environment = record.get("environment", {})
+        device = environment.get("device", "unknown")
+        if "torch" in environment:
+            device += (
+                f", {environment['autocast']} ({environment.get('autocast_reason', '')}), "
+                f"torch {environment['torch']}"
+            )
+        lines.append(("device", device))
+        lasted, trained = wall_seconds(record), record.get("train_seconds")
+        took = [f"{lasted:.0f} s"] if lasted is not None else []
+        resumed = ", earlier processes included" if trained and trained > (lasted or 0) else ""
+        took += [f"training {trained} s{resumed}"] if trained else []
+        when = f"{record.get('started')} to {record.get('ended')}"
+        lines.append(("time", ", ".join([when, *took])))
+        stale = found.status in ("missing", "failed")
+        if stale and not plan.is_current(run, settings.results):
+            lines.append(("note", "experiments/ or crate/ changed since; a rerun is due"))
+    if found.status != "unavailable":
+        result = run.folder(settings.results) / "metrics.json"
+        words = f"{shlex.quote(str(result))} --force --config {config_words(plan, settings)}"
+        lines.append(("rerun", f"snakemake --cores all {words}"))
+    return lines
+
+
+def wall_seconds(record: dict) -> float | None:
+    """From the start to the end of a run's last process; None while it has no end."""
+    try:
+        started, ended = (datetime.fromisoformat(record[key]) for key in ("started", "ended"))
+    except (KeyError, TypeError, ValueError):
+        return None
+    return (ended - started).total_seconds()
+
+
+def _recorded(record: dict, run: Run, plan: Plan) -> dict:
+    """A run's recorded configuration in the order that recipes have it; today's if it has none."""
+    past = record.get("config")
+    if not past:
+        return plan.resolve(run).config
+    model = [field.name for field in dataclasses.fields(ModelSpec)]
+    step = [name for schema in STEP_TYPES.values() for name in schema.model_fields]
+    order = {"model": model, "step": step}
+    return {
+        part: {key: past[part][key] for key in (*order[part], *past[part]) if key in past[part]}
+        for part in order
+    }
+
+
+def config_words(plan: Plan, settings: Settings) -> str:
+    """What `--config` must say for the settings of a single run that config.yaml has otherwise."""
+    usual = plan.experiments.settings()
+    changed = [
+        f"{key}={getattr(settings, key)}"
+        for key in ("data_root", "results")
+        if getattr(settings, key) != getattr(usual, key)
+    ]
+    return shlex.join([f"scale={settings.scale}", *changed])
+
+
+def _summary(values: dict) -> str:
+    return ", ".join(f"{k} {v}" for k, v in values.items() if k not in ("task", "dataset"))

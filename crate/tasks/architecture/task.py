@@ -1,0 +1,35 @@
+"""The size of a published model: depth, width, heads, parameters, FLOPs. No data, no torch."""
+
+from pathlib import Path
+
+from crate.costs.cost import complexity_of
+from crate.planning.plan import Resolved
+from crate.records import RunFolder
+
+
+def run(
+    resolved: Resolved,
+    *,
+    runtime: None,
+    folder: RunFolder,
+    identity: str,
+    parent: Path | None,
+    data_root: Path,
+) -> tuple[dict, dict]:
+    """Count one model with a head, or a vocabulary, for the step's data set.
+
+    Returns:
+        metrics (parameters of the whole model, of a language model without its positions if the
+        recipe says so; FLOPs of the forward pass of one image or window of tokens, two for a
+        multiply-accumulate; depth, width and heads of an autoencoder are its encoder's, the rest
+        is that of both halves) and no details.
+    """
+    spec = resolved.spec
+    parameters, products = complexity_of(resolved)
+    return {
+        "depth": spec.depth,
+        "width": spec.dim,
+        "heads": spec.heads,
+        "parameters": parameters,
+        "flops": 2 * products,
+    }, {}

@@ -1,0 +1,70 @@
+"""How fast a language model trains on the device at hand, and in how much memory."""
+
+import time
+from pathlib import Path
+
+import psutil
+import torch
+
+from crate.data.catalogue import get_dataset
+from crate.data.tokenizer import get_tokenizer
+from crate.models.language import LanguageModel
+from crate.planning.plan import Resolved
+from crate.records import RunFolder
+from crate.runtime import Runtime
+from crate.tasks.language.task import next_token_loss
+from crate.training.loop import spread, update
+from crate.training.optim import make_optimizer
+
+
+def run(
+    resolved: Resolved,
+    *,
+    runtime: Runtime,
+    folder: RunFolder,
+    identity: str,
+    parent: Path | None,
+    data_root: Path,
+) -> tuple[dict, dict]:
+    """Time updates of the recipe on random tokens; no weights are left.
+
+    Returns:
+        metrics (tokens a second of all processes, from the median update; peak memory of one in
+        bytes: a GPU's, as torch's allocator counts it, or on a CPU by how much the process grew)
+        and details (updates timed).
+    """
+    step, device = resolved.step, runtime.device
+    vocabulary = get_tokenizer(get_dataset(step.dataset).tokenizer).vocab_size
+    process, on_gpu = psutil.Process(), device.type == "cuda"
+    before = peak = process.memory_info().rss
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(device)
+    torch.manual_seed(resolved.run.seed)
+    model = LanguageModel(
+        resolved.spec,
+        vocab_size=vocabulary,
+        block_size=step.block_size,
+        drop_path=step.drop_path,
+    ).to(device)
+    optimizer, trained = make_optimizer(model, step), spread(model, step, runtime)
+    shape = (step.batch_size // runtime.world, step.block_size + 1)
+    windows = torch.randint(vocabulary, shape, device=device)
+    batch = (windows[:, :-1], windows[:, 1:])
+    micro = step.compute.micro_batch
+
+    model.train()
+    began, took = time.perf_counter(), []
+    while len(took) < 2 or runtime.agree(int(time.perf_counter() - began < step.seconds))[0]:
+        start = time.perf_counter()
+        update(trained, optimizer, next_token_loss, batch, micro, step, runtime)
+        if on_gpu:
+            torch.cuda.synchronize(device)
+        took.append(time.perf_counter() - start)
+        peak = max(peak, process.memory_info().rss)
+    timed = sorted(took[1:])  # the first also chooses kernels
+    memory = torch.cuda.max_memory_allocated(device) if on_gpu else peak - before
+    tokens = step.batch_size * step.block_size
+    return {
+        "tokens_per_second": round(tokens / timed[len(timed) // 2], 1),
+        "peak_memory": memory,
+    }, {"updates": len(timed)}

@@ -1,0 +1,165 @@
+"""Objects found by MaskCut (Wang et al. 2023) in a network's features, scored as COCO does."""
+
+import contextlib
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from crate.data.catalogue import ImageSet, get_dataset
+from crate.data.examples import EXAMPLES, write_examples
+from crate.data.images import normalise
+from crate.data.scenes import Scenes, open_scenes
+from crate.errors import RunError, UsageError
+from crate.models.features import parents_network, patch_features, precision
+from crate.planning.loader import Objects
+from crate.planning.plan import Resolved
+from crate.records import RunFolder
+from crate.runtime import Runtime
+from crate.tasks.objects import coco, crf
+from crate.tasks.objects.maskcut import find_objects, squared
+from crate.training.per_image import report, work_through
+
+WITHOUT_CRF = "without CRF: pydensecrf is not installed ('make crf', then run it with --force)"
+
+
+def run(
+    resolved: Resolved,
+    *,
+    runtime: Runtime,
+    folder: RunFolder,
+    identity: str,
+    parent: Path | None,
+    data_root: str | Path,
+) -> tuple[dict, dict]:
+    """Find objects in every picture of the split, and score them against its annotations.
+
+    No weights are left. A picture that fails counts neither in the scores nor in `images`.
+
+    Args:
+        parent: weights to look with; None: as initialised.
+
+    Returns:
+        metrics (average precision of boxes and masks in %, masks found, pictures scored) and
+        details for run.json; empty on other ranks than 0.
+    """
+    step, run_ = resolved.step, resolved.run
+    dataset = get_dataset(step.dataset)
+    scenes = open_scenes(dataset, step.evaluate, data_root)
+    if not scenes.has_objects:
+        raise UsageError(f"{run_}: {dataset.title} has no annotated objects")
+    truth = scenes.objects()
+    sizes = {image["id"]: (image["width"], image["height"]) for image in truth["images"]}
+    annotated: dict[int, list[dict]] = {number: [] for number in sizes}
+    for annotation in truth["annotations"]:
+        annotated[annotation["image_id"]].append(annotation)
+    refine = step.crf and crf.available()
+    without = step.crf and not refine and step.answer == "model"
+    if runtime.main:
+        for problem in (*scenes.problems, *([WITHOUT_CRF] if without else [])):
+            print(f"warning: {problem}", file=sys.stderr)
+
+    if step.answer == "model":
+        model = parents_network(resolved, parent, runtime)
+
+    def look(index: int) -> dict:
+        """Encoded masks (and boxes, where they are not those around the masks), and seconds."""
+        number = scenes.ids[index]
+        width, height = sizes[number]
+        if step.answer == "ground_truth":
+            own = [a for a in annotated[number] if not a.get("iscrowd")]
+            masks = [coco.outline_rle(a["segmentation"], height, width) for a in own]
+            return {"masks": masks, "boxes": [a["bbox"] for a in own]}
+        if step.answer == "whole_image":
+            return {"masks": [coco.encode(np.ones((height, width), bool))]}
+        masks, seconds = find(model, scenes.picture(index), step, dataset, refine=refine)
+        return {"masks": [coco.encode(mask) for mask in masks], "seconds": seconds}
+
+    found = work_through(
+        look,
+        len(scenes),
+        picture=scenes.name,
+        runtime=runtime,
+        folder=folder,
+        identity=identity + ("-without-crf" if without else ""),
+        name=str(run_),
+    )
+    if not runtime.main:
+        return {}, {}
+    details = report(scenes, found, [WITHOUT_CRF] if without else [])
+    # ranked by the picture's number, as COCO does
+    parts = zip(scenes.ids, found, strict=True)
+    there = {number: part for number, part in parts if "failed" not in part}
+    results = [
+        coco.result(number, mask, bbox=bbox)
+        for number, part in there.items()
+        for mask, bbox in zip(part["masks"], _boxes(part), strict=True)
+    ]
+    metrics = coco.evaluate(
+        {key: [e for e in truth[key] if e[of] in there] for key, of in _NUMBERED.items()}, results
+    )
+    metrics = {key: round(value, 6) for key, value in metrics.items()}
+    metrics |= {"objects": len(results), "images": len(there)}
+    times = [part["seconds"] for part in there.values() if "seconds" in part]
+    if times:
+        network, cut = (round(statistics.median(part), 4) for part in zip(*times, strict=True))
+        details["seconds_per_picture"] = {"network": network, "cut": cut}  # medians
+    write_examples(folder.examples, _examples(scenes, found))
+    return metrics, details
+
+
+_NUMBERED = {"images": "id", "annotations": "image_id"}  # where entries name their picture
+
+
+def find(
+    model: nn.Module, picture: Image.Image, step: Objects, dataset: ImageSet, *, refine: bool
+) -> tuple[list[np.ndarray], tuple[float, float]]:
+    """The objects of one RGB picture: bool (H, W) each, and the seconds of network and cut.
+
+    Args:
+        dataset: whose normalisation the picture gets.
+        refine: whether a CRF sharpens the masks.
+    """
+    device = next(model.parameters()).device
+    began = time.perf_counter()
+    square = squared(picture, step.image_size)
+    pixels = torch.from_numpy(np.array(square)).permute(2, 0, 1)[None]  # (1, 3, S, S)
+    with torch.inference_mode(), precision(step, device):
+        images = normalise(pixels.to(device), dataset)
+        features = patch_features(model, images, step.layer, step.feature)
+    features = features[0].float().cpu().numpy()  # (N, d)
+    if not np.isfinite(features).all():
+        raise RunError("the network's features are not finite")
+    seen = time.perf_counter()
+    side = step.image_size // model.spec.patch_size
+    masks = find_objects(
+        picture,
+        features,
+        (side, side),
+        image_size=step.image_size,
+        tau=step.tau,
+        masks=step.masks,
+        crf=refine,
+        solver=step.solver,
+    )
+    ended = time.perf_counter()
+    return masks, (round(seen - began, 5), round(ended - seen, 5))
+
+
+def _boxes(part: dict) -> list[list[float] | None]:
+    return part.get("boxes", [None] * len(part["masks"]))
+
+
+def _examples(scenes: Scenes, found: list[dict]) -> list[dict]:
+    examples = []
+    for index, part in enumerate(found[:EXAMPLES]):
+        with contextlib.suppress(RunError):  # controls open no picture before
+            picture = np.asarray(scenes.picture(index))
+            masks = [coco.decode(mask) for mask in part.get("masks", [])]
+            examples.append({"image": picture, "masks": masks})
+    return examples

@@ -1,0 +1,258 @@
+"""Probes of a frozen network's features: logistic regression or weighted nearest neighbours.
+
+A network looks at each picture once: what it makes of a split is kept beside its weights, in
+`features-<weights>-<key>.safetensors`, for all probes of that network. The file holds its whole
+key and a digest of its content; one that is damaged, or of another key, is made again.
+"""
+
+import contextlib
+import functools
+import hashlib
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from crate.data.catalogue import ImageSet, get_dataset, odd_count
+from crate.data.images import MemoryImages, StreamedImages, normalise, open_split
+from crate.errors import RunError, Stopped, UsageError, unknown
+from crate.models.features import image_features, parents_network, precision
+from crate.models.probes import LinearProbe, neighbour_votes
+from crate.planning.loader import Probe
+from crate.planning.plan import Resolved
+from crate.records import RunFolder, atomic_path, canonical_json, file_sha256, lock, short_hash
+from crate.runtime import Runtime, stop_signals
+from crate.training.progress import Progress
+
+BATCH = 500  # pictures at once, at most
+
+Part = tuple[Tensor, Tensor]  # features (n, d) float32 and labels (n,) of a split, on the device
+
+
+def run(
+    resolved: Resolved,
+    *,
+    runtime: Runtime,
+    folder: RunFolder,
+    identity: str,
+    parent: Path | None,
+    data_root: str | Path,
+) -> tuple[dict, dict]:
+    """Fit a probe to the training split, and score it on the evaluated one; no weights are left.
+
+    Test pictures decide nothing: the penalty is chosen on the validation split, by a probe fitted
+    to the training split without it. The probe that is scored is fitted to the whole training
+    split, as every recipe's network: where validation pictures were held out of it, they are in.
+
+    Args:
+        parent: weights to look with; None: as initialised.
+
+    Returns:
+        metrics (top-1 and top-5 accuracy in %; chance: % of the most frequent class; linear:
+        cross-entropy in nats, and the penalty) and details for run.json.
+
+    Raises:
+        UsageError: a data set without the splits or labels that a probe needs; several processes.
+        RunError: features that are not finite, a fit that does not end, weights of another model.
+    """
+    step, run_, device = resolved.step, resolved.run, runtime.device
+    dataset = get_dataset(step.dataset)
+    if runtime.world > 1:
+        raise UsageError(f"{run_}: a probe is the work of one process, not of {runtime.world}")
+    if dataset.scenes:
+        raise UsageError(f"{run_}: {dataset.title} has no one label a picture to probe for")
+    splits = step.splits(dataset)
+    for split in splits:
+        if split not in dataset.splits:
+            raise unknown("split", split, dataset.splits, f"{run_}: {dataset.title}")
+    opened = {"size": step.image_size, "runtime": runtime, "data_root": data_root}
+    sources = {
+        split: open_split(dataset, split, spare="validation", **opened) for split in splits
+    }  # all first: a later one must not fail after hours
+    network = functools.cache(lambda: parents_network(resolved, parent, runtime))
+    parts: dict[str, Part] = {}
+    for split, source in sources.items():
+        extract = functools.partial(_extract, network, source, step, dataset, f"{run_} ({split})")
+        features = _kept(extract, _key(resolved, dataset, split, source, parent), parent)
+        parts[split] = (features.to(device), _labels(source).to(device))
+    network.cache_clear()  # the fit may need its memory
+
+    train, judged = parts["train"], parts[step.evaluate]
+    whole = train
+    if step.evaluate == "test" and dataset.held_out("validation"):
+        whole = tuple(map(torch.cat, zip(train, parts["validation"], strict=True)))
+    details: dict = {"training_images": len(whole[1])}
+    if step.evaluate == "test" and (warning := odd_count(dataset, len(whole[1]))):
+        print(f"warning: {warning}", file=sys.stderr)
+    if step.method == "knn":
+        votes = neighbour_votes(
+            judged[0],
+            *whole,
+            classes=dataset.classes,
+            neighbours=step.neighbours,
+            temperature=step.temperature,
+        )
+        # what got no vote is no guess
+        return accuracy(votes.masked_fill(votes == 0, -torch.inf), judged[1]), details
+    penalty = step.penalties[0]
+    if len(step.penalties) > 1:
+        penalty, details["validation_top1"] = choose(
+            step.penalties, train, parts["validation"], classes=dataset.classes
+        )
+    probe = LinearProbe(*whole, classes=dataset.classes, penalty=penalty)
+    details |= {"gradient": probe.gradient, "iterations": probe.iterations}
+    logits = probe.logits(judged[0])
+    metrics = accuracy(logits, judged[1])
+    metrics["cross_entropy"] = round(F.cross_entropy(logits, judged[1]).item(), 6)
+    return metrics | {"penalty": penalty}, details
+
+
+def choose(
+    penalties: list[float], train: Part, validation: Part, *, classes: int
+) -> tuple[float, dict[str, float]]:
+    """The penalty with the best top-1 on validation features, the largest of equals; all top-1."""
+    found = {}
+    for penalty in sorted(penalties, reverse=True):
+        probe = LinearProbe(*train, classes=classes, penalty=penalty)
+        found[penalty] = accuracy(probe.logits(validation[0]), validation[1])["top1"]
+    best = max(found, key=found.get)  # the first of equals
+    return best, {f"{penalty:g}": top1 for penalty, top1 in found.items()}
+
+
+def accuracy(scores: Tensor, labels: Tensor) -> dict:
+    """What `classification` states, of scores (B, C) and labels (B,); −∞ is never right."""
+    ranked, classes = scores.topk(min(5, scores.shape[1]), dim=1)
+    hits = (classes == labels[:, None]) & (ranked > -torch.inf)
+    share = 100 / len(labels)
+    return {
+        "top1": round(share * hits[:, 0].sum().item(), 6),
+        "top5": round(share * hits.any(1).sum().item(), 6),
+        "chance": round(share * labels.bincount().max().item(), 6),
+        "images": len(labels),
+    }
+
+
+# --- features, once for all probes of a network ------------------------------------------
+
+
+def _extract(
+    network: Callable[[], nn.Module],
+    source: MemoryImages | StreamedImages,
+    step: Probe,
+    dataset: ImageSet,
+    name: str,
+) -> Tensor:
+    """Features of all pictures of a split, in order, not augmented: (n, d) float32 on the CPU."""
+    model = network()
+    device = next(model.parameters()).device
+    progress = Progress(name, total=len(source), unit="images")
+    parts, done = [], 0
+    batches = source.evaluation(step, min(step.compute.micro_batch or BATCH, BATCH))
+    with torch.inference_mode(), precision(step, device), stop_signals() as stop:
+        for pixels, _ in batches:
+            if stop.asked:
+                raise Stopped(
+                    f"stopped by {signal.Signals(stop.asked).name} at image {done:,} of "
+                    f"{len(source):,}; the next start begins this split anew",
+                    stop.asked,
+                )
+            features = image_features(model, normalise(pixels, dataset), step.features)
+            parts.append(features.float().cpu())
+            done += len(pixels)
+            progress.update(done, "")
+    features = torch.cat(parts)
+    if not features.isfinite().all():
+        raise RunError("the network's features are not finite")
+    return features
+
+
+def _labels(source: MemoryImages | StreamedImages) -> Tensor:
+    if isinstance(source, MemoryImages):
+        return source.labels
+    return torch.from_numpy(source.pictures.labels)
+
+
+def _key(
+    resolved: Resolved,
+    dataset: ImageSet,
+    split: str,
+    source: MemoryImages | StreamedImages,
+    parent: Path | None,
+) -> dict:
+    """What features depend on; the labels stand for which pictures there are."""
+    step = resolved.step
+    return {
+        "weights": parent and file_sha256(parent),
+        "model": resolved.config["model"],
+        "code": resolved.code,
+        "data": {"name": dataset.name} | resolved.config["data"],
+        "split": split,
+        "labels": _digest(_labels(source)),
+        "image_size": step.image_size,
+        "eval_resize": step.eval_resize,
+        "features": step.features,
+        "precision": "bfloat16" if step.compute.autocast == "bfloat16" else "float32",
+    }
+
+
+def _kept(extract: Callable[[], Tensor], key: dict, parent: Path | None) -> Tensor:
+    """Features from beside the parent's weights, made first where they are not there.
+
+    A network without a parent is looked with by one run alone, which keeps nothing.
+    """
+    if parent is None:
+        return extract()
+    text = canonical_json(key)
+    weights = key["weights"][:8]
+    path = parent.with_name(f"features-{weights}-{short_hash(text)}.safetensors")
+    waiting = f"{path.name}: another process makes these features; waiting for it"
+    with lock(path.with_name(f".{path.stem}.lock"), waiting):
+        for other in path.parent.glob("features-*.safetensors"):  # of weights that are gone
+            if not other.name.startswith(f"features-{weights}-"):
+                with contextlib.suppress(OSError):
+                    other.unlink()
+        if path.exists():
+            with _problem_told(path):
+                return _read(path, text)
+        features = extract()
+        _write(path, text, features)
+    return features
+
+
+@contextlib.contextmanager
+def _problem_told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, KeyError, ValueError, safetensors.SafetensorError) as error:
+        reason = str(error).split("\n")[0]
+        print(f"{path}: not used ({reason}); the features are made again", file=sys.stderr)
+
+
+def _read(path: Path, text: str) -> Tensor:
+    """Raises an error that `_problem_told` tells where the file is not what it should be."""
+    with safetensors.safe_open(path, "pt") as file:
+        stated, features = file.metadata() or {}, file.get_tensor("features")
+    if stated.get("key") != text:
+        raise ValueError("features of something else")
+    if stated.get("sha256") != _digest(features):
+        raise ValueError("damaged: its content is not what its sha256 says")
+    return features
+
+
+def _write(path: Path, text: str, features: Tensor) -> None:
+    stated = {"key": text, "sha256": _digest(features)}
+    with atomic_path(path) as temporary:
+        try:
+            safetensors.torch.save_file({"features": features}, temporary, metadata=stated)
+        except safetensors.SafetensorError as error:  # a full disk, in its words
+            raise RunError(f"{path}: cannot be written ({error})") from None
+
+
+def _digest(tensor: Tensor) -> str:
+    return hashlib.sha256(tensor.cpu().contiguous().numpy()).hexdigest()

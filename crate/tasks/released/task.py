@@ -1,0 +1,47 @@
+"""A chain's start from an official checkpoint: its weights become those of a run."""
+
+from pathlib import Path
+
+from crate.checkpoints.convert import convert, read, require, sizes
+from crate.data.catalogue import get_dataset
+from crate.errors import RunError
+from crate.models.zoo import build, build_contrastive
+from crate.planning.loader import EXPERIMENTS
+from crate.planning.plan import Resolved
+from crate.records import RunFolder, file_sha256
+from crate.training.loop import save_weights
+
+
+def run(
+    resolved: Resolved,
+    *,
+    runtime: None,
+    folder: RunFolder,
+    identity: str,
+    parent: Path | None,
+    data_root: Path,
+) -> tuple[dict, dict]:
+    """Convert the released weights of the run's model with a head for the step's data set.
+
+    A contrastive model needs no head, and has the sizes of its file.
+
+    Returns:
+        metrics (parameters) and details (the file and its sha256).
+
+    Raises:
+        RunError: the file is not here, is damaged, or holds another architecture or head.
+    """
+    classes = get_dataset(resolved.step.dataset).classes
+    path = require(resolved.run.model, classes, EXPERIMENTS, data_root)
+    state = convert(read(path), resolved.spec, where=path)
+    if resolved.spec.kind == "contrastive":
+        model = build_contrastive(resolved.spec, **sizes(state, resolved.spec))
+    else:
+        model = build(resolved.spec, num_classes=classes, image_size=resolved.step.image_size)
+        found = state["head.weight"].shape[0]
+        if found != classes:
+            raise RunError(f"{path}: its head has {found:,} classes, not {classes:,}")
+    model.load_state_dict(state, strict=True)
+    save_weights(model, folder)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return {"parameters": parameters}, {"file": path.name, "sha256": file_sha256(path)}

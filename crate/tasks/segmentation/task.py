@@ -1,0 +1,323 @@
+"""Semantic segmentation: a backbone and a decoder trained together, or a control without them."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from crate.data.catalogue import ImageSet, get_dataset, odd_count
+from crate.data.images import normalise
+from crate.data.scenes import IGNORED, open_scenes
+from crate.data.segmentation import LabelledScenes, windows
+from crate.errors import RunError, UsageError
+from crate.models.segmenter import Segmenter, build_segmenter
+from crate.planning.loader import Segmentation
+from crate.planning.plan import Resolved
+from crate.records import RunFolder
+from crate.runtime import Runtime, seed_for
+from crate.training.loop import fit, read_weights, save_weights
+
+# Windows looked at together in a test, without `micro_batch`: as many as have this many logits.
+EVALUATION_LOGITS = 2**28
+EVALUATION_WINDOWS = 16
+FREQUENCY_SAMPLE = 500  # maps of the training part that tell its most frequent class
+
+
+def run(
+    resolved: Resolved,
+    *,
+    runtime: Runtime,
+    folder: RunFolder,
+    identity: str,
+    parent: Path | None,
+    data_root: str | Path,
+) -> tuple[dict, dict]:
+    """Train (if the recipe asks for it) and evaluate one model; weights are left in `folder`.
+
+    The controls need no network and leave no weights: "ground_truth" answers with the maps
+    themselves, "whole_image" with the class that has the most pixels in `FREQUENCY_SAMPLE` maps
+    spread evenly over the training part.
+
+    Args:
+        parent: weights of the backbone to start from; None starts anew.
+
+    Returns:
+        metrics (`scores`, all in %, and the number of pictures evaluated) and details for run.json.
+    """
+    step, dataset = resolved.step, get_dataset(resolved.step.dataset)
+    if step.stride > step.image_size:
+        raise UsageError(
+            f"{resolved.run}: a stride of {step.stride} leaves gaps between windows of "
+            f"{step.image_size} pixels"
+        )
+
+    def open_part(split: str, spare: str = "test") -> LabelledScenes:
+        scenes = open_scenes(dataset, split, data_root, spare=spare)
+        if not scenes.has_maps:
+            raise UsageError(f"{resolved.run}: {dataset.title} has no class maps")
+        return LabelledScenes(scenes, dataset, runtime=runtime)
+
+    evaluated = open_part(step.evaluate)  # first: it must not fail afterwards
+    if step.answer == "ground_truth":
+        pairs = ((truth, truth) for _, truth in readable(evaluated.evaluation(step)))
+        return evaluate(pairs, dataset, runtime), {}
+    if step.answer == "whole_image":
+        common = most_frequent(open_part("train", step.evaluate))
+        pairs = (
+            (truth, torch.full_like(truth, common))
+            for _, truth in readable(evaluated.evaluation(step))
+        )
+        return evaluate(pairs, dataset, runtime), {"most_frequent_class": common}
+
+    seed = resolved.run.seed
+    torch.manual_seed(seed_for(seed, "init", *resolved.run.chain))
+    weights = None if parent is None else read_weights(parent)
+    model, carried = build_segmenter(resolved.spec, step, dataset.classes, weights)
+    details: dict = {} if parent is None else {"carried": carried}
+    model.to(runtime.device)
+
+    def measure() -> dict:
+        same_statistics(model, runtime)
+        model.eval()
+        pictures = readable(evaluated.evaluation(step))
+        return evaluate(segment(model, pictures, step, dataset, runtime), dataset, runtime)
+
+    if step.trains:
+        source = open_part("train", step.evaluate)
+        if runtime.main and (warning := odd_count(dataset, len(source))):
+            print(f"warning: {warning}", file=sys.stderr)
+        per_epoch = len(source) // step.batch_size
+        details["training_images"] = len(source)
+        total = step.total_updates(per_epoch)
+        if not per_epoch or not total:
+            raise UsageError(
+                f"{resolved.run}: {len(source):,} images in batches of {step.batch_size:,} are not "
+                "a single update"
+            )
+        model = prepare_norms(model, resolved, runtime)
+
+        def training_batches(first: int) -> Iterator[tuple[Tensor, Tensor]]:
+            for pixels, maps in source.training(step, seed, first, total):
+                yield normalise(pixels, dataset), maps
+
+        def loss(network: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+            images, maps = batch
+            return segmentation_loss(network(images), maps, step.auxiliary)
+
+        details |= fit(
+            model,
+            loss=loss,
+            batches=training_batches,
+            steps_per_epoch=per_epoch,
+            step=step,
+            runtime=runtime,
+            folder=folder,
+            identity=identity,
+            seed=seed,
+            name=str(resolved.run),
+            watch=lambda: {"miou": measure()["miou"]},
+            size=len(source),
+        )
+    metrics = measure()
+    if runtime.main:
+        save_weights(model, folder)
+    return metrics, details
+
+
+# --- training -----------------------------------------------------------
+
+
+def segmentation_loss(scores: tuple[Tensor, ...], maps: Tensor, auxiliary: float) -> Tensor:
+    """Cross-entropy of the decoder, plus `auxiliary` times that of the second head if there is one.
+
+    scores: each (B, C, S, S). maps: (B, S, S) uint8.
+    The sum over labelled pixels is divided by the number of all, as mmsegmentation does by
+    default: a crop without any label is no NaN, and micro-batches and ranks change nothing.
+    """
+    target = maps.long()
+    losses = [
+        F.cross_entropy(score.float(), target, ignore_index=IGNORED, reduction="sum")
+        for score in scores
+    ]
+    weights = (1.0, auxiliary)[: len(losses)]
+    return sum(w * value for w, value in zip(weights, losses, strict=True)) / target.numel()
+
+
+def prepare_norms(model: Segmenter, resolved: Resolved, runtime: Runtime) -> Segmenter:
+    """BatchNorm over all GPUs where there are several; elsewhere over each process's micro-batch.
+
+    Raises `UsageError` where some micro-batch of UPerNet has one picture, of which its coarsest map
+    would be one value a channel.
+    """
+    if runtime.world > 1 and runtime.device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    step = resolved.step
+    if step.decoder != "upernet":
+        return model
+    size = step.batch_size // runtime.world
+    micro = min(step.compute.micro_batch or size, size)
+    if 1 in (micro, size % micro):
+        raise UsageError(
+            f"{resolved.run}: BatchNorm needs two pictures at once, and {size} a process in "
+            f"micro-batches of {micro} leave one alone"
+        )
+    return model
+
+
+def same_statistics(model: nn.Module, runtime: Runtime) -> None:
+    """Give all ranks the BatchNorm statistics of rank 0, which are saved."""
+    if runtime.world > 1:
+        for buffer in model.buffers():
+            buffer.mul_(int(runtime.main))
+            runtime.sum(buffer)
+
+
+# --- evaluation -----------------------------------------------------------
+
+
+def readable(pictures: Iterable) -> Iterator[tuple[Tensor, Tensor]]:
+    """The pictures that could be read; one line on the screen for each other."""
+    for item in pictures:
+        if isinstance(item, str):
+            print(f"warning: left out: {item}", file=sys.stderr)
+        else:
+            yield item
+
+
+def most_frequent(source: LabelledScenes) -> int:
+    """The class with the most pixels in a fixed sample of a split, the first of equals.
+
+    Raises:
+        RunError: a map cannot be read, or none has a label.
+    """
+    chosen = np.linspace(0, len(source) - 1, min(FREQUENCY_SAMPLE, len(source))).round().astype(int)
+    counts = torch.zeros(256, dtype=torch.int64, device=source.runtime.device)
+    for index in chosen[source.runtime.rank :: source.runtime.world].tolist():
+        labels = torch.from_numpy(source.scenes.labels(index))
+        counts += torch.bincount(labels.flatten(), minlength=256).to(counts.device)
+    counts = source.runtime.sum(counts)[: source.dataset.classes]
+    if not counts.any():
+        raise RunError(f"no class in {len(chosen)} maps of {source.dataset.title}")
+    return int(counts.argmax())
+
+
+def segment(
+    model: nn.Module, pictures: Iterable, step: Segmentation, dataset: ImageSet, runtime: Runtime
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Truth and answer of each picture, (H, W) each at its own size: the class of each pixel.
+
+    pictures: pixels (3, h, w) and map (H, W), both uint8. Their windows go through the network
+    together, up to `micro_batch`.
+    """
+    size = step.image_size
+    most = step.compute.micro_batch or min(
+        max(1, EVALUATION_LOGITS // (dataset.classes * size**2)), EVALUATION_WINDOWS
+    )
+    group, waiting = [], 0
+    for pixels, truth in pictures:
+        images = normalise(pixels[None].to(runtime.device), dataset)
+        group.append((images[0], truth.to(runtime.device)))
+        waiting += len(windows(*images.shape[-2:], size, step.stride))
+        if waiting >= most:
+            yield from _segment(model, group, size, step.stride, most)
+            group, waiting = [], 0
+    yield from _segment(model, group, size, step.stride, most)
+
+
+@torch.inference_mode()
+def _segment(
+    model: nn.Module, group: list[tuple[Tensor, Tensor]], size: int, stride: int, most: int
+) -> list[tuple[Tensor, Tensor]]:
+    """The answers to a few pictures: logits averaged where windows overlap, then scaled."""
+    images, jobs = [], []
+    for k, (image, _) in enumerate(group):
+        height, width = image.shape[-2:]
+        margin = (0, max(size - width, 0), 0, max(size - height, 0))
+        images.append(F.pad(image, margin))  # 0: the mean colour
+        jobs += [(k, *place) for place in windows(height, width, size, stride)]
+    sums: list = [None] * len(group)
+    counts = [image.new_zeros(image.shape[-2:]) for image in images]
+    for start in range(0, len(jobs), most):
+        chunk = jobs[start : start + most]
+        squares = [images[k][:, y : y + size, x : x + size] for k, y, x in chunk]
+        for (k, y, x), logits in zip(chunk, model(torch.stack(squares)), strict=True):
+            if sums[k] is None:
+                sums[k] = logits.new_zeros(len(logits), *images[k].shape[-2:])
+            sums[k][:, y : y + size, x : x + size] += logits
+            counts[k][y : y + size, x : x + size] += 1
+    answers = []
+    for (image, truth), total, count in zip(group, sums, counts, strict=True):
+        height, width = image.shape[-2:]
+        answers.append((truth, _best_class((total / count)[:, :height, :width], truth.shape)))
+    return answers
+
+
+def _best_class(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """The class of the largest logit, scaled bilinearly: (C, h, w) → (H, W) int64.
+
+    Classes go a few at a time: those of a picture of 100 megapixels are 60 GB together.
+    """
+    if logits.shape[1:] == size:
+        return logits.max(0).indices  # argmax is four times as slow on a CPU
+    few = max(1, EVALUATION_LOGITS // (size[0] * size[1]))
+    best = answer = None
+    for start in range(0, len(logits), few):
+        part = logits[None, start : start + few]
+        part = F.interpolate(part, size, mode="bilinear", align_corners=False)[0]
+        highest, index = part.max(0)
+        if best is None:
+            best, answer = highest, index
+        else:  # the first of equals stays
+            answer = torch.where(highest > best, index + start, answer)
+            best = torch.maximum(best, highest)
+    return answer
+
+
+def evaluate(pairs: Iterable[tuple[Tensor, Tensor]], dataset: ImageSet, runtime: Runtime) -> dict:
+    """Metrics of all pictures of all ranks, from one confusion matrix.
+
+    pairs: truth (255 is ignored) and answer, of equal shape.
+
+    Raises:
+        RunError: no picture could be read, or none has a label.
+    """
+    # rows are the truth; the number of pictures comes last
+    sums = torch.zeros(dataset.classes**2 + 1, dtype=torch.int64, device=runtime.device)
+    for truth, answer in pairs:
+        sums[:-1] += confusion(truth, answer, dataset.classes).flatten().to(sums.device)
+        sums[-1] += 1
+    *counts, images = runtime.sum(sums).tolist()
+    if not any(counts):
+        raise RunError(f"{dataset.title}: none of {images} pictures that could be read has a label")
+    matrix = np.array(counts, dtype=np.float64).reshape(dataset.classes, -1)
+    return scores(matrix) | {"images": images}
+
+
+def confusion(truth: Tensor, answer: Tensor, classes: int) -> Tensor:
+    """Pixels by their class and the answered one: (C, C) int64; ignored pixels do not count."""
+    known = truth != IGNORED
+    cells = truth[known].long() * classes + answer[known].long()
+    return torch.bincount(cells, minlength=classes**2).view(classes, classes)
+
+
+def scores(matrix: np.ndarray) -> dict:
+    """Mean intersection over union, mean accuracy and accuracy of the pixels, in %.
+
+    matrix: (C, C), rows the truth, columns the answers, over all pictures.
+    miou  the mean over classes that are in the truth or in an answer; one in neither is left out
+    macc  the mean recall over classes that are in the truth
+    aacc  the share of pixels that are right
+    The same as mmsegmentation's, which takes the mean of what is no 0 / 0.
+    """
+    right, true, answered = np.diag(matrix), matrix.sum(1), matrix.sum(0)
+    union = true + answered - right
+    seen, there = union > 0, true > 0
+    return {
+        "miou": round(100 * float((right[seen] / union[seen]).mean()), 6),
+        "macc": round(100 * float((right[there] / true[there]).mean()), 6),
+        "aacc": round(100 * float(right.sum() / true.sum()), 6),
+    }

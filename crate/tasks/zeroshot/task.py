@@ -1,0 +1,102 @@
+"""Zero-shot classification: the class whose name lies nearest to a picture (arXiv 2103.00020)."""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from crate.data.captions import caption_tokenizer, class_names, phrases
+from crate.data.catalogue import get_dataset
+from crate.data.images import open_split
+from crate.errors import RunError
+from crate.models.contrastive import ContrastiveModel
+from crate.models.features import precision
+from crate.models.transfer import carry
+from crate.models.zoo import build_contrastive
+from crate.planning.plan import Resolved
+from crate.records import RunFolder
+from crate.runtime import Runtime, seed_for
+from crate.tasks.classification.task import EVALUATION_BATCH, evaluate
+from crate.training.loop import read_weights
+
+TEMPERATURE = 0.01  # of the class probabilities: cosines times 100, as in CLIP's and CLIPA's code
+
+
+def run(
+    resolved: Resolved,
+    *,
+    runtime: Runtime,
+    folder: RunFolder,
+    identity: str,
+    parent: Path | None,
+    data_root: str | Path,
+) -> tuple[dict, dict]:
+    """Classify a split by the names of its classes; no weights are left.
+
+    Args:
+        parent: weights of a contrastive model; None takes one as initialised, the control.
+
+    Returns:
+        metrics, those of `classification.evaluate`, and details for run.json.
+
+    Raises:
+        UsageError: the set has no names for its classes.
+        RunError: the weights were trained with another tokenizer.
+    """
+    step, run_ = resolved.step, resolved.run
+    dataset = get_dataset(step.dataset)
+    names = class_names(dataset)
+    encode = caption_tokenizer(step.tokenizer, step.context_length, data_root)
+    opened = {"size": step.image_size, "runtime": runtime, "data_root": data_root}
+    pictures = open_split(dataset, step.evaluate, **opened)
+    torch.manual_seed(seed_for(run_.seed, "init", *run_.chain))
+    model = build_contrastive(
+        resolved.spec,
+        image_size=step.image_size,
+        vocab_size=encode.vocab_size,
+        context_length=step.context_length,
+    )
+    if parent is not None:
+        weights = read_weights(parent)
+        rows = len(weights.get("text.token_embedding.weight", ()))
+        if rows and rows != encode.vocab_size:
+            raise RunError(
+                f"{run_}: the text tower knows {rows:,} tokens, and '{step.tokenizer}' has "
+                f"{encode.vocab_size:,}: it was trained with another tokenizer"
+            )
+        carry(model, weights, [])
+    model.to(runtime.device).eval()
+    most = min(step.compute.micro_batch or EVALUATION_BATCH, EVALUATION_BATCH)
+    with torch.inference_mode(), precision(step, runtime.device):
+        texts = class_features(model, names, phrases(step.templates), encode, most)
+        batches = pictures.evaluation(step, most)
+        metrics = evaluate(Classifier(model, texts), batches, dataset, runtime)
+    return metrics, {"phrases": len(phrases(step.templates))}
+
+
+class Classifier(nn.Module):
+    """Images (B, 3, S, S) to logits (B, classes): cosines with the classes' texts (classes, e)."""
+
+    def __init__(self, model: ContrastiveModel, texts: Tensor):
+        super().__init__()
+        self.model, self.texts = model, texts
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model.encode_image(images) @ self.texts.T / TEMPERATURE
+
+
+def class_features(
+    model: ContrastiveModel, names: list[str], templates: list[str], encode, most: int
+) -> Tensor:
+    """One unit vector a class, (classes, e): the mean of those of its name in each template.
+
+    encode: texts to ids (n, T). most: texts at once.
+    """
+    device = model.logit_scale.device
+    features = []
+    for name in names:
+        ids = torch.from_numpy(encode([template.format(name) for template in templates]))
+        parts = [model.encode_text(part.to(device)) for part in ids.split(most)]
+        features.append(torch.cat(parts).mean(dim=0))
+    return F.normalize(torch.stack(features), dim=1)

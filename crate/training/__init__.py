@@ -1,0 +1,4 @@
+"""The training loop, and what any training needs.
+
+May import data and the ground.
+"""

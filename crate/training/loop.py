@@ -1,0 +1,301 @@
+"""The one training engine: it knows models, batches and losses, and no task.
+
+Every random choice of update s is drawn from seeds made of (seed, s), never from the state of a
+generator that went through the updates before. A run that was killed and resumed therefore ends
+bit for bit like one that was not (on the CPU), and world size and micro-batches do not change
+which pictures are seen or how they are augmented.
+"""
+
+import json
+import signal
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from crate.errors import RunError, Stopped
+from crate.planning.loader import Training
+from crate.records import RunFolder, atomic_path
+from crate.runtime import Runtime, seed_for, stop_signals
+from crate.training.optim import learning_rate, make_optimizer
+from crate.training.progress import Progress
+
+Batch = tuple[torch.Tensor, ...]  # tensors of equal first dimension, this rank's share
+
+LOG_EVERY = 20  # updates between two lines of train.jsonl
+
+
+def fit(
+    model: nn.Module,
+    *,
+    loss: Callable[[nn.Module, Batch], torch.Tensor],
+    batches: Callable[[int], Iterator[Batch]],
+    steps_per_epoch: int,
+    step: Training,
+    runtime: Runtime,
+    folder: RunFolder,
+    identity: str,
+    seed: int,
+    name: str,
+    watch: Callable[[], dict] | None = None,
+    size: int = 0,
+    unit: str = "images",
+    per_example: int = 1,
+    micro_batches: bool = True,
+) -> dict:
+    """Train `model` in place and return what the run took.
+
+    Resume order: (1) weights given by the caller (new or the parent's), (2) a checkpoint of the
+    same identity, if there is one; nothing else is ever loaded.
+
+    Args:
+        loss: mean loss of a batch, a scalar.
+        batches: from an update's index, the batches from there to the end of training.
+        identity: key of checkpoints; a checkpoint of another identity is refused.
+        watch: called after every `step.evaluate_every` updates but the last, on all ranks; what it
+            returns joins that update's line of train.jsonl.
+        size: of the training set, in `unit`; a checkpoint made with another one is refused.
+        unit: what is counted: "images", or "tokens", of which an example has `per_example`.
+        micro_batches: whether the loss of a batch is the mean over its parts; `step.compute`'s
+            micro-batches are the loss's own affair where it is not.
+
+    Raises:
+        RunError: the loss is not finite, or a checkpoint is damaged or foreign.
+    """
+    total, warmup = step.total_updates(steps_per_epoch), step.warmup(steps_per_epoch)
+    micro = step.compute.micro_batch if micro_batches else None
+    seen = step.batch_size * per_example  # by an update
+    optimizer = make_optimizer(model, step)
+    path = folder.checkpoint(identity)
+    done, pending = 0, []  # losses since the last line, still on the device
+    if path.exists():
+        done, pending = _resume(path, identity, size, unit, model, optimizer, runtime)
+    seconds = _truncate_history(folder, done) if runtime.main else 0.0
+
+    trained = spread(model, step, runtime)
+    progress = Progress(name, total=total * seen, unit=unit, enabled=runtime.main and total > 0)
+    progress.resume(done * seen)
+    began = saved = time.monotonic()
+    first = done
+    model.train()
+    with stop_signals() as stop:
+        for index, batch in zip(range(done, total), batches(done), strict=False):
+            rate = learning_rate(step, index, total=total, warmup=warmup)
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["scale"]
+            torch.manual_seed(seed_for(seed, "update", index, runtime.rank))  # drop path
+            pending.append(update(trained, optimizer, loss, batch, micro, step, runtime))
+            done = index + 1
+
+            last = done == total
+            every = step.evaluate_every(steps_per_epoch)
+            watched = watch is not None and every and done % every == 0 and not last
+            if done % LOG_EVERY == 0 or last or watched:
+                mean = _check_finite(_means(pending, runtime), index, steps_per_epoch)
+                pending, now = [], time.monotonic()
+                elapsed = now - began
+                epoch = done / steps_per_epoch
+                found = {}
+                if watched:
+                    found = watch()
+                    model.train()
+                    began += time.monotonic() - now  # not time of training
+                if runtime.main:
+                    speed = (done - first) * seen / elapsed
+                    line = {
+                        "step": done,
+                        "epoch": round(epoch, 4),
+                        "loss": mean,
+                        "lr": rate,
+                        "seen": done * seen,
+                        f"{unit}_per_second": round(speed, 1),
+                        "seconds": round(seconds + elapsed, 3),
+                    } | found
+                    folder.append(line)
+                note = f"epoch {epoch:.1f}/{total / steps_per_epoch:.4g}, loss {mean:.3f}"
+                progress.update(done * seen, note)
+            # signals reach ranks at different updates, clocks differ: all do what one wants
+            due = time.monotonic() - saved >= step.compute.checkpoint_seconds
+            due, stopped = runtime.agree(int(due), stop.asked)
+            if last or due or stopped:
+                if pending:  # a checkpoint must not hide a loss that was never looked at
+                    pending = _means(pending, runtime)
+                    _check_finite(pending, index, steps_per_epoch)
+                if runtime.main:
+                    _save_checkpoint(path, identity, size, done, pending, model, optimizer)
+                runtime.agree(0)  # nobody leaves before the file is there
+                saved = time.monotonic()
+            if stopped and not last:
+                raise Stopped(
+                    f"stopped by {signal.Signals(stopped).name} at update {done:,} of {total:,}; "
+                    "the next start goes on from there",
+                    stopped,
+                )
+    if done < total:
+        raise RunError(f"the data ended at update {done:,} of {total:,}")
+    model.eval()
+    took = time.monotonic() - began
+    return {
+        "updates": total,
+        "train_seconds": round(seconds + took, 2),
+        f"{unit}_per_second": round((done - first) * seen / took, 1) if took else 0.0,
+    }
+
+
+def spread(model: nn.Module, step: Training, runtime: Runtime) -> nn.Module:
+    """The model as it is trained: over all ranks, and compiled where the recipe says so."""
+    trained = model
+    if runtime.world > 1:
+        devices = [runtime.device.index] if runtime.device.type == "cuda" else None
+        trained = DistributedDataParallel(model, device_ids=devices)
+    if step.compute.compile:
+        trained = torch.compile(trained)
+    return trained
+
+
+def update(
+    model: nn.Module,
+    optimizer,
+    loss: Callable,
+    batch: Batch,
+    micro: int | None,
+    step: Training,
+    runtime: Runtime,
+) -> torch.Tensor:
+    """One optimiser update over this rank's batch, in micro-batches; returns the mean loss."""
+    size = len(batch[0])
+    chunks = list(zip(*(t.split(micro or size) for t in batch), strict=True))
+    mean = torch.zeros((), device=runtime.device)
+    for k, chunk in enumerate(chunks):
+        # ranks exchange gradients once per update, with the last micro-batch
+        wait = runtime.world > 1 and k < len(chunks) - 1
+        with model.no_sync() if wait else nullcontext():
+            with runtime.autocast():
+                value = loss(model, chunk) * (len(chunk[0]) / size)
+            value.backward()
+        mean += value.detach()
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    if step.clip_grad is not None:
+        nn.utils.clip_grad_norm_(parameters, step.clip_grad)
+    optimizer.step()
+    for parameter in parameters:
+        parameter.grad = None
+    return mean
+
+
+def _means(losses: list[torch.Tensor], runtime: Runtime) -> list[torch.Tensor]:
+    """Mean over all ranks of each loss."""
+    return list(runtime.sum(torch.stack(losses)) / runtime.world)
+
+
+def _check_finite(losses: list[torch.Tensor], index: int, per_epoch: int) -> float:
+    """Mean of the last losses; the run fails at the first that is not finite."""
+    values = torch.stack(losses)
+    finite = values.isfinite()
+    if not finite.all():
+        bad = index - len(losses) + 1 + int((~finite).nonzero()[0])
+        raise RunError(
+            f"the loss is {values[~finite][0].item()} at update {bad + 1:,} "
+            f"(epoch {bad / per_epoch:.2f}); lower lr or look at the data"
+        )
+    return float(values.mean())
+
+
+# --- checkpoints and weights -----------------------------------------------------------
+
+
+def _save_checkpoint(
+    path, identity: str, size: int, done: int, pending: list, model: nn.Module, optimizer
+) -> None:
+    state = {
+        "identity": identity,
+        "size": size,
+        "done": done,
+        "pending": [float(value) for value in pending],
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+    }
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:  # torch's own complaint hides that a write failed, and why
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+
+
+def _resume(
+    path, identity: str, size: int, unit: str, model: nn.Module, optimizer, runtime: Runtime
+) -> tuple[int, list]:
+    """Load a checkpoint whole, or refuse it; returns the updates done and the losses not logged."""
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch does not compare the checksums
+            if archive.testzip():
+                raise ValueError("its checksum is wrong")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a damaged file makes the readers say
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise RunError(f"{path}: damaged checkpoint ({reason}); delete it to start anew") from None
+    if not isinstance(state, dict) or state.get("identity") != identity:
+        raise RunError(f"{path}: belongs to another run; delete it to start anew")
+    if state.get("size") != size:  # another set, other held-out examples
+        raise RunError(
+            f"{path}: was made with {state.get('size'):,} training {unit}, now there are "
+            f"{size:,}; restore the data, or delete it to start anew"
+        )
+    try:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        pending = [torch.tensor(value, device=runtime.device) for value in state["pending"]]
+        return int(state["done"]), pending
+    except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise RunError(f"{path}: does not fit the model ({reason}); delete it") from None
+
+
+def read_history(folder: RunFolder) -> list[dict]:
+    """The lines of train.jsonl; a last one that was cut short is left out."""
+    lines = []
+    if folder.history.exists():
+        for text in folder.history.read_text(encoding="utf-8").splitlines():
+            try:
+                lines.append(json.loads(text))
+            except ValueError:
+                break  # the process was killed while writing it
+    return lines
+
+
+def _truncate_history(folder: RunFolder, done: int) -> float:
+    """Drop the lines of updates that are about to be trained again; returns the seconds so far."""
+    lines = [line for line in read_history(folder) if line["step"] <= done]
+    if folder.history.exists():
+        with atomic_path(folder.history) as temporary:
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return lines[-1]["seconds"] if lines else 0.0
+
+
+def save_weights(model: nn.Module, folder: RunFolder) -> None:
+    save_tensors(model.state_dict(), folder.weights)
+
+
+def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Write a weights file. Raises `RunError` where the disk is full."""
+    tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    with atomic_path(path) as temporary:
+        try:
+            safetensors.torch.save_file(tensors, temporary)
+        except safetensors.SafetensorError as error:  # a full disk, in its words
+            raise RunError(f"{path}: cannot be written ({error})") from None
+
+
+def read_weights(path) -> dict[str, torch.Tensor]:
+    """Read a weights file. Raises `RunError` in one line where it is missing or damaged."""
+    try:
+        return safetensors.torch.load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise RunError(f"{path}: weights cannot be read ({error})") from None

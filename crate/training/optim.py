@@ -1,0 +1,130 @@
+"""Optimisers, learning-rate schedule and weight-decay groups."""
+
+import math
+import re
+
+import torch
+from torch import nn
+from torch.optim.adamw import adamw
+
+from crate.planning.loader import Training
+
+
+class AdamW:
+    """AdamW (Loshchilov & Hutter 2019), torch's own update without torch's optimiser class.
+
+    `torch.optim.Optimizer` imports the compiler when it is first used, several seconds that each
+    short run would pay; the functional form does not. Tested equal to `torch.optim.AdamW`.
+    """
+
+    def __init__(self, groups: list[dict], *, betas: list[float], eps: float):
+        self.param_groups = groups
+        self.betas, self.eps = betas, eps
+        self.state = [
+            [(torch.zeros_like(p), torch.zeros_like(p), torch.tensor(0.0)) for p in g["params"]]
+            for g in groups
+        ]
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for group, states in zip(self.param_groups, self.state, strict=True):
+            live = [
+                (p, *s) for p, s in zip(group["params"], states, strict=True) if p.grad is not None
+            ]
+            if not live:
+                continue
+            params, means, squares, steps = map(list, zip(*live, strict=True))
+            adamw(
+                params,
+                [p.grad for p in params],
+                means,
+                squares,
+                [],
+                steps,
+                foreach=True,
+                amsgrad=False,
+                beta1=self.betas[0],
+                beta2=self.betas[1],
+                lr=group["lr"],
+                weight_decay=group["weight_decay"],
+                eps=self.eps,
+                maximize=False,
+            )
+
+    def state_dict(self) -> dict:
+        return {"state": self.state}
+
+    def load_state_dict(self, saved: dict) -> None:
+        for group, old in zip(self.state, saved["state"], strict=True):
+            for mine, theirs in zip(group, old, strict=True):
+                for tensor, value in zip(mine, theirs, strict=True):
+                    tensor.copy_(value)
+
+
+TOKENS = ("positions", "class_token", "mask_token")
+
+
+def parameter_groups(model: nn.Module, step: Training) -> list[dict]:
+    """Parameters by weight decay and by the factor of their learning rate, `scale`.
+
+    decay "kernels"   only the weights of linear and convolution layers decay, as CRATE-alpha's mask
+                      `.*/kernel$`: not its dictionaries, positions, class token, norms or biases
+    decay "matrices"  all with two dimensions or more, but positions, class and mask token:
+                      dictionaries too, as in BEiT's fine-tuning (arXiv 2106.08254)
+    layer_decay       BEiT's: the rate falls by this factor from what stands on the last block
+                      downwards, a factor a block; stem, positions and tokens are below the first;
+                      an autoencoder's decoder stands on its encoder
+    """
+    kernels = {
+        id(module.weight) for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d)
+    }
+    depth = max((_block(name) or 0 for name, _ in model.named_parameters()), default=0)
+    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        decays = {
+            "all": True,
+            "kernels": id(parameter) in kernels,
+            "matrices": parameter.dim() > 1 and name.split(".")[-1] not in TOKENS,
+        }[step.decay]
+        block = _block(name)
+        above = depth + 1 - (depth + 1 if block is None else block)
+        groups.setdefault((decays, step.layer_decay**above), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "weight_decay": step.weight_decay if decays else 0.0,
+            "lr": step.lr,
+            "scale": scale,
+        }
+        for (decays, scale), parameters in sorted(groups.items(), reverse=True, key=lambda g: g[0])
+    ]
+
+
+def _block(name: str) -> int | None:
+    """The block a parameter belongs to, from 1; 0 below the first, None above the last."""
+    found = re.search(r"(?:^|\.)blocks\.(\d+)\.", name)
+    if found:
+        return int(found[1]) + 1
+    below = {"patch_embedding", *TOKENS} & set(name.split("."))
+    return 0 if below else None
+
+
+def make_optimizer(model: nn.Module, step: Training):
+    groups = parameter_groups(model, step)
+    if step.optimizer == "lion":
+        from lion_pytorch import Lion  # Chen et al. 2023
+
+        return Lion(groups, lr=step.lr, betas=tuple(step.betas))
+    return AdamW(groups, betas=step.betas, eps=step.eps)
+
+
+def learning_rate(step: Training, index: int, *, total: int, warmup: int) -> float:
+    """Rate of update `index` (from 0): linear warm-up, then along `schedule` to `min_lr`."""
+    if index < warmup:
+        return step.lr * (index + 1) / warmup
+    share = (index - warmup) / max(1, total - warmup)
+    if step.schedule == "linear":
+        return step.min_lr + (step.lr - step.min_lr) * (1 - share)
+    return step.min_lr + 0.5 * (step.lr - step.min_lr) * (1 + math.cos(math.pi * share))

@@ -1,0 +1,710 @@
+"""Official checkpoints: read safely, converted strictly, and computing what the official code does.
+
+The three official forward passes are written here from the papers' equations and the names of the
+keys, on the official tensors themselves; ours must give the same logits.
+"""
+
+import hashlib
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+import yaml
+
+from crate.checkpoints import convert as released
+from crate.checkpoints.convert import convert, find, manifest, read, require, sizes, to_official
+from crate.errors import RunError, UsageError
+from crate.models.flops import parameter_count
+from crate.models.flops_contrastive import contrastive_parameter_count
+from crate.models.zoo import CONTRASTIVE_SIZES, MODELS, build, resolve
+
+ROOT = Path(__file__).parents[2]
+SMALL = {"dim": 24, "heads": 3, "depth": 3, "patch_size": 8}
+ALPHA_ROWS = {
+    "plain": "crate_base_patch32_plain",
+    "overcomplete": "crate_base_patch32_overcomplete",
+    "decoupled": "crate_base_patch32_overcomplete_decoupled",
+    "alpha": "crate_alpha_base_patch32",
+}
+
+
+def small(row: str):
+    return resolve(ALPHA_ROWS.get(row, "crate_base_patch16"), **SMALL)
+
+
+# --- official checkpoints with random weights: names and shapes as published ----------------------
+
+
+def norm(state: dict, there: str, d: int, names=("weight", "bias"), dot=".") -> None:
+    state[f"{there}{dot}{names[0]}"] = 1 + 0.2 * torch.randn(d)
+    state[f"{there}{dot}{names[1]}"] = 0.2 * torch.randn(d)
+
+
+def torch_checkpoint(row: str, d=24, depth=3, p=8, grid=4, classes=7) -> dict:
+    """CRATE-alpha's PyTorch names (row: a key of ALPHA_ROWS), or the 2023 CRATE's ("2023")."""
+    state = {
+        "cls_token": torch.randn(1, 1, d),
+        "pos_embedding": torch.randn(1, 1 + grid**2, d),
+    }
+    if row == "2023":
+        norm(state, "to_patch_embedding.1", p * p * 3)
+        state["to_patch_embedding.2.weight"] = 0.1 * torch.randn(d, p * p * 3)
+        state["to_patch_embedding.2.bias"] = 0.1 * torch.randn(d)
+        norm(state, "to_patch_embedding.3", d)
+    else:
+        state["conv1.weight"] = 0.1 * torch.randn(d, 3, p, p)
+        state["conv1.bias"] = 0.1 * torch.randn(d)
+    for i in range(depth):
+        layer = f"transformer.layers.{i}"
+        norm(state, f"{layer}.0.norm", d)
+        norm(state, f"{layer}.1.norm", d)
+        state[f"{layer}.0.fn.qkv.weight"] = 0.3 * torch.randn(d, d)
+        state[f"{layer}.0.fn.to_out.0.weight"] = 0.3 * torch.randn(d, d)
+        if row == "2023":
+            state[f"{layer}.0.fn.to_out.0.bias"] = 0.3 * torch.randn(d)
+            state[f"{layer}.1.fn.weight"] = 0.3 * torch.randn(d, d)
+        elif row == "plain":
+            state[f"{layer}.1.fn.D"] = 0.3 * torch.randn(d, d)
+        else:
+            state[f"{layer}.1.fn.D"] = 0.3 * torch.randn(d, 4 * d)
+            if row != "overcomplete":
+                state[f"{layer}.1.fn.D1"] = 0.3 * torch.randn(d, 4 * d)
+    norm(state, "mlp_head.0", d)
+    state["mlp_head.1.weight"] = torch.randn(classes, d)
+    state["mlp_head.1.bias"] = torch.randn(classes)
+    return state
+
+
+def jax_checkpoint(
+    row: str, d=24, heads=3, depth=3, p=8, grid=4, classes=7, place="params/"
+) -> dict[str, np.ndarray]:
+    """CRATE-alpha's JAX names, parameters only; `place` of the last norm as big_vision may nest."""
+    state = {
+        "params/cls": torch.randn(1, 1, d),
+        "params/pos_embedding": torch.randn(1, 1 + grid**2, d),
+        "params/embedding/kernel": 0.1 * torch.randn(p, p, 3, d),
+        "params/embedding/bias": 0.1 * torch.randn(d),
+    }
+    for i in range(depth):
+        block = f"params/Transformer/encoderblock_{i}"
+        attention = f"{block}/MultiHeadDotProductSubspaceAttention_0"
+        norm(state, f"{block}/LayerNorm_0", d, ("scale", "bias"), "/")
+        norm(state, f"{block}/LayerNorm_1", d, ("scale", "bias"), "/")
+        state[f"{attention}/proj/kernel"] = 0.3 * torch.randn(d, heads, d // heads)
+        state[f"{attention}/out/kernel"] = 0.3 * torch.randn(heads, d // heads, d)
+        if row == "plain":
+            state[f"{block}/ISTABlock_0/D"] = 0.3 * torch.randn(d, d)
+        else:
+            state[f"{block}/OvercompleteISTABlock_0/D"] = 0.3 * torch.randn(d, 4 * d)
+            if row != "overcomplete":
+                state[f"{block}/OvercompleteISTABlock_0/D1"] = 0.3 * torch.randn(d, 4 * d)
+    norm(state, f"{place}encoder_norm", d, ("scale", "bias"), "/")
+    state["params/head/kernel"] = torch.randn(d, classes)
+    state["params/head/bias"] = torch.randn(classes)
+    return {key: value.numpy() for key, value in state.items()}
+
+
+# --- the official forward passes, in float64 ------------------------------------------------------
+
+
+def layer_norm(x, weight, bias, eps):
+    centred = x - x.mean(-1, keepdim=True)
+    return centred / (centred.square().mean(-1, keepdim=True) + eps).sqrt() * weight + bias
+
+
+def official_torch(state: dict, images: torch.Tensor, row: str, heads=3) -> torch.Tensor:
+    """Logits of a PyTorch checkpoint: CRATE-alpha with ε 1e-6, the 2023 CRATE with torch's 1e-5."""
+    s = {key: value.double() for key, value in state.items()}
+    eps = 1e-5 if row == "2023" else 1e-6
+    b, _, side, _ = images.shape
+
+    def normed(x, name):
+        return layer_norm(x, s[f"{name}.weight"], s[f"{name}.bias"], eps)
+
+    if row == "2023":
+        p = round((s["to_patch_embedding.1.weight"].numel() / 3) ** 0.5)
+        vectors = []  # a patch's pixels row by row, the three channels of each together
+        for i in range(0, side, p):
+            for j in range(0, side, p):
+                pixels = [images[:, c, i + u, j + v] for u in range(p) for v in range(p)
+                          for c in range(3)]  # fmt: skip
+                vectors.append(torch.stack(pixels, dim=-1))
+        x = normed(torch.stack(vectors, dim=1), "to_patch_embedding.1")
+        x = x @ s["to_patch_embedding.2.weight"].T + s["to_patch_embedding.2.bias"]
+        x = normed(x, "to_patch_embedding.3")
+    else:
+        p = s["conv1.weight"].shape[-1]
+        x = F.conv2d(images, s["conv1.weight"], s["conv1.bias"], stride=p)
+        x = x.reshape(b, x.shape[1], -1).permute(0, 2, 1)
+    x = torch.cat([s["cls_token"].expand(b, 1, -1), x], dim=1) + s["pos_embedding"]
+    depth = 1 + max(int(key.split(".")[2]) for key in s if key.startswith("transformer."))
+    for i in range(depth):
+        layer = f"transformer.layers.{i}"
+        y = normed(x, f"{layer}.0.norm")
+        w = (y @ s[f"{layer}.0.fn.qkv.weight"].T).chunk(heads, dim=-1)
+        out = [torch.softmax(u @ u.mT * u.shape[-1] ** -0.5, dim=-1) @ u for u in w]
+        out = torch.cat(out, dim=-1) @ s[f"{layer}.0.fn.to_out.0.weight"].T
+        x = out + s.get(f"{layer}.0.fn.to_out.0.bias", 0) + x
+        y = normed(x, f"{layer}.1.norm")
+        if row in ("2023", "plain"):
+            atoms = s[f"{layer}.1.fn.weight" if row == "2023" else f"{layer}.1.fn.D"]
+            gradient = F.linear(F.linear(y, atoms) - y, atoms.T)  # Dᵀ(D y − y)
+            x = F.relu(y - 0.1 * gradient - 0.1 * 0.1)
+            continue
+        encode = s[f"{layer}.1.fn.D"]
+        decode = s.get(f"{layer}.1.fn.D1", encode)
+        z = F.relu(0.1 * torch.einsum("pm,bnp->bnm", encode, y) - 0.1 * 0.1)
+        error = torch.einsum("pm,bnm->bnp", encode, z) - y
+        z = F.relu(z - 0.1 * torch.einsum("pm,bnp->bnm", encode, error) - 0.1 * 0.1)
+        decoded = torch.einsum("pm,bnm->bnp", decode, z)
+        x = decoded + x if row == "alpha" else decoded
+    return normed(x[:, 0], "mlp_head.0") @ s["mlp_head.1.weight"].T + s["mlp_head.1.bias"]
+
+
+def official_jax(state: dict, images: np.ndarray, row: str, place="params/") -> np.ndarray:
+    """Logits of a JAX checkpoint, in numpy; flax's LayerNorm has ε 1e-6. images: (B, H, W, 3)."""
+    s = {key: value.astype(np.float64) for key, value in state.items()}
+
+    def normed(x, name):
+        mean, variance = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
+        return (x - mean) / np.sqrt(variance + 1e-6) * s[f"{name}/scale"] + s[f"{name}/bias"]
+
+    kernel = s["params/embedding/kernel"]
+    p, d, (b, side, _, _) = len(kernel), kernel.shape[-1], images.shape
+    cut = images.reshape(b, side // p, p, side // p, p, 3)
+    x = np.einsum("bhiwjc,ijcd->bhwd", cut, kernel).reshape(b, -1, d) + s["params/embedding/bias"]
+    x = np.concatenate([np.tile(s["params/cls"], (b, 1, 1)), x], axis=1)
+    x = x + s["params/pos_embedding"]
+    depth = sum(key.endswith("proj/kernel") for key in s)
+    for i in range(depth):
+        block = f"params/Transformer/encoderblock_{i}"
+        attention = f"{block}/MultiHeadDotProductSubspaceAttention_0"
+        w = np.einsum(
+            "bnd,dkc->bknc", normed(x, f"{block}/LayerNorm_0"), s[f"{attention}/proj/kernel"]
+        )
+        logits = np.einsum("bkic,bkjc->bkij", w, w) / np.sqrt(w.shape[-1])
+        weights = np.exp(logits - logits.max(-1, keepdims=True))
+        weights /= weights.sum(-1, keepdims=True)
+        mixed = np.einsum("bkij,bkjc->bkic", weights, w)
+        x = x + np.einsum("bknc,kcd->bnd", mixed, s[f"{attention}/out/kernel"])
+        y = normed(x, f"{block}/LayerNorm_1")
+        if row == "plain":
+            atoms = s[f"{block}/ISTABlock_0/D"]
+            gradient = (y @ atoms.T - y) @ atoms  # D y is y Dᵀ for rows; so is Dᵀ(·) (·) D
+            x = np.maximum(y - 0.1 * gradient - 0.01, 0)
+            continue
+        encode = s[f"{block}/OvercompleteISTABlock_0/D"]
+        decode = s.get(f"{block}/OvercompleteISTABlock_0/D1", encode)
+        z = np.maximum(0.1 * (y @ encode) - 0.01, 0)
+        z = np.maximum(z - 0.1 * ((z @ encode.T - y) @ encode) - 0.01, 0)
+        x = z @ decode.T + (x if row == "alpha" else 0)
+    x = normed(x, f"{place}encoder_norm")[:, 0]
+    return x @ s["params/head/kernel"] + s["params/head/bias"]
+
+
+def ours(state: dict, spec, images: torch.Tensor) -> torch.Tensor:
+    model = build(spec, **sizes(state, spec))
+    model.load_state_dict(state, strict=True)
+    return model.double().eval()(images)
+
+
+def some_images(b=2, side=32) -> torch.Tensor:
+    return torch.randn(b, 3, side, side, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("row", ["2023", *ALPHA_ROWS])
+def test_a_converted_pytorch_checkpoint_computes_the_official_logits(row):
+    official, images = torch_checkpoint(row), some_images()
+    state = convert(official, small(row))
+    assert all(tensor.dtype == torch.float32 for tensor in state.values())
+    expected = official_torch(official, images, row)
+    assert expected.std() > 0.1
+    torch.testing.assert_close(ours(state, small(row), images), expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("place", ["params/", "params/Transformer/"])
+@pytest.mark.parametrize("row", ALPHA_ROWS)
+def test_a_converted_jax_checkpoint_computes_the_official_logits(tmp_path, row, place):
+    official, images = jax_checkpoint(row, place=place), some_images()
+    two_bytes = np.arange(6, dtype=np.uint16).view("V2")  # bfloat16 as numpy stores it
+    moments = {f"opt/0/mu/{key}": two_bytes for key in official}
+    path = tmp_path / "checkpoint.npz"
+    np.savez(path, **official, **moments, **{"chrono/accum_train_time": np.float64(1.5)})
+    weights = read(path)
+    assert set(weights) == set(official)
+    state = convert(weights, small(row), where=path)
+    expected = official_jax(official, images.permute(0, 2, 3, 1).numpy(), row, place)
+    got = ours(state, small(row), images)
+    torch.testing.assert_close(got, torch.from_numpy(expected), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "d", "heads", "p", "classes"),
+    [
+        ("crate_tiny_patch16", "2023", 384, 6, 16, 1000),
+        ("crate_alpha_tiny_patch32", "alpha", 192, 3, 32, 19_167),
+    ],
+)
+def test_published_sizes_by_name(name, row, d, heads, p, classes):
+    official = torch_checkpoint(row, d=d, depth=12, p=p, grid=64 // p, classes=classes)
+    state = convert(official, name)
+    assert sizes(state, name) == {"num_classes": classes, "image_size": 64}
+    images = some_images(b=1, side=64)
+    expected = official_torch(official, images, row, heads=heads)
+    got = ours(state, resolve(name), images)
+    torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_a_training_checkpoint_of_a_parallel_model_is_unwrapped(tmp_path):
+    official = torch_checkpoint("2023")
+    wrapped = {
+        "epoch": 3,
+        "arch": "CRATE_tiny",
+        "state_dict": {f"module.{key}": value for key, value in official.items()},
+        "best_acc1": torch.tensor(70.0),
+    }
+    torch.save(wrapped, tmp_path / "model_best.pth.pt")
+    state = convert(read(tmp_path / "model_best.pth.pt"), small("2023"))
+    plain = convert(official, small("2023"))
+    assert all(torch.equal(state[key], plain[key]) for key in plain)
+
+
+def test_the_plain_rows_dictionary_may_be_called_weight():
+    official = torch_checkpoint("plain")
+    renamed = {key.replace(".fn.D", ".fn.weight"): value for key, value in official.items()}
+    expected, state = (convert(weights, small("plain")) for weights in (official, renamed))
+    assert all(torch.equal(state[key], expected[key]) for key in expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_widened_exactly_and_memory_is_not_shared(dtype):
+    official = {key: value.to(dtype) for key, value in torch_checkpoint("alpha").items()}
+    state = convert(official, small("alpha"))
+    assert torch.equal(state["head.weight"], official["mlp_head.1.weight"].float())
+    assert torch.equal(state["head.weight"].to(dtype), official["mlp_head.1.weight"])
+    full = torch_checkpoint("alpha")
+    kept = full["cls_token"].clone()
+    convert(full, small("alpha"))["class_token"].zero_()
+    assert torch.equal(full["cls_token"], kept)
+
+
+def test_bfloat16_parameters_in_an_npz_are_decoded(tmp_path):
+    official = jax_checkpoint("alpha")
+    bits = {key: (value.view(np.uint32) >> 16).astype(np.uint16) for key, value in official.items()}
+    np.savez(tmp_path / "half.npz", **{key: value.view("V2") for key, value in bits.items()})
+    state = convert(read(tmp_path / "half.npz"), small("alpha"))
+    exact = {k: (v.astype(np.uint32) << 16).view(np.float32) for k, v in bits.items()}
+    expected = convert(exact, small("alpha"))
+    assert all(torch.equal(state[key], expected[key]) for key in expected)
+
+
+# --- round trips ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("row", ["2023", *ALPHA_ROWS])
+def test_there_and_back_is_bit_exact(row):
+    official = torch_checkpoint(row)
+    again = to_official(convert(official, small(row)), small(row))
+    assert set(again) == set(official)
+    assert all(torch.equal(again[key], official[key]) for key in official)
+    mine = build(small(row), num_classes=7, image_size=32).state_dict()
+    returned = convert(to_official(mine, small(row)), small(row))
+    assert set(returned) == set(mine)
+    assert all(torch.equal(returned[key], mine[key]) for key in mine)
+
+
+def test_every_model_of_the_registry_has_an_official_layout_but_vit_and_hybrids():
+    layouts = set()
+    for name in MODELS:
+        if MODELS[name].kind != "vision":
+            continue  # test_model_language.py, test_model_autoencoder.py, test_model_contrastive.py
+        spec = resolve(name, dim=24, heads=3, depth=1)
+        state = build(spec, num_classes=3, image_size=spec.patch_size).state_dict()
+        if name.startswith("vit_") or name.endswith(("_mlp", "_mhsa")):
+            with pytest.raises(UsageError, match="no official CRATE code has this architecture"):
+                to_official(state, spec)
+            continue
+        official = to_official(state, spec)
+        layouts.add("conv1.weight" if "conv1.weight" in official else "to_patch_embedding.2.weight")
+        assert len(official) == len(state)
+    assert layouts == {"conv1.weight", "to_patch_embedding.2.weight"}
+    with pytest.raises(UsageError, match="vit_tiny_patch16: no official CRATE code"):
+        to_official(state, "vit_tiny_patch16")
+
+
+# --- weights that do not fit ----------------------------------------------------------------------
+
+
+def lose(key):
+    return lambda state: state.pop(key)
+
+
+def put(key, *shape):
+    return lambda state: state.update({key: torch.zeros(shape)})
+
+
+LAST = "transformer.layers.2"
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lose(f"{LAST}.1.fn.D1"), f"there is no '{LAST}.1.fn.D1', which should be (24, 96)"),
+        (lose("mlp_head.1.weight"), "there is no 'mlp_head.1.weight'"),
+        (put("transformer.layers.3.0.norm.weight", 24), "it has no 'transformer.layers.3.0.norm"),
+        (put(f"{LAST}.0.fn.to_out.0.bias", 24), f"it has no '{LAST}.0.fn.to_out.0.bias' ((24,))"),
+        (put("conv1.weight", 24, 3, 16, 16), "is (24, 3, 16, 16), and should be (24, 3, 8, 8)"),
+        (put("conv1.weight", 24, 8, 8, 3), "is (24, 8, 8, 3), and should be (24, 3, 8, 8)"),
+        (put(f"{LAST}.0.fn.qkv.weight", 72, 24), "is (72, 24), and should be (24, 24)"),
+        (put(f"{LAST}.1.fn.D", 96, 24), f"'{LAST}.1.fn.D' is (96, 24), and should be (24, 96)"),
+        (put("mlp_head.1.weight", 7, 25), "is (7, 25), and should be (7, 24)"),
+        (put("mlp_head.1.bias", 8), "'mlp_head.1.bias' is (8,), and should be (7,)"),
+        (put("pos_embedding", 1, 18, 24), "'pos_embedding' is (1, 18, 24), and should be (1, "),
+        (put("pos_embedding", 17, 24), "'pos_embedding' is (17, 24), and should be (1, "),
+    ],
+)
+def test_the_first_key_that_does_not_fit_is_told(damage, told):
+    official = torch_checkpoint("alpha")
+    damage(official)
+    with pytest.raises(UsageError) as caught:
+        convert(official, small("alpha"), where="a.pth")
+    message = str(caught.value)
+    assert message.startswith("a.pth: not the weights of ")
+    assert told in message
+    assert "\n" not in message
+
+
+def test_jax_checkpoints_are_as_strict():
+    for key, shape in (
+        ("params/Transformer/encoderblock_1/MultiHeadDotProductSubspaceAttention_0/proj/kernel",
+         (24, 4, 6)),
+        ("params/Transformer/encoderblock_1/OvercompleteISTABlock_0/D", (24, 24)),
+        ("params/head/kernel", (7, 24)),
+        ("params/extra", (1,)),
+    ):  # fmt: skip
+        official = jax_checkpoint("alpha") | {key: np.zeros(shape, np.float32)}
+        with pytest.raises(UsageError) as caught:
+            convert(official, small("alpha"))
+        assert f"'{key}'" in str(caught.value)
+        assert str(shape) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("row", "name", "told"),
+    [
+        ("alpha", "crate_alpha_large_patch14", "'cls_token' is (1, 1, 192), and should be (1, 1, "),
+        ("alpha", "crate_tiny_patch16", "'conv1.weight' is of the alpha-torch layout"),
+        ("alpha", "vit_tiny_patch16", "'conv1.weight' is of the alpha-torch layout"),
+        ("alpha", "crate_tiny_patch16_overcomplete", "it has no 'transformer.layers.0.1.fn.D1'"),
+        ("overcomplete", "crate_alpha_tiny_patch16", "no 'transformer.layers.0.1.fn.D1', which"),
+        ("plain", "crate_alpha_tiny_patch16", "'transformer.layers.0.1.fn.D' is (192, 192), and"),
+        ("alpha", "crate_tiny_patch16_plain", "'transformer.layers.0.1.fn.D' is (192, 768), and"),
+    ],
+)
+def test_another_architecture_is_told_with_the_one_that_fits(row, name, told):
+    official = torch_checkpoint(row, d=192, depth=12, p=16, grid=2)
+    with pytest.raises(UsageError) as caught:
+        convert(official, name)
+    message = str(caught.value)
+    assert message.startswith(f"the checkpoint: not the weights of {name}: ")
+    assert told in message
+    fitting = {"alpha": "crate_alpha_tiny_patch16", "plain": "crate_tiny_patch16_plain"}
+    assert message.endswith(fitting.get(row, "crate_tiny_patch16_overcomplete"))
+
+
+@pytest.mark.parametrize(
+    ("weights", "error", "told"),
+    [
+        ({"w": torch.zeros(1)}, UsageError, "no official CRATE checkpoint: it has none of conv1.w"),
+        ({"visual.conv1.weight": torch.zeros(1)}, UsageError, "(CLIPA) model, not a classifier"),
+        ({"params/img/embedding/kernel": np.zeros(1)}, UsageError, "is a contrastive (CLIPA) mod"),
+        ({"patch_embedding.projection.weight": torch.zeros(1)}, UsageError, "own layout already"),
+        ({}, RunError, "no mapping of names to tensors"),
+        ({"state_dict": [1]}, RunError, "no mapping of names to tensors"),
+        ({1: torch.zeros(1)}, RunError, "no mapping of names to tensors"),
+    ],
+)
+def test_what_is_no_official_checkpoint_is_told(weights, error, told):
+    with pytest.raises(error) as caught:
+        convert(weights, "crate_alpha_base_patch16", where="x.pth")
+    assert str(caught.value).startswith("x.pth: ")
+    assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (3, "is no tensor but int"),
+        (torch.zeros(7, dtype=torch.long), "torch.int64, not float32"),
+        (torch.zeros(7, dtype=torch.float64), "torch.float64, not float32"),
+        (torch.full((7,), float("nan")), "values that are not finite"),
+        (np.zeros(7), "float64, not float32"),
+        (np.zeros(7, "V3"), "not float32"),
+    ],
+)
+def test_values_that_are_no_weights_are_told(value, told):
+    official = torch_checkpoint("alpha") | {"mlp_head.1.bias": value}
+    with pytest.raises(RunError) as caught:
+        convert(official, small("alpha"))
+    assert "'mlp_head.1.bias' " in str(caught.value)
+    assert told in str(caught.value)
+
+
+def test_ours_to_official_is_strict_too():
+    state = convert(torch_checkpoint("alpha"), small("alpha"))
+    with pytest.raises(UsageError, match=r"there is no 'patch_embedding\.norm1\.weight', which"):
+        to_official(state, small("2023"))
+    state["extra"] = torch.zeros(1)
+    with pytest.raises(UsageError, match=r"it has no 'extra' \(\(1,\)\)"):
+        to_official(state, small("alpha"))
+    with pytest.raises(UsageError, match="no 'positions' with 3 axes"):
+        sizes({"head.weight": torch.zeros(7, 24)}, small("alpha"))
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+class Code:
+    """What a pickle can do to a reader that trusts it."""
+
+    def __init__(self, marker: Path):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.marker),)
+
+
+def damaged_files(folder: Path) -> dict[str, Path]:
+    """One file for each way in which a download or an attacker can go wrong."""
+    files = {}
+
+    def file(name: str, content: bytes = b"") -> Path:
+        files[name] = folder / name
+        files[name].write_bytes(content)
+        return files[name]
+
+    tensors = {"w": torch.arange(4000, dtype=torch.float32)}
+    torch.save(tensors, file("whole.pth"))
+    whole = files.pop("whole.pth").read_bytes()
+    file("empty.pth")
+    file("empty.npz")
+    file("page.pth", b"<!DOCTYPE html><html><body>404</body></html>")
+    file("page.npz", b"\n<html>Sign in</html>")
+    file("pointer.pth", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    file("text.pth", b"Entry not found")
+    file("text.npz", b"Entry not found")
+    file("text.safetensors", b"Entry not found")
+    file("half.pth", whole[: len(whole) // 2])
+    middle = len(whole) // 2
+    file("flipped.pth", whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+    torch.save([1, 2], file("list.pth"))
+    torch.save(torch.nn.Linear(2, 2), file("module.pth"))
+    torch.save({"w": Code(folder / "ran")}, file("code.pth"))
+    file("code_old.pth", pickle.dumps({"w": Code(folder / "ran")}))
+    file("code.bin", pickle.dumps(Code(folder / "ran")))
+    file("code.npz", pickle.dumps(Code(folder / "ran")))
+    np.savez(file("objects.npz"), **{"params/w": np.array([Code(folder / "ran")], dtype=object)})
+    np.savez(file("other.npz"), w=np.zeros(3))
+    np.savez(file("cut.npz"), **{"params/w": np.arange(4000.0)})
+    content = files["cut.npz"].read_bytes()
+    file("cut.npz", content[: len(content) // 2])
+    file("wrong.npz", content.replace(np.float64(2000).tobytes(), np.float64(1).tobytes()))
+    safetensors.torch.save_file(tensors, file("cut.safetensors"))
+    file("cut.safetensors", files["cut.safetensors"].read_bytes()[:-100])
+    return files
+
+
+TOLD = {
+    "empty.pth": "is empty",
+    "empty.npz": "is empty",
+    "page.pth": "is a web page, not weights",
+    "page.npz": "is a web page, not weights",
+    "pointer.pth": "git lfs pull",
+    "text.pth": "is damaged",
+    "text.npz": "is no .npz file",
+    "text.safetensors": "is damaged or no .safetensors file",
+    "half.pth": "is cut short",
+    "flipped.pth": "checksum",
+    "list.pth": "holds no weights",
+    "module.pth": "a pickle of more than tensors, whose code is not run",
+    "code.pth": "a pickle of more than tensors, whose code is not run",
+    "code_old.pth": "a pickle of more than tensors, whose code is not run",
+    "code.bin": "a pickle of more than tensors, whose code is not run",
+    "code.npz": "is no .npz file",
+    "objects.npz": "Object arrays cannot be loaded",
+    "other.npz": "has nothing under params/",
+    "cut.npz": "is cut short",
+    "wrong.npz": "Bad CRC-32",
+    "cut.safetensors": "is damaged or no .safetensors file",
+}
+
+
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory):
+    return damaged_files(tmp_path_factory.mktemp("damaged"))
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_a_damaged_or_foreign_file_is_one_line_and_its_code_never_runs(damaged, name):
+    with pytest.raises(RunError) as caught:
+        read(damaged[name])
+    message = str(caught.value)
+    assert message.startswith(f"{damaged[name]}: ")
+    assert TOLD[name] in message
+    assert "\n" not in message
+    assert "weights_only" not in message  # torch's advice to run the code
+    assert not (damaged[name].parent / "ran").exists()
+
+
+def test_the_list_of_damages_is_whole(damaged):
+    assert set(damaged) == set(TOLD)
+
+
+def test_what_is_not_there_or_no_checkpoint_is_told(tmp_path):
+    with pytest.raises(UsageError, match=r"a\.pth: there is no such file"):
+        read(tmp_path / "a.pth")
+    (tmp_path / "a.zip").touch()
+    with pytest.raises(UsageError, match=r"a\.zip: is no checkpoint; read are \.pth, "):
+        read(tmp_path / "a.zip")
+
+
+def test_all_kinds_of_good_files_are_read(tmp_path):
+    official = torch_checkpoint("alpha")
+    torch.save(official, tmp_path / "a.pth")
+    torch.save(official, tmp_path / "a.pt", _use_new_zipfile_serialization=False)
+    torch.save(official, tmp_path / "a.bin")
+    safetensors.torch.save_file(official, tmp_path / "a.safetensors")
+    for suffix in ("pth", "pt", "bin", "safetensors"):
+        weights = read(tmp_path / f"a.{suffix}")
+        assert set(weights) == set(official)
+        assert all(torch.equal(weights[key], official[key]) for key in official)
+
+
+def test_what_is_not_under_params_is_left_on_the_disk(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, **{"params/w": np.zeros(3), "opt/w": np.array([{}], dtype=object)})
+    assert set(read(path)) == {"params/w"}  # the object array would have been refused
+
+
+# --- the manifest ---------------------------------------------------------------------------------
+
+
+def test_the_manifest_agrees_with_the_architectures():
+    entries = manifest(ROOT / "experiments")
+    assert "crate_alpha_B16.pth" in entries
+    assert entries["vanilla_crate_B32_in21k.pth"].status == "withdrawn"
+    for entry in entries.values():
+        spec, beside = resolve(entry.model), 100_000
+        if spec.kind == "contrastive":  # the file keeps MSSA's projection three times
+            assert entry.classes is None
+            parameters = contrastive_parameter_count(spec, **CONTRASTIVE_SIZES)
+            weights, beside = 4 * (parameters + 2 * spec.depth * spec.dim**2), 300_000
+        else:
+            weights = 4 * parameter_count(spec, image_size=224, num_classes=entry.classes)
+        assert 0 < entry.bytes - weights < beside
+
+
+@pytest.fixture
+def mine(folder):
+    """`mine(**entry)` adds my.pth to the manifest; returns the experiments folder."""
+
+    def mine(name="my.pth", **changes) -> Path:
+        entry = {
+            "model": "crate_alpha_tiny_patch16",
+            "classes": 7,
+            "format": "alpha-torch",
+            "source": "a friend",
+        }
+        path = folder / "released.yaml"
+        text = yaml.safe_dump({name: entry | changes})
+        path.write_text(path.read_text(encoding="utf-8") + text, encoding="utf-8")
+        return folder
+
+    return mine
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"modl": "x"}, "my.pth: unknown key 'modl'; did you mean 'model'?"),
+        ({"model": "crate_alpha_tny_patch16"}, "did you mean 'crate_alpha_tiny_patch16'?"),
+        ({"format": "torch"}, "my.pth: format: 'torch' should be 'alpha-torch', 'alpha-jax', "),
+        ({"sha256": "123"}, "my.pth: sha256: "),
+        ({"classes": "7"}, "my.pth: classes: '7' should be"),
+        ({"name": "my.zip"}, "my.zip: should be a file name ending in .pth"),
+        ({"name": "a/my.pth"}, "a/my.pth: should be a file name"),
+    ],
+)
+def test_a_mistake_in_the_manifest_is_told(mine, changes, told):
+    with pytest.raises(UsageError) as caught:
+        manifest(mine(**changes))
+    assert str(caught.value).startswith(str(Path("experiments/released.yaml").resolve()))
+    assert told in str(caught.value)
+
+
+def test_a_file_is_found_checked_and_missed(mine, tmp_path):
+    folder = mine(bytes=10, sha256="0" * 64)
+    asked = ("crate_alpha_tiny_patch16", 7, folder, tmp_path / "data")
+    assert find(*asked) is None
+    with pytest.raises(RunError, match=r"with 7 classes are not here: no .*my\.pth; download it f"):
+        require(*asked)
+    path = released.place("my.pth", tmp_path / "data")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"123")
+    with pytest.raises(RunError, match=r"my\.pth: half-downloaded\? 3 of 10 bytes; download it"):
+        find(*asked)
+    path.write_bytes(b"0123456789")
+    assert find(*asked) == path
+    with pytest.raises(RunError, match=r"my\.pth: its sha256 is not that of the official file"):
+        require(*asked)
+    assert find("crate_alpha_tiny_patch16", None, *asked[2:]) == path
+    assert find("crate_alpha_tiny_patch16", 8, *asked[2:]) is None
+    assert find("crate_alpha_tiny_patch8", 7, *asked[2:]) is None
+    with pytest.raises(RunError, match=r"no official weights of vit_tiny_patch16 are known"):
+        require("vit_tiny_patch16", None, *asked[2:])
+    with pytest.raises(RunError, match=r"weights of vit_tiny_patch16 are known; if you have some"):
+        require("vit_tiny_patch16", 8, *asked[2:])
+    with pytest.raises(RunError, match=r"of crate_alpha_tiny_patch16 with 8 classes are known"):
+        require("crate_alpha_tiny_patch16", 8, *asked[2:])
+    with pytest.raises(RunError, match=r"it is withdrawn; listed at model hub"):
+        require("crate_base_patch32_plain", 19_167, *asked[2:])
+
+
+def test_a_file_with_the_right_sha256_is_required(mine, tmp_path):
+    path = released.place("my.pth", tmp_path)
+    path.parent.mkdir()
+    path.write_bytes(b"0123456789")
+    folder = mine(sha256=hashlib.sha256(b"0123456789").hexdigest())
+    assert require("crate_alpha_tiny_patch16", None, folder, tmp_path) == path
+
+
+def test_a_file_without_classes_is_of_any(mine, tmp_path):
+    folder = mine(model="crate_alpha_clipa_base_patch16", classes=None, format="clipa-torch")
+    asked = ("crate_alpha_clipa_base_patch16", 1000, folder, tmp_path)
+    with pytest.raises(RunError, match=r"weights of crate_alpha_clipa_base_patch16 are not here"):
+        require(*asked)
+    path = released.place("my.pth", tmp_path)
+    path.parent.mkdir()
+    path.write_bytes(b"0123456789")
+    assert find(*asked) == require(*asked) == path
+
+
+def test_a_model_of_ones_own_may_be_listed(mine):
+    folder = mine(model="crate_alpha_base_patch32_ratio2")
+    assert manifest(folder)["my.pth"].model == "crate_alpha_base_patch32_ratio2"
+
+
+def test_looking_up_files_imports_no_torch():
+    program = (
+        "import sys; from crate.models.released import find; "
+        "find('crate_alpha_base_patch16', 1000, 'experiments', 'data'); "
+        "assert not {'torch', 'numpy'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)

@@ -1,0 +1,460 @@
+"""Pictures into batches: orders, crops, flips, mixing, splits, and folders of real files."""
+
+import dataclasses
+import os
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.datasets import ImageFolder
+from torchvision.transforms.v2 import CenterCrop, Compose, PILToTensor, Resize
+from torchvision.transforms.v2.functional import resized_crop
+
+from crate.data import catalogue as registry
+from crate.data.catalogue import get_dataset
+from crate.data.images import (
+    MemoryImages,
+    StreamedImages,
+    batch_indices,
+    crop_batch,
+    epoch_order,
+    mix,
+    normalise,
+    open_split,
+    rand_augment,
+    sample_crops,
+)
+from crate.errors import RunError
+from crate.planning.loader import Classification
+from crate.runtime import Runtime
+
+CPU = Runtime(torch.device("cpu"), torch.float32, "test")
+RANKS = [dataclasses.replace(CPU, rank=rank, world=2) for rank in (0, 1)]
+
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def recipe(**keys) -> Classification:
+    base = {"dataset": "imagenet1k", "follows": [], "epochs": 1.0, "batch_size": 4, "lr": 1e-3}
+    return Classification(**base | keys)
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+
+
+# --- which pictures -----------------------------------------------------------
+
+
+def test_an_epoch_sees_each_picture_once():
+    orders = [epoch_order(50, seed, epoch) for seed in (0, 1) for epoch in (0, 1)]
+    for order in orders:
+        assert sorted(order.tolist()) == list(range(50))
+    assert len({tuple(order.tolist()) for order in orders}) == 4
+
+
+def test_batches_of_an_epoch_are_disjoint_and_follow_its_order():
+    epochs = [[batch_indices(50, 8, 3, 6 * epoch + k) for k in range(6)] for epoch in (0, 1)]
+    for epoch, batches in enumerate(epochs):
+        seen = torch.cat(batches).tolist()
+        assert len(set(seen)) == 48  # 50 = 6 · 8 + 2: two are left out
+        assert seen == epoch_order(50, 3, epoch)[:48].tolist()
+
+
+def test_ranks_share_a_batch_without_overlap():
+    parts = [rank.share(torch.arange(10)) for rank in RANKS]
+    assert torch.cat(parts).tolist() == list(range(10))
+    assert [len(part) for part in parts] == [5, 5]
+    with pytest.raises(RunError, match="a batch of 9 does not divide over 2 processes"):
+        RANKS[0].share(torch.arange(9))
+
+
+# --- crops and flips -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(("height", "width", "area"), [(200, 300, 0.08), (224, 224, 0.5)])
+def test_crops_keep_their_limits(height, width, area):
+    boxes = sample_crops(2000, height, width, area, torch.Generator().manual_seed(0))
+    top, left, h, w = boxes.T
+    assert torch.equal(boxes, boxes.round())
+    assert ((top >= 0) & (left >= 0) & (top + h <= height) & (left + w <= width)).all()
+    whole = (h == height) & (w == width)
+    slack = 0.5 * (h + w) + 0.25  # each side was rounded by at most half a pixel
+    assert (whole | ((h * w - slack) / (height * width) <= 1)).all()
+    assert ((h * w + slack) / (height * width) >= area).all()
+    assert (whole | ((w + 0.5) / (h - 0.5) >= 3 / 4)).all()
+    assert (whole | ((w - 0.5) / (h + 0.5) <= 4 / 3)).all()
+    # and they fill the limits: areas spread evenly, both orientations, every corner reachable
+    share = h * w / (height * width)
+    assert share.min() < area + 0.03
+    assert 0.4 < (w > h).float().mean() < 0.8
+    assert top.min() == left.min() == 0
+    assert ((top + h).max(), (left + w).max()) == (height, width)
+
+
+def test_a_shape_no_crop_fits_is_taken_whole():
+    boxes = sample_crops(20, 10, 200, 0.9, torch.Generator().manual_seed(0))
+    assert boxes.tolist() == [[0, 0, 10, 200]] * 20
+
+
+def test_the_whole_box_at_its_own_size_is_the_picture():
+    pixels = noise(3, 1, 28, 28)
+    boxes = torch.tensor([[0.0, 0.0, 28.0, 28.0]]).expand(3, 4)
+    assert torch.equal(crop_batch(pixels, boxes, 28), pixels)
+
+
+def test_crops_equal_torchvisions():
+    pixels = noise(3, 3, 40, 32)
+    boxes = [(0, 0, 20, 16), (5, 3, 17, 29), (20, 16, 20, 16)]
+    ours = crop_batch(pixels, torch.tensor(boxes, dtype=torch.float32), 24)
+    for picture, box, mine in zip(pixels, boxes, ours, strict=True):
+        theirs = resized_crop(picture, *box, [24, 24], antialias=False).int()
+        # A crop that is first cut out repeats its own border, ours sees the pixels beyond it.
+        inside = (slice(None), slice(2, -2), slice(2, -2))
+        assert (mine.int() - theirs)[inside].abs().max() <= 1
+
+
+def test_training_batches_from_memory():
+    pixels, labels = noise(40, 1, 8, 8), torch.arange(40)
+    images = MemoryImages(pixels, labels, size=8, runtime=CPU)
+    step = recipe(batch_size=20, flip=True)
+    batches = list(images.training(step, 0, 0, 4))
+    flipped = 0
+    for batch, ids in batches:
+        for picture, index in zip(batch, ids, strict=True):
+            same = torch.equal(picture, pixels[index])
+            assert same or torch.equal(picture, pixels[index].flip(-1))
+            flipped += not same
+    assert 25 <= flipped <= 55  # of 80
+    assert sorted(torch.cat([ids for _, ids in batches[:2]]).tolist()) == list(range(40))
+    # resumed: update 3 alone is what it was
+    (again,) = images.training(step, 0, 3, 4)
+    assert all(torch.equal(a, b) for a, b in zip(again, batches[3], strict=True))
+    plain = next(images.training(recipe(batch_size=20, flip=False), 0, 0, 1))
+    assert torch.equal(plain[0], pixels[plain[1]])
+
+
+@pytest.mark.parametrize("extra", [{"crop_area_min": 0.2}, {"randaugment": [2, 9]}])
+def test_ranks_together_see_the_batch_of_one(extra):
+    pixels, labels = noise(16, 1, 12, 12), torch.arange(16)
+    step = recipe(batch_size=8, **extra)
+    one, *two = (
+        next(MemoryImages(pixels, labels, size=12, runtime=runtime).training(step, 5, 1, 2))
+        for runtime in (CPU, *RANKS)
+    )
+    for k in range(2):
+        assert torch.equal(torch.cat([part[k] for part in two]), one[k])
+    assert not torch.equal(one[0], pixels[one[1]])
+
+
+def test_evaluation_sees_each_picture_once_and_unchanged():
+    pixels, labels = noise(11, 1, 6, 6), torch.arange(11)
+    for ranks in ([CPU], RANKS):
+        seen = [
+            batch
+            for runtime in ranks
+            for batch in MemoryImages(pixels, labels, size=6, runtime=runtime).evaluation(
+                recipe(crop_area_min=0.1), 4
+            )
+        ]
+        ids = torch.cat([ids for _, ids in seen])
+        assert sorted(ids.tolist()) == list(range(11))
+        assert torch.equal(torch.cat([batch for batch, _ in seen]), pixels[ids])
+
+
+def test_randaugment_is_decided_by_its_seed_alone():
+    picture = noise(3, 24, 24)
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    first = rand_augment(picture, [2, 9], 7)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(5)
+    assert torch.equal(rand_augment(picture, [2, 9], 7), first)
+    others = [rand_augment(picture, [2, 9], seed) for seed in range(8)]
+    assert sum(not torch.equal(other, first) for other in others) >= 6
+    assert first.shape == picture.shape
+    assert first.dtype == torch.uint8
+
+
+def test_normalise():
+    colour = torch.tensor([[[[255]], [[0]], [[51]]]], dtype=torch.uint8)
+    got = normalise(colour, get_dataset("imagenet1k")).flatten().tolist()
+    expected = [(1 - 0.485) / 0.229, -0.456 / 0.224, (0.2 - 0.406) / 0.225]
+    assert got == pytest.approx(expected, abs=1e-5)
+    grey = normalise(noise(2, 1, 4, 4), get_dataset("fashion_mnist_tiny"))
+    assert grey.shape == (2, 3, 4, 4)
+    assert torch.equal(grey[:, 0], grey[:, 1])
+    assert torch.equal(grey[:, 0], grey[:, 2])
+    assert grey[0, 0, 0, 0] == pytest.approx((noise(2, 1, 4, 4)[0, 0, 0, 0] / 255 - 0.286) / 0.353)
+
+
+# --- mixing -----------------------------------------------------------
+
+
+def mixed(seed: int, count: int = 8, **keys):
+    """Pictures filled with their own index, so that a mix can be read off."""
+    images = torch.arange(float(count)).view(-1, 1, 1, 1).expand(-1, 3, 16, 20).contiguous()
+    labels = torch.arange(count)
+    return mix(images, labels, recipe(**keys), count, seed)
+
+
+def test_mixing_that_is_off_gives_one_hot_targets():
+    images, targets = mixed(0)
+    assert torch.equal(targets, torch.eye(8))
+    assert torch.equal(images[:, 0, 0, 0], torch.arange(8.0))
+
+
+def test_mixup_is_its_formula():
+    keeps = []
+    for seed in range(50):
+        images, targets = mixed(seed, mixup=0.8)
+        keep = targets[0, 0].item()
+        keeps.append(keep)
+        partner = torch.tensor([1, 0, 3, 2, 5, 4, 7, 6])
+        expected = keep * torch.eye(8) + (1 - keep) * torch.eye(8)[partner]
+        torch.testing.assert_close(targets, expected)
+        values = keep * torch.arange(8.0) + (1 - keep) * partner
+        torch.testing.assert_close(images, values.view(-1, 1, 1, 1).expand_as(images))
+    assert min(keeps) < 0.2 < 0.8 < max(keeps)  # Beta(0.8, 0.8) covers the interval
+
+
+def test_cutmix_weighs_labels_by_the_area_that_is_left():
+    keeps = []
+    for seed in range(50):
+        images, targets = mixed(seed, cutmix=1.0)
+        torch.testing.assert_close(targets.sum(1), torch.ones(8))
+        for k in range(8):
+            pasted = images[k, 0] == k ^ 1
+            assert ((images[k, 0] == k) | pasted).all()
+            area = pasted.float().mean().item()
+            assert targets[k, k].item() == pytest.approx(1 - area, abs=1e-6)
+            assert targets[k, k ^ 1].item() == pytest.approx(area, abs=1e-6)
+            rows, columns = pasted.any(1), pasted.any(0)
+            assert pasted.sum() == rows.sum() * columns.sum()  # one rectangle
+        keeps.append(targets[0, 0].item())
+    assert min(keeps) < 0.5 < 0.9 < max(keeps)
+
+
+def test_the_switch_chooses_between_mixup_and_cutmix():
+    def cut(seed: int, switch: float) -> bool:
+        images = mixed(seed, mixup=0.8, cutmix=1.0, mix_switch=switch)[0]
+        return bool(images[1, 0].unique().numel() > 1 or images[1, 0, 0, 0] in (0, 1))
+
+    assert not any(cut(seed, 0.0) for seed in range(20))
+    assert all(cut(seed, 1.0) for seed in range(20))
+    assert 20 < sum(cut(seed, 0.5) for seed in range(80)) < 60
+
+
+@pytest.mark.parametrize("keys", [{"mixup": 0.8}, {"cutmix": 1.0}])
+def test_halves_are_mixed_as_the_whole(keys):
+    images, labels = noise(8, 3, 10, 10).float(), torch.arange(8)
+    whole = mix(images, labels, recipe(**keys), 8, 3)
+    for part in (slice(0, 4), slice(4, 8)):
+        half = mix(images[part], labels[part], recipe(**keys), 8, 3)
+        assert torch.equal(half[0], whole[0][part])
+        assert torch.equal(half[1], whole[1][part])
+    odd = mix(images[:5], labels[:5], recipe(**keys), 8, 3)
+    torch.testing.assert_close(odd[1].sum(1), torch.ones(5))
+    torch.testing.assert_close(odd[0][4], images[4])  # without a neighbour: itself
+
+
+# --- splits -----------------------------------------------------------
+
+
+def test_embedded_splits_share_no_picture(monkeypatch):
+    """Fashion-MNIST's indices in place of its pictures."""
+    counts = {"train": 60_000, "test": 10_000}
+
+    def indices(split: str):
+        count = counts[split]
+        return np.arange(count, dtype=np.int32).reshape(-1, 1, 1), np.arange(count)
+
+    monkeypatch.setattr("crate.data.stand_ins.fashion_mnist", indices)
+    parts = {}
+    for name, sizes in {
+        "fashion_mnist_pretrain": {"train": 45_000, "validation": 5_000, "test": 10_000},
+        "fashion_mnist_finetune": {"train": 10_000, "validation": 5_000, "test": 10_000},
+    }.items():
+        for split, size in sizes.items():
+            opened = open_split(get_dataset(name), split, size=1, runtime=CPU, data_root="none")
+            assert opened.pixels.flatten().tolist() == opened.labels.tolist()
+            parts[name, split] = set(opened.labels.tolist())
+            assert len(parts[name, split]) == len(opened) == size
+    pretrain, finetune, held_out = (
+        parts["fashion_mnist_pretrain", "train"],
+        parts["fashion_mnist_finetune", "train"],
+        parts["fashion_mnist_pretrain", "validation"],
+    )
+    assert pretrain | finetune | held_out == set(range(60_000))  # 45,000 + 10,000 + 5,000
+    assert parts["fashion_mnist_finetune", "validation"] == held_out
+    for name in ("fashion_mnist_pretrain", "fashion_mnist_finetune"):
+        assert parts[name, "test"] == set(range(10_000))
+
+
+# --- image folders -----------------------------------------------------------
+
+CLASSES = ["n01440764", "n01443537", "n02084071"]
+SIZES = [(40, 60), (60, 40), (50, 50), (5, 3), (3, 9), (120, 33)]  # width, height
+
+
+def picture(seed: int, size: tuple[int, int], channels: int = 3) -> np.ndarray:
+    """A smooth picture, which JPEG keeps about as it is."""
+    small = Image.fromarray(noise(4, 4, 3, seed=seed).numpy()).resize(size, 3)
+    array = np.array(small)
+    return array[..., 0] if channels == 1 else array
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory) -> Path:
+    """imagenet1k as it lies on disk, with three classes and the odd files the real one has."""
+    root = tmp_path_factory.mktemp("data")
+    for split in ("train", "val"):
+        for k, name in enumerate(CLASSES):
+            folder = root / "imagenet1k" / split / name
+            folder.mkdir(parents=True)
+            for i, size in enumerate(SIZES):
+                image = Image.fromarray(picture(10 * k + i, size))
+                image.save(folder / f"{name}_{i}.JPEG", "JPEG", quality=95)
+            (folder / "readme.txt").write_text("no picture")
+        odd = root / "imagenet1k" / split / CLASSES[0]
+        Image.fromarray(picture(90, (40, 30), channels=1)).save(odd / "grey.JPEG", "JPEG")
+        cmyk = Image.fromarray(picture(91, (40, 30))).convert("CMYK")
+        cmyk.save(odd / "cmyk.JPEG", "JPEG")
+        palette = Image.fromarray(picture(92, (40, 30))).convert("P")
+        palette.save(odd / "palette.JPEG", "PNG")  # n02105855_2933.JPEG is such a file
+    return root
+
+
+@pytest.fixture
+def imagenet(monkeypatch) -> registry.Dataset:
+    small = dataclasses.replace(registry.DATASETS["imagenet1k"], classes=3, holdout=5)
+    monkeypatch.setitem(registry.DATASETS, "imagenet1k", small)
+    return small
+
+
+def opened(dataset, split: str, root: Path, size: int = 16, **keys) -> StreamedImages:
+    return open_split(dataset, split, size=size, runtime=CPU, data_root=root, **keys)
+
+
+def test_files_and_labels_are_torchvisions(tree, imagenet):
+    for split, folder in {"train": "train", "test": "val"}.items():
+        images = opened(imagenet, split, tree)
+        theirs = ImageFolder(tree / "imagenet1k" / folder)
+        assert len(images) == 21
+        paths = [images.pictures.name(k) for k in range(len(images))]
+        assert list(zip(paths, images.pictures.labels, strict=True)) == theirs.samples
+        for k in range(len(theirs)):
+            mine, label = images.pictures.read(k)
+            assert np.array_equal(np.array(mine), np.array(theirs[k][0]))
+            assert label == theirs[k][1]
+
+
+@pytest.mark.parametrize(("resize", "size"), [(20, 16), (21, 16), (16, 16), (12, 16), (11, 16)])
+def test_evaluation_is_torchvisions(tree, imagenet, resize, size):
+    images = opened(imagenet, "test", tree, size=size)
+    theirs = ImageFolder(tree / "imagenet1k" / "val")
+    batches = list(images.evaluation(recipe(eval_resize=resize), 4))
+    pixels, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    assert labels.tolist() == theirs.targets
+    transform = Compose([Resize(resize), CenterCrop(size), PILToTensor()])
+    for mine, (image, _), (path, _) in zip(pixels, theirs, theirs.samples, strict=True):
+        assert torch.equal(mine, transform(image)), path
+
+
+def test_training_on_the_centre_crop_sees_what_evaluation_sees(tree, imagenet):
+    images = opened(imagenet, "train", tree)
+    step = recipe(eval_resize=20, center_crop=True, batch_size=4)
+    pixels, labels = next(images.training(step, 0, 0, 1))
+    views = {int(view.sum()): view for b, _ in images.evaluation(step, 7) for view in b}
+    for mine, _ in zip(pixels, labels, strict=True):
+        expected = views[int(mine.sum())]  # the sum of a picture survives its mirroring
+        assert torch.equal(mine, expected) or torch.equal(mine, expected.flip(-1))
+
+
+def test_evaluation_without_a_crop_squeezes_the_whole_picture(tree, imagenet):
+    images = opened(imagenet, "test", tree)
+    theirs = ImageFolder(tree / "imagenet1k" / "val", Compose([Resize((16, 16)), PILToTensor()]))
+    pixels = torch.cat([batch for batch, _ in images.evaluation(recipe(), 7)])
+    for mine, (expected, _) in zip(pixels, theirs, strict=True):
+        assert (mine.int() - expected.int()).abs().max() <= 1
+
+
+def test_loader_processes_change_nothing(tree, imagenet):
+    images = opened(imagenet, "train", tree)
+    batches = {}
+    for workers in (0, 2):
+        step = recipe(crop_area_min=0.3, randaugment=[2, 9], compute={"workers": workers})
+        batches[workers] = list(images.training(step, 1, 2, 7))
+        batches[workers] += list(images.evaluation(step, 8))
+    assert len(batches[0]) == 5 + 3
+    for one, two in zip(batches[0], batches[2], strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+    assert batches[0][0][0].shape == (4, 3, 16, 16)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("damage", ["cut off", "no image", "empty"])
+def test_a_picture_that_does_not_open_is_named(tree, imagenet, tmp_path, workers, damage):
+    root = tmp_path / "imagenet1k"
+    shutil.copytree(tree / "imagenet1k", root)
+    bad = root / "train" / CLASSES[1] / f"{CLASSES[1]}_2.JPEG"
+    content = bad.read_bytes()
+    bad.write_bytes({"cut off": content[:-200], "no image": b"<html>", "empty": b""}[damage])
+    images = opened(imagenet, "train", tmp_path)
+    step = recipe(compute={"workers": workers})
+    with pytest.raises(RunError, match="cannot be read as an image") as caught:
+        list(images.training(step, 0, 0, 10))  # two epochs, each of 20 of the 21 pictures
+    assert str(caught.value).startswith(f"{bad}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_held_out_splits_are_disjoint_and_stable(tree, imagenet):
+    def files(split: str, dataset=imagenet, **keys) -> set[str]:
+        pictures = opened(dataset, split, tree, **keys).pictures
+        found = [os.fsdecode(file) for file in pictures.files]
+        assert found == sorted(found)
+        return set(found)
+
+    validation = files("validation")
+    assert len(validation) == 5
+    assert files("validation") == validation
+    assert len(files("train")) == 21  # a published recipe trains on everything
+    assert files("train", spare="validation") == files("train") - validation
+    no_test = dataclasses.replace(imagenet, folders={"train": "train"})  # as imagenet21k
+    test, validation = files("test", no_test), files("validation", no_test)
+    assert (len(test), len(validation)) == (5, 5)
+    assert files("train", no_test) == files("train") - test
+    assert files("train", no_test, spare="validation") == files("train") - test - validation
+    assert not test & validation
+    # written down once: another choice would mix old test pictures into new training parts
+    assert sorted(files("validation")) == VALIDATION
+
+
+VALIDATION = [
+    "n01440764/n01440764_4.JPEG",
+    "n01440764/n01440764_5.JPEG",
+    "n01443537/n01443537_4.JPEG",
+    "n02084071/n02084071_1.JPEG",
+    "n02084071/n02084071_5.JPEG",
+]
+
+
+def test_what_is_missing_is_told(tree, imagenet, tmp_path):
+    expected = f"ImageNet-1K is not at {tmp_path}/imagenet1k/train: download"
+    with pytest.raises(RunError, match=re.escape(expected)):
+        registry.require(imagenet, tmp_path)
+    with pytest.raises(RunError, match="imagenet1k/train: cannot be read"):
+        opened(imagenet, "train", tmp_path)
+    more = dataclasses.replace(imagenet, classes=1000)
+    told = r"imagenet1k/train: has 3 class folders, ImageNet-1K has 1,000"
+    with pytest.raises(RunError, match=told):
+        opened(more, "train", tree)
+    everything = dataclasses.replace(imagenet, folders={"train": "train"}, holdout=11)
+    with pytest.raises(RunError, match="no images for the train split of ImageNet-1K"):
+        opened(everything, "train", tree, spare="validation")  # 11 and 10: none is left

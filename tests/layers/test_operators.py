@@ -1,0 +1,188 @@
+"""The fast operators against the literal equations, and against what they are meant to be."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from crate.errors import UsageError
+from crate.layers import reference
+from crate.layers.attention import MHSA, MSSA, Kept, plain_attention
+from crate.layers.sparse_coding import ISTA, MLP, ODL
+
+ETA, LAM = 0.3, 0.2
+DIM, HEADS, TOKENS = 6, 3, 5
+
+
+def make(kind):
+    if kind in ("MSSA", "MSSA bias", "MSSA causal"):
+        options = {"projection_bias": "bias" in kind, "causal": "causal" in kind}
+        return MSSA(DIM, HEADS, **options)
+    if kind in ("MHSA", "MHSA causal", "MHSA no bias"):
+        bias = "no bias" not in kind
+        return MHSA(DIM, HEADS, qkv_bias=bias, projection_bias=bias, causal="causal" in kind)
+    steps = {"step_size": ETA, "sparsity": LAM}
+    if kind == "ISTA":
+        return ISTA(DIM, **steps)
+    if kind in ("ODL tied", "ODL decoupled"):
+        return ODL(DIM, ratio=3, decoupled=kind == "ODL decoupled", **steps)
+    return MLP(DIM, ratio=2, gelu="tanh" if "tanh" in kind else "exact")
+
+
+def by_the_equations(module, z):
+    """What `module` should return for one sample z (N, d), token by token."""
+    if isinstance(module, MSSA):
+        u, projection = module.subspaces.weight, module.projection
+        return reference.mssa(
+            z, u, projection.weight, projection.bias, module.heads, module.causal
+        )[0]
+    if isinstance(module, MHSA):
+        qkv, projection = module.qkv, module.projection
+        return reference.mhsa(
+            z, qkv.weight, qkv.bias, projection.weight, projection.bias, HEADS, module.causal
+        )[0]
+    if isinstance(module, ISTA):
+        return torch.stack([reference.ista(x, module.dictionary, ETA, LAM) for x in z])
+    if isinstance(module, ODL):
+        d = module.dictionary
+        d_hat = d if module.decoder is None else module.decoder
+        return torch.stack([reference.odl(x, d, d_hat, ETA, LAM) for x in z])
+    first, second = module.hidden, module.output
+    weights = first.weight, first.bias, second.weight, second.bias
+    return torch.stack([reference.mlp(x, *weights, module.approximate == "tanh") for x in z])
+
+
+OPERATORS = [
+    *("MSSA", "MSSA bias", "MSSA causal", "MHSA", "MHSA causal", "MHSA no bias"),
+    *("ISTA", "ODL tied", "ODL decoupled", "MLP", "MLP tanh"),
+]
+
+
+@pytest.mark.parametrize("tokens", [1, TOKENS])  # sparse coders take a way of their own for one
+@pytest.mark.parametrize("kind", OPERATORS)
+def test_fast_equals_reference_in_value_and_gradient(kind, tokens):
+    module = make(kind).double()
+    x = torch.randn(2, tokens, DIM, dtype=torch.float64, requires_grad=True)
+    inputs = [x, *module.parameters()]
+    fast = module(x)
+    literal = torch.stack([by_the_equations(module, z) for z in x])
+    torch.testing.assert_close(fast, literal, rtol=1e-10, atol=1e-10)
+
+    cotangent = torch.randn_like(fast)
+    fast_gradients = torch.autograd.grad(fast, inputs, cotangent)
+    literal_gradients = torch.autograd.grad(literal, inputs, cotangent)
+    assert all(gradient.abs().max() > 0 for gradient in fast_gradients)
+    for ours, expected in zip(fast_gradients, literal_gradients, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", OPERATORS)
+def test_gradients_by_finite_differences(kind):
+    module = make(kind).double()
+    x = torch.randn(1, 3, DIM, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x, *_: module(x), (x, *module.parameters()))
+
+
+def proximal_steps(x, dictionary, z, steps):
+    """Gradient of ½‖D z − x‖² by autograd, then the proximal operator of λ‖z‖₁ with z ≥ 0."""
+    for _ in range(steps):
+        z = z.detach().requires_grad_()
+        loss = 0.5 * (z @ dictionary.T - x).square().sum()
+        (gradient,) = torch.autograd.grad(loss, z)
+        z = F.relu(z - ETA * (gradient + LAM))
+    return z.detach()
+
+
+def test_ista_and_odl_are_proximal_gradient_steps_on_the_sparse_coding_objective():
+    x = torch.randn(4, TOKENS, DIM, dtype=torch.float64)
+    ista = make("ISTA").double()
+    expected = proximal_steps(x, ista.dictionary.detach(), x, steps=1)
+    torch.testing.assert_close(ista(x), expected)
+
+    for kind in ("ODL tied", "ODL decoupled"):
+        odl = make(kind).double()
+        d = odl.dictionary.detach()
+        codes = proximal_steps(x, d, x.new_zeros(*x.shape[:-1], d.shape[1]), steps=2)
+        decoder = d if kind == "ODL tied" else odl.decoder
+        record = {}
+        torch.testing.assert_close(odl(x, record), codes @ decoder.T)
+        torch.testing.assert_close(record["codes"], codes)
+        assert 0.05 < (codes == 0).double().mean() < 0.95
+
+
+@pytest.mark.parametrize("kind", ["MSSA causal", "MHSA causal"])
+def test_a_causal_token_sees_no_later_one(kind):
+    module = make(kind)
+    x = torch.randn(1, TOKENS, DIM)
+    changed = x.clone()
+    changed[:, 3] += 1
+    before, after = module(x), module(changed)
+    assert torch.equal(before[:, :3], after[:, :3])
+    assert ((before - after)[:, 3:].abs().amax(dim=-1) > 1e-4).all()
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+@pytest.mark.parametrize("kind", ["MSSA causal", "MHSA causal", "MSSA", "MHSA"])
+def test_a_cache_in_any_portions_changes_nothing(kind, recorded):
+    module = make(kind).double()
+    x = torch.randn(2, 8, DIM, dtype=torch.float64)
+    whole, outputs, cache = module(x), [], Kept()
+    for part in x.split([1, 3, 1, 2, 1], dim=1):
+        record = {} if recorded else None
+        outputs.append(module(part, record, cache))
+        if recorded:
+            seen = cache.tensors[0].shape[-2]
+            assert record["attention"].shape == (2, HEADS, part.shape[1], seen)
+    if "causal" in kind:
+        torch.testing.assert_close(torch.cat(outputs, dim=1), whole, rtol=0, atol=1e-12)
+    else:  # no mask: what comes last sees all
+        torch.testing.assert_close(outputs[-1], whole[:, -1:], rtol=0, atol=1e-12)
+    assert len(cache.tensors) == (1 if "MSSA" in kind else 2)
+    assert all(tensor.shape == (2, HEADS, 8, DIM // HEADS) for tensor in cache.tensors)
+
+
+@pytest.mark.parametrize("kind", ["MSSA", "MSSA causal", "MHSA", "MHSA causal"])
+def test_recorded_attention_is_what_was_used(kind):
+    module = make(kind)
+    x = torch.randn(2, TOKENS, DIM)
+    record = {}
+    output = module(x, record)
+    weights = record["attention"]
+    assert weights.shape == (2, HEADS, TOKENS, TOKENS)
+    assert (weights >= 0).all()
+    torch.testing.assert_close(weights.sum(-1), torch.ones(2, HEADS, TOKENS))
+    if "causal" in kind:
+        assert torch.equal(weights, weights.tril())
+
+    values = module.subspaces(x) if "MSSA" in kind else module.qkv(x)[..., 2 * DIM :]
+    mixed = torch.einsum("bkij,bjkc->bikc", weights, values.view(2, TOKENS, HEADS, -1))
+    torch.testing.assert_close(output, module.projection(mixed.reshape(2, TOKENS, DIM)))
+    torch.testing.assert_close(output, module(x))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_fused_kernel_is_the_same_function(causal):
+    q, k, v = torch.randn(3, 2, HEADS, TOKENS, 4, dtype=torch.float64)
+    fused = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+    torch.testing.assert_close(plain_attention(q, k, v, causal)[0], fused)
+
+
+@pytest.mark.parametrize("kind", OPERATORS)
+def test_bfloat16_autocast_stays_near_float32(kind):
+    module = make(kind)
+    x = torch.randn(2, TOKENS, DIM)
+    exact = module(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = module(x)
+    assert (rough.float() - exact).norm() < 0.02 * exact.norm() + 1e-3
+
+
+@pytest.mark.parametrize("make_it", [lambda: MSSA(10, 3), lambda: MHSA(10, 3), lambda: MSSA(4, 0)])
+def test_heads_must_divide_the_width(make_it):
+    with pytest.raises(UsageError, match="is not divisible by heads"):
+        make_it()
+
+
+@pytest.mark.parametrize("make_it", [lambda: ISTA(0), lambda: ODL(4, ratio=0), lambda: MLP(-1)])
+def test_widths_must_be_positive(make_it):
+    with pytest.raises(UsageError, match="must be at least 1"):
+        make_it()
