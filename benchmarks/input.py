@@ -55,9 +55,9 @@ def images_per_second(root: Path, workers: int, batches: int) -> float:
     """Of `batches` batches once the processes are at work."""
     compute = {"workers": workers}
     recipe = {"dataset": DATASET.name, "follows": [], "epochs": 1.0, "lr": 1e-3}
-    step = Classification(**recipe, batch_size=BATCH, crop_area_min=0.08, compute=compute)
+    recipe = Classification(**recipe, batch_size=BATCH, crop_area_min=0.08, compute=compute)
     images = open_split(DATASET, "train", size=224, runtime=CPU, data_root=root)
-    found = images.training(step, 0, 0, batches + 1)
+    found = images.training(recipe, 0, 0, batches + 1)
     next(found)
     start, count = time.perf_counter(), 0
     for pixels, _ in found:

@@ -62,7 +62,7 @@ class Runtime:
             self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32
         )
 
-    def share(self, batch: torch.Tensor) -> torch.Tensor:
+    def shard(self, batch: torch.Tensor) -> torch.Tensor:
         """This rank's contiguous part of a global batch. Raises `RunError` where it is uneven."""
         if len(batch) % self.world:
             raise RunError(
@@ -72,13 +72,13 @@ class Runtime:
         part = len(batch) // self.world
         return batch[self.rank * part : (self.rank + 1) * part]
 
-    def sum(self, values: torch.Tensor) -> torch.Tensor:
+    def all_reduce_sum(self, values: torch.Tensor) -> torch.Tensor:
         """Sum a tensor over all ranks."""
         if self.world > 1:
             dist.all_reduce(values)
         return values
 
-    def agree(self, *values: int) -> list[int]:
+    def all_reduce_max(self, *values: int) -> list[int]:
         """The largest of each value over all ranks: what one of them wants, all do.
 
         Goes through the CPU, so that it waits for no GPU.

@@ -19,7 +19,7 @@ from mkdocs.structure.files import File
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the package beside this folder, installed or not
 from crate.data.catalogue import get_dataset  # noqa: E402
-from crate.planning.loader import Experiments, Step  # noqa: E402
+from crate.planning.loader import Experiments, Recipe  # noqa: E402
 from crate.planning.plan import Plan  # noqa: E402
 
 PUBLISHED = ROOT / "results/published/mini"
@@ -118,20 +118,20 @@ def recipes(table: str) -> str:
     """The steps of a table's chains, what they do at paper scale, and what mini changes of it."""
     content = PLAN.experiments.table(table)
     cells = PLAN.cells(content, "paper", [0])
-    steps = dict.fromkeys(each.step for _, _, run, _ in cells for each in run.lineage)
+    steps = dict.fromkeys(each.stage for _, _, run, _ in cells for each in run.lineage)
     lines = ["| step | at paper scale | at mini |", "|:--|:--|:--|"]
     for name in steps:
-        paper, mini = (told(PLAN.experiments.step(name, scale)) for scale in ("paper", "mini"))
+        paper, mini = (told(PLAN.experiments.recipe(name, scale)) for scale in ("paper", "mini"))
         lines.append(f"| `{name}` | {paper} | {'the same' if mini == paper else mini} |")
     return "\n".join(lines)
 
 
-def told(step: Step) -> str:
+def told(recipe: Recipe) -> str:
     """Data and recipe of a step in a line."""
-    values = step.model_dump()
-    if step.AS_PUBLISHED:
+    values = recipe.model_dump()
+    if recipe.AS_PUBLISHED:
         return "the published model, no data"
-    parts = [get_dataset(step.dataset).title if step.READS_DATA else "no data"]
+    parts = [get_dataset(recipe.dataset).title if recipe.READS_DATA else "no data"]
     if values.get("answer", "model") != "model":
         return f"{parts[0]}; no network: {values['answer'].replace('_', ' ')}"
     idle = 0 in (values.get("epochs"), values.get("updates"))

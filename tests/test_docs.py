@@ -291,9 +291,9 @@ def check_command(words: list[str], plan: Plan) -> None:
     if options.get("step"):
         grid = dict(pair.split("=", 1) for pair in options["grid"])
         first = {key: values.split(",")[0] for key, values in grid.items()}
-        plan.experiments.step(options["step"], settings.scale, nested(first))
+        plan.experiments.recipe(options["step"], settings.scale, nested(first))
         assert options["step"] in {
-            s.step for r in plan.table_runs(table, settings) for s in r.lineage
+            s.stage for r in plan.table_runs(table, settings) for s in r.lineage
         }
     if options.get("name"):
         get_dataset(options["name"])

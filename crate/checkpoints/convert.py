@@ -56,7 +56,7 @@ import pydantic
 from crate.errors import RunError, UsageError, unknown
 from crate.models.zoo import (
     CONTRASTIVE_SIZES,
-    KINDS,
+    MODEL_KINDS,
     MODELS,
     ModelSpec,
     list_models,
@@ -173,7 +173,7 @@ def find(
     return None
 
 
-def require(
+def locate(
     model: str,
     classes: int | None,
     experiments_folder: str | Path,
@@ -409,7 +409,7 @@ def convert(
         ]
         fits = f"; the weights fit {' or '.join(fitting)}" if fitting else ""
         if layout in CONTRASTIVE_LAYOUTS and spec.kind != "contrastive":
-            other = "a classifier" if spec.kind == "vision" else KINDS[spec.kind]
+            other = "a classifier" if spec.kind == "vision" else MODEL_KINDS[spec.kind]
             raise UsageError(f"{where}: is a contrastive (CLIPA) model, not {other}{fits}")
         raise UsageError(f"{where}: not the weights of {label}: {complaint}{fits}")
     encoder_masks = layout in AUTOENCODER_LAYOUTS and spec.mask_tokens == "encoder"

@@ -254,13 +254,13 @@ def _run(options) -> None:
     from crate.environment import mismatch
     from crate.launch.run import perform, prepare
     from crate.reporting.tuning import nested
-    from crate.training.trackers import require
+    from crate.training.trackers import check_installed
 
     warning = mismatch()
     if warning:
         print(f"warning: {warning}", file=sys.stderr)
     plan, settings = _open(options)
-    require(settings.log)
+    check_installed(settings.log)
     overrides = nested(_pairs(options.overrides, "--set"))
     fresh = options.fresh or bool(os.environ.get("CRATE_FRESH"))
     if settings.launcher == "local":
@@ -277,10 +277,10 @@ def _launch(options) -> None:
 
     from crate.launch.job import launch
     from crate.planning.loader import read_yaml
-    from crate.training.trackers import require
+    from crate.training.trackers import check_installed
 
     plan, settings = _open(options, read_yaml(Path(options.configfile)))
-    require(settings.log)
+    check_installed(settings.log)
     if options.preflight:
         from crate.launch.jobs import preflight
 

@@ -87,7 +87,7 @@ def bench(
         )
     path, record, known = None, {}, 0
     for place, (key, (workload, resolved)) in enumerate(wanted.items(), start=1):
-        with runtime.start(resolved.step.compute) as here:
+        with runtime.start(resolved.recipe.compute) as here:
             machine = here.describe()
             path = bench_folder(settings.results) / f"{slug(machine['device'])}.json"
             record = read_bench(path) if path.is_file() else {"measured": {}}
@@ -161,7 +161,7 @@ def measure(resolved: Resolved, kind: str, here: Runtime, seconds: float) -> dic
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(here.device)
     times = [timed(size) for _ in range(REPEATS)]
-    autocast = kind == "train" or isinstance(resolved.step, LOOKS)
+    autocast = kind == "train" or isinstance(resolved.recipe, LOOKS)
     return {
         "examples_per_second": float(f"{size / statistics.median(times):.5g}"),
         "flops": flops,  # of one example, as `crate.costs.cost` counts them
@@ -178,95 +178,95 @@ def measure(resolved: Resolved, kind: str, here: Runtime, seconds: float) -> dic
 
 def training(resolved: Resolved, here: Runtime) -> tuple[Work, int]:
     """A function that makes one update of so many examples, and how many one process has."""
-    step = resolved.step
+    recipe = resolved.recipe
     model, loss, batch, in_parts = _parts(resolved, here)
     model.to(here.device).train()
-    optimizer, trained = make_optimizer(model, step), spread(model, step, here)
-    micro = step.compute.micro_batch if in_parts else None
+    optimizer, trained = make_optimizer(model, recipe), spread(model, recipe, here)
+    micro = recipe.compute.micro_batch if in_parts else None
     batch = functools.lru_cache(maxsize=1)(batch)
 
     def work(size: int) -> None:
-        update(trained, optimizer, loss, batch(size), micro, step, here)
+        update(trained, optimizer, loss, batch(size), micro, recipe, here)
 
-    return work, share_of(step)
+    return work, share_of(recipe)
 
 
 def _parts(resolved: Resolved, here: Runtime) -> tuple[nn.Module, Callable, Callable, bool]:
     """Of a kind of step: network, loss of a batch, random batch, and whether parts are averaged."""
-    step, spec, device = resolved.step, resolved.spec, here.device
-    dataset = get_dataset(step.dataset)
-    size = {"image_size": getattr(step, "image_size", 0)}
+    recipe, spec, device = resolved.recipe, resolved.spec, here.device
+    dataset = get_dataset(recipe.dataset)
+    size = {"image_size": getattr(recipe, "image_size", 0)}
 
     def images(count: int) -> Tensor:
-        return torch.randn(count, 3, step.image_size, step.image_size, device=device)
+        return torch.randn(count, 3, recipe.image_size, recipe.image_size, device=device)
 
-    if isinstance(step, Classification):
+    if isinstance(recipe, Classification):
         classes = dataset.classes
-        model = build(spec, **size, num_classes=classes, drop_path=step.drop_path)
+        model = build(spec, **size, num_classes=classes, drop_path=recipe.drop_path)
 
         def labels(count: int) -> Tensor:
             chosen = torch.randint(classes, (count,), device=device)
-            return F.one_hot(chosen, classes).float() if step.mixup or step.cutmix else chosen
+            return F.one_hot(chosen, classes).float() if recipe.mixup or recipe.cutmix else chosen
 
         def loss(network: nn.Module, batch: Batch) -> Tensor:
-            smoothing = step.label_smoothing
+            smoothing = recipe.label_smoothing
             return F.cross_entropy(network(batch[0]).float(), batch[1], label_smoothing=smoothing)
 
         return model, loss, lambda count: (images(count), labels(count)), True
-    if isinstance(step, Autoencoding):
+    if isinstance(recipe, Autoencoding):
         from crate.tasks.autoencoding.task import hidden_loss, patches_of
 
         model = build_autoencoder(
-            spec, **size, normalise_patches=step.normalise_patches, drop_path=step.drop_path
+            spec, **size, normalise_patches=recipe.normalise_patches, drop_path=recipe.drop_path
         )
 
         def masked(count: int) -> Batch:
             return images(count), torch.rand(count, patches_of(model), device=device)
 
-        return model, functools.partial(hidden_loss, step=step), masked, True
-    if isinstance(step, Contrastive):
+        return model, functools.partial(hidden_loss, recipe=recipe), masked, True
+    if isinstance(recipe, Contrastive):
         from crate.tasks.contrastive.task import clip_loss, matching_loss
 
-        vocabulary, length = VOCABULARIES[step.tokenizer], step.context_length
+        vocabulary, length = VOCABULARIES[recipe.tokenizer], recipe.context_length
         model = build_contrastive(
             spec,
             **size,
             vocab_size=vocabulary,
             context_length=length,
-            drop_path=step.drop_path,
+            drop_path=recipe.drop_path,
         )
-        if step.freeze_text:
+        if recipe.freeze_text:
             model.freeze_text()
-        whole = {"clip_loss": clip_loss(here), "micro": step.compute.micro_batch}
+        whole = {"clip_loss": clip_loss(here), "micro": recipe.compute.micro_batch}
 
         def pairs(count: int) -> Batch:
             return images(count), torch.randint(1, vocabulary, (count, length), device=device)
 
         return model, functools.partial(matching_loss, **whole), pairs, False
-    if isinstance(step, Segmentation):
+    if isinstance(recipe, Segmentation):
         from crate.models.segmenter import build_segmenter
         from crate.tasks.segmentation.task import segmentation_loss
 
-        model, _ = build_segmenter(spec, step, dataset.classes, None)
+        model, _ = build_segmenter(spec, recipe, dataset.classes, None)
 
         def scenes(count: int) -> Batch:
-            shape = (count, step.image_size, step.image_size)
+            shape = (count, recipe.image_size, recipe.image_size)
             return images(count), torch.randint(dataset.classes, shape, device=device)
 
         return (
             model,
-            lambda network, batch: segmentation_loss(network(batch[0]), batch[1], step.auxiliary),
+            lambda network, batch: segmentation_loss(network(batch[0]), batch[1], recipe.auxiliary),
             scenes,
             True,
         )
     from crate.tasks.language.task import next_token_loss
 
     vocabulary = get_tokenizer(dataset.tokenizer).vocab_size
-    shape = {"vocab_size": vocabulary, "block_size": step.block_size}
-    model = build_language(spec, **shape, drop_path=step.drop_path)
+    shape = {"vocab_size": vocabulary, "block_size": recipe.block_size}
+    model = build_language(spec, **shape, drop_path=recipe.drop_path)
 
     def windows(count: int) -> Batch:
-        ids = torch.randint(vocabulary, (count, step.block_size + 1), device=device)
+        ids = torch.randint(vocabulary, (count, recipe.block_size + 1), device=device)
         return ids[:, :-1], ids[:, 1:]
 
     return model, next_token_loss, windows, True
@@ -277,33 +277,33 @@ def _parts(resolved: Resolved, here: Runtime) -> tuple[nn.Module, Callable, Call
 
 def evaluation(resolved: Resolved, here: Runtime) -> tuple[Work, int]:
     """A function that looks at so many examples, and how many of them the task takes at once."""
-    step, dataset, device = resolved.step, get_dataset(resolved.step.dataset), here.device
-    micro = step.compute.micro_batch
-    if isinstance(step, Objects | AttentionSegmentation):
+    recipe, dataset, device = resolved.recipe, get_dataset(resolved.recipe.dataset), here.device
+    micro = recipe.compute.micro_batch
+    if isinstance(recipe, Objects | AttentionSegmentation):
         model = parents_network(resolved, None, here)
-        shape = (step.image_size, step.image_size) if dataset.embedded else PICTURE
+        shape = (recipe.image_size, recipe.image_size) if dataset.embedded else PICTURE
         picture = Image.effect_noise((16, 12), 100).convert("RGB").resize(shape)
-        if isinstance(step, Objects):
+        if isinstance(recipe, Objects):
             from crate.tasks.objects import crf
             from crate.tasks.objects.task import find
 
-            refine = step.crf and crf.available()
-            return lambda _: find(model, picture, step, dataset, refine=refine), 1
+            refine = recipe.crf and crf.available()
+            return lambda _: find(model, picture, recipe, dataset, refine=refine), 1
         from crate.tasks.attention_segmentation.task import attention, attention_masks
 
-        return lambda _: attention_masks(attention(model, picture, step, dataset), step.mass), 1
+        return lambda _: attention_masks(attention(model, picture, recipe, dataset), recipe.mass), 1
 
-    if isinstance(step, Probe | ZeroShot | Layerwise):
+    if isinstance(recipe, Probe | ZeroShot | Layerwise):
         most = min(micro or EVALUATION_BATCH, EVALUATION_BATCH)
-        if isinstance(step, Probe):
+        if isinstance(recipe, Probe):
             model = parents_network(resolved, None, here)
-            answer = functools.partial(image_features, model, kind=step.features)
-        elif isinstance(step, Layerwise):
+            answer = functools.partial(image_features, model, kind=recipe.features)
+        elif isinstance(recipe, Layerwise):
             from crate.models.objective import layer_terms
             from crate.tasks.layerwise.task import BATCH
 
             model, most = parents_network(resolved, None, here), min(most, BATCH)
-            sizes = {"weight": step.weight, "epsilon": step.epsilon}
+            sizes = {"weight": recipe.weight, "epsilon": recipe.epsilon}
 
             def answer(images: Tensor) -> None:
                 for _ in layer_terms(model, images, **sizes):
@@ -311,17 +311,17 @@ def evaluation(resolved: Resolved, here: Runtime) -> tuple[Work, int]:
         else:
             model = build_contrastive(
                 resolved.spec,
-                image_size=step.image_size,
-                vocab_size=VOCABULARIES[step.tokenizer],
-                context_length=step.context_length,
+                image_size=recipe.image_size,
+                vocab_size=VOCABULARIES[recipe.tokenizer],
+                context_length=recipe.context_length,
             ).to(device)
             answer = model.encode_image
 
         def look(images: Tensor) -> None:
-            with precision(step, device):
+            with precision(recipe, device):
                 answer(images)
 
-        shape = (3, step.image_size, step.image_size)
+        shape = (3, recipe.image_size, recipe.image_size)
         batch = functools.lru_cache(maxsize=1)(lambda n: (torch.randn(n, *shape, device=device),))
     else:
         model, _, batch, _ = _parts(resolved, here)
@@ -339,23 +339,23 @@ def evaluation(resolved: Resolved, here: Runtime) -> tuple[Work, int]:
 
 def _forward(model: nn.Module, resolved: Resolved, micro: int | None) -> tuple[Callable, int]:
     """What the evaluation of a trained kind of step does with a batch, and of how many examples."""
-    step = resolved.step
+    recipe = resolved.recipe
     most = min(micro or EVALUATION_BATCH, EVALUATION_BATCH)
-    if isinstance(step, Classification):
+    if isinstance(recipe, Classification):
         return lambda images, _: model(images), most
-    if isinstance(step, Autoencoding):
-        return lambda images, noise: model(images, step.mask_ratio, noise), most
-    if isinstance(step, Contrastive):
-        most = min(micro or step.evaluation_batch, step.evaluation_batch)
+    if isinstance(recipe, Autoencoding):
+        return lambda images, noise: model(images, recipe.mask_ratio, noise), most
+    if isinstance(recipe, Contrastive):
+        most = min(micro or recipe.evaluation_batch, recipe.evaluation_batch)
         return lambda images, ids: (model.encode_image(images), model.encode_text(ids)), most
-    if isinstance(step, Segmentation):
+    if isinstance(recipe, Segmentation):
         from crate.tasks.segmentation.task import EVALUATION_LOGITS, EVALUATION_WINDOWS
 
-        logits = get_dataset(step.dataset).classes * step.image_size**2
+        logits = get_dataset(recipe.dataset).classes * recipe.image_size**2
         most = micro or min(max(1, EVALUATION_LOGITS // logits), EVALUATION_WINDOWS)
         return lambda images, _: model(images), most
     from crate.tasks.language.task import EVALUATION_LOGITS
 
-    logits = step.block_size * model.token_embedding.num_embeddings
+    logits = recipe.block_size * model.token_embedding.num_embeddings
     most = micro or max(1, EVALUATION_LOGITS // logits)
     return lambda ids, targets: F.cross_entropy(model(ids).flatten(0, 1), targets.flatten()), most

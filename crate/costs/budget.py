@@ -26,7 +26,7 @@ from crate.planning.loader import Settings
 from crate.planning.plan import Plan, Run
 from crate.records import canonical_json, read_json, short_hash
 
-KINDS = ("train", "evaluate")
+WORK = ("train", "evaluate")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +80,7 @@ def read_device(name: str, results: str | Path, watts: float | None = None) -> D
         rate = DEVICES[name] * 1e12 * UTILISATION
         told = f"estimated at {UTILISATION:.0%} of the device's bfloat16 peak"
         board = float(BOARD_WATTS[name])
-        return Device(name, watts or board, {}, dict.fromkeys(KINDS, rate), told)
+        return Device(name, watts or board, {}, dict.fromkeys(WORK, rate), told)
     record = read_bench(path)
     try:
         device, entries = str(record["device"]), dict(record["measured"])
@@ -89,7 +89,7 @@ def read_device(name: str, results: str | Path, watts: float | None = None) -> D
         precisions = sorted({e["precision"] for e in entries.values()})
     except (KeyError, TypeError, ValueError):
         raise UsageError(f"{path}: is no file of 'crate bench'") from None
-    rates = {k: [rate for key, rate in measured.items() if kinds[key] == k] for k in KINDS}
+    rates = {k: [rate for key, rate in measured.items() if kinds[key] == k] for k in WORK}
     if not measured:
         raise UsageError(f"{path}: nothing is measured in it; run 'crate bench' there first")
     board = board_of(device)
@@ -97,7 +97,7 @@ def read_device(name: str, results: str | Path, watts: float | None = None) -> D
         name=path.stem,
         watts=watts or (float(BOARD_WATTS[board]) if board else None),
         measured=measured,
-        rates={kind: statistics.median(rates[kind] or measured.values()) for kind in KINDS},
+        rates={kind: statistics.median(rates[kind] or measured.values()) for kind in WORK},
         told=f"measured on {device}, torch {record.get('torch')}, {' and '.join(precisions)}; the "
         "rest at the median FLOP/s of that",
     )
@@ -124,7 +124,7 @@ def price_run(plan: Plan, run: Run, device: Device) -> Item:
         rate = device.measured[keys[kind]] if known else device.rates[kind]
         hours += flops / rate / 3600
         measured += flops / rate / 3600 if known else 0.0
-    compute, left_out = resolved.step.compute, not_counted(resolved)
+    compute, left_out = resolved.recipe.compute, not_counted(resolved)
     if left_out in (CUTS, RATES) and keys.get("evaluate") in device.measured:
         left_out = ""
     return Item(run, price, hours, measured, compute.nodes * max(1, compute.gpus), left_out)
@@ -275,7 +275,7 @@ def _words(
             "the device alone, without hosts and cooling"
         )
     alone = {run: item.hours / item.devices for run, item in items.items()}
-    chains = {run: sum(alone[step] for step in run.lineage) for run in items}
+    chains = {run: sum(alone[stage] for stage in run.lineage) for run in items}
     if chains:
         longest = max(chains, key=chains.__getitem__)
         took = f"{amount(chains[longest])} hours"

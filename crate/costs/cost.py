@@ -22,8 +22,8 @@ from crate.planning.loader import (
     Layerwise,
     Objects,
     Probe,
+    Recipe,
     Segmentation,
-    Step,
     Training,
     ZeroShot,
 )
@@ -63,26 +63,30 @@ def cost(plan: Plan, run: Run, overrides: dict | None = None) -> Cost:
     What `not_counted` names costs nothing here.
     """
     resolved = plan.resolve(run, overrides)
-    step, dataset = resolved.step, get_dataset(resolved.step.dataset)
-    steps = [step, *(plan.resolve(before).step for before in run.ancestors)]
+    recipe, dataset = resolved.recipe, get_dataset(resolved.recipe.dataset)
+    steps = [recipe, *(plan.resolve(before).recipe for before in run.ancestors)]
     if any(getattr(each, "answer", "model") != "model" for each in steps):
         return Cost(0, 0, train_flops=0.0, eval_flops=0.0, disk_bytes=0)  # no network
     parameters, products = complexity_of(resolved)
     forward = 2 * products
     sizes, size = dataset.splits, dataset.training_size
     if isinstance(dataset, TextSet):  # an example is a window
-        sizes = {name: tokens // step.block_size for name, tokens in dataset.tokens.items()}
+        sizes = {name: tokens // recipe.block_size for name, tokens in dataset.tokens.items()}
         size = sizes.get("train", 0)
-    evaluated = sizes.get(step.evaluate, 0) if step.READS_DATA else 0
-    if isinstance(step, Segmentation):
-        evaluated *= windows_of(step, dataset)
-    if isinstance(step, Layerwise):  # of each split, as many as there are
-        splits = (step.evaluate,) if getattr(dataset, "scenes", None) else (step.evaluate, "train")
-        evaluated = sum(min(step.pictures, sizes.get(split, 0)) for split in splits)
-    if isinstance(step, Probe):  # as if nothing were cached yet; beside its parent's weights it is
-        looked_at, dim = pictures(step, dataset), resolved.spec.dim
+    evaluated = sizes.get(recipe.evaluate, 0) if recipe.READS_DATA else 0
+    if isinstance(recipe, Segmentation):
+        evaluated *= windows_of(recipe, dataset)
+    if isinstance(recipe, Layerwise):  # of each split, as many as there are
+        splits = (
+            (recipe.evaluate,) if getattr(dataset, "scenes", None) else (recipe.evaluate, "train")
+        )
+        evaluated = sum(min(recipe.pictures, sizes.get(split, 0)) for split in splits)
+    if isinstance(
+        recipe, Probe
+    ):  # as if nothing were cached yet; beside its parent's weights it is
+        looked_at, dim = pictures(recipe, dataset), resolved.spec.dim
         cosines = 0
-        if step.method == "knn":
+        if recipe.method == "knn":
             cosines = 2 * evaluated * (looked_at - evaluated) * dim
         return Cost(
             parameters,
@@ -92,13 +96,13 @@ def cost(plan: Plan, run: Run, overrides: dict | None = None) -> Cost:
             disk_bytes=4 * dim * looked_at if run.parent else 0,
             evaluated=looked_at,
         )
-    if not isinstance(step, Training) or not step.READS_DATA:
+    if not isinstance(recipe, Training) or not recipe.READS_DATA:
         texts = 0
-        if isinstance(step, ZeroShot):
+        if isinstance(recipe, ZeroShot):
             one = contrastive_complexity.text_macs(
-                resolved.spec, context_length=step.context_length
+                resolved.spec, context_length=recipe.context_length
             )
-            texts = 2 * one * dataset.classes * PHRASES[step.templates]
+            texts = 2 * one * dataset.classes * PHRASES[recipe.templates]
         return Cost(
             parameters,
             0,
@@ -106,16 +110,16 @@ def cost(plan: Plan, run: Run, overrides: dict | None = None) -> Cost:
             eval_flops=float(forward * evaluated + texts),
             disk_bytes=0,
             evaluated=evaluated,
-            seconds=step.seconds if step.TIMED else 0.0,
+            seconds=recipe.seconds if recipe.TIMED else 0.0,
         )
-    per_epoch = size // step.batch_size
-    updates = step.total_updates(per_epoch)
-    looks = max(1, math.ceil(updates / (step.evaluate_every(per_epoch) or math.inf)))
-    examples = updates * step.batch_size
+    per_epoch = size // recipe.batch_size
+    updates = recipe.total_updates(per_epoch)
+    looks = max(1, math.ceil(updates / (recipe.evaluate_every(per_epoch) or math.inf)))
+    examples = updates * recipe.batch_size
     looked_at = evaluated * looks
-    if isinstance(step, Autoencoding):  # and once at as many training pictures
+    if isinstance(recipe, Autoencoding):  # and once at as many training pictures
         looked_at += min(evaluated, size)
-    moments = {"adamw": 2, "lion": 1}[step.optimizer]
+    moments = {"adamw": 2, "lion": 1}[recipe.optimizer]
     return Cost(
         parameters=parameters,
         examples=examples,
@@ -128,61 +132,61 @@ def cost(plan: Plan, run: Run, overrides: dict | None = None) -> Cost:
 
 def training_flops(resolved: Resolved) -> float:
     """FLOPs of one example in training: forward, and backward where there are gradients."""
-    step, spec, products = resolved.step, resolved.spec, complexity_of(resolved)[1]
+    recipe, spec, products = resolved.recipe, resolved.spec, complexity_of(resolved)[1]
     flops = 3 * 2 * products
-    if isinstance(step, Contrastive) and step.freeze_text:  # no backward pass through the texts
-        text = contrastive_complexity.text_macs(spec, context_length=step.context_length)
+    if isinstance(recipe, Contrastive) and recipe.freeze_text:  # no backward pass through the texts
+        text = contrastive_complexity.text_macs(spec, context_length=recipe.context_length)
         flops -= 2 * 2 * text
-    if isinstance(step, Segmentation) and step.auxiliary:
-        size = decoder_sizes(resolved) | {"grid": spec.grid(step.image_size)}
+    if isinstance(recipe, Segmentation) and recipe.auxiliary:
+        size = decoder_sizes(resolved) | {"grid": spec.grid(recipe.image_size)}
         with_second, without = (
-            segmenter_complexity.decoder_macs(step.decoder, **size | {"auxiliary": second})
+            segmenter_complexity.decoder_macs(recipe.decoder, **size | {"auxiliary": second})
             for second in (True, False)
         )
         flops += 3 * 2 * (with_second - without)
     return float(flops)
 
 
-def windows_of(step: Segmentation, dataset: Dataset) -> int:
+def windows_of(recipe: Segmentation, dataset: Dataset) -> int:
     """Windows that cover a picture, taken to be of `PICTURE`'s shape, in a test."""
     shape = (1, 1) if dataset.embedded else PICTURE
-    longest, shortest = step.resize
+    longest, shortest = recipe.resize
     factor = min(longest / max(shape), shortest / min(shape))
     count = 1
     for side in shape:
         side = max(1, int(side * factor + 0.5))
-        count *= max(0, math.ceil((side - step.image_size) / step.stride)) + 1
+        count *= max(0, math.ceil((side - recipe.image_size) / recipe.stride)) + 1
     return count
 
 
 def decoder_sizes(resolved: Resolved) -> dict:
     """What a segmentation decoder's closed forms need."""
-    step = resolved.step
+    recipe = resolved.recipe
     return {
         "dim": resolved.spec.dim,
-        "classes": get_dataset(step.dataset).classes,
-        "channels": step.channels or resolved.spec.dim,
-        "auxiliary": step.auxiliary > 0,
+        "classes": get_dataset(recipe.dataset).classes,
+        "channels": recipe.channels or resolved.spec.dim,
+        "auxiliary": recipe.auxiliary > 0,
     }
 
 
-def pictures(step: Probe, dataset: Dataset) -> int:
+def pictures(recipe: Probe, dataset: Dataset) -> int:
     """How many pictures a probe looks at, each once."""
     sizes = dict(dataset.splits)
     sizes["train"] = dataset.training_size
     if dataset.held_out("validation"):  # out of what is trained on
         sizes["train"] -= dataset.holdout
-    return sum(sizes.get(split, 0) for split in step.splits(dataset))
+    return sum(sizes.get(split, 0) for split in recipe.splits(dataset))
 
 
 def not_counted(resolved: Resolved) -> str:
     """What of a run has no closed form, in words; empty where all is counted."""
-    step = resolved.step
-    if isinstance(step, Objects) and step.answer == "model":
+    recipe = resolved.recipe
+    if isinstance(recipe, Objects) and recipe.answer == "model":
         return CUTS
-    if isinstance(step, Layerwise):
+    if isinstance(recipe, Layerwise):
         return RATES
-    if isinstance(step, Probe) and step.method == "linear":
+    if isinstance(recipe, Probe) and recipe.method == "linear":
         return "the fits of linear probes"
     if not counted(resolved):
         return "evaluations on texts whose number of tokens is not known"
@@ -191,9 +195,9 @@ def not_counted(resolved: Resolved) -> str:
 
 def counted(resolved: Resolved) -> bool:
     """Whether the size of what a run is evaluated on is known: that of some texts is not."""
-    dataset = get_dataset(resolved.step.dataset)
-    needed = resolved.step.READS_DATA and isinstance(dataset, TextSet)
-    return not needed or resolved.step.evaluate in dataset.tokens
+    dataset = get_dataset(resolved.recipe.dataset)
+    needed = resolved.recipe.READS_DATA and isinstance(dataset, TextSet)
+    return not needed or resolved.recipe.evaluate in dataset.tokens
 
 
 def complexity_of(resolved: Resolved) -> tuple[int, int]:
@@ -204,51 +208,51 @@ def complexity_of(resolved: Resolved) -> tuple[int, int]:
     autoencoder, where captions are cut into tokens both towers; in a classification, the encoder
     or the vision tower with a head. Of a network that is used in part, that part is counted.
     """
-    step, spec, dataset = resolved.step, resolved.spec, get_dataset(resolved.step.dataset)
+    recipe, spec, dataset = resolved.recipe, resolved.spec, get_dataset(resolved.recipe.dataset)
     if isinstance(dataset, TextSet):
-        vocabulary, size = get_tokenizer(dataset.tokenizer).vocab_size, step.block_size
+        vocabulary, size = get_tokenizer(dataset.tokenizer).vocab_size, recipe.block_size
         return (
             complexity.language_parameter_count(
                 spec,
                 vocab_size=vocabulary,
                 block_size=size,
-                positions=getattr(step, "positions", True),
+                positions=getattr(recipe, "positions", True),
             ),
             complexity.language_macs(spec, vocab_size=vocabulary, tokens=size),
         )
-    if spec.decoder != "none" and hasattr(step, "mask_ratio"):
-        size = {"image_size": step.image_size}
+    if spec.decoder != "none" and hasattr(recipe, "mask_ratio"):
+        size = {"image_size": recipe.image_size}
         return (
             autoencoder_complexity.autoencoder_parameter_count(spec, **size),
-            autoencoder_complexity.autoencoder_macs(spec, **size, mask_ratio=step.mask_ratio),
+            autoencoder_complexity.autoencoder_macs(spec, **size, mask_ratio=recipe.mask_ratio),
         )
-    if spec.kind == "contrastive" and hasattr(step, "context_length"):
-        size = {"image_size": step.image_size, "context_length": step.context_length}
-        vocabulary = VOCABULARIES[step.tokenizer]
-        macs = contrastive_complexity.image_macs(spec, image_size=step.image_size)
-        if isinstance(step, Contrastive):  # in a zero-shot classification, texts are few
-            macs += contrastive_complexity.text_macs(spec, context_length=step.context_length)
+    if spec.kind == "contrastive" and hasattr(recipe, "context_length"):
+        size = {"image_size": recipe.image_size, "context_length": recipe.context_length}
+        vocabulary = VOCABULARIES[recipe.tokenizer]
+        macs = contrastive_complexity.image_macs(spec, image_size=recipe.image_size)
+        if isinstance(recipe, Contrastive):  # in a zero-shot classification, texts are few
+            macs += contrastive_complexity.text_macs(spec, context_length=recipe.context_length)
         return (
             contrastive_complexity.contrastive_parameter_count(spec, **size, vocab_size=vocabulary),
             macs,
         )
-    shape = {"image_size": step.image_size, "num_classes": getattr(dataset, "classes", 1)}
-    parameters, size = complexity.parameter_count(spec, **shape), {"image_size": step.image_size}
-    if isinstance(step, Segmentation):
-        blocks, decoder = max(step.layers) + 1, decoder_sizes(resolved)
+    shape = {"image_size": recipe.image_size, "num_classes": getattr(dataset, "classes", 1)}
+    parameters, size = complexity.parameter_count(spec, **shape), {"image_size": recipe.image_size}
+    if isinstance(recipe, Segmentation):
+        blocks, decoder = max(recipe.layers) + 1, decoder_sizes(resolved)
         return (
             segmenter_complexity.backbone_parameter_count(spec, **size, blocks=blocks)
-            + segmenter_complexity.decoder_parameter_count(step.decoder, **decoder),
+            + segmenter_complexity.decoder_parameter_count(recipe.decoder, **decoder),
             segmenter_complexity.backbone_macs(spec, **size, blocks=blocks)
             + segmenter_complexity.decoder_macs(
-                step.decoder,
+                recipe.decoder,
                 **decoder | {"auxiliary": False},
-                grid=spec.grid(step.image_size),
+                grid=spec.grid(recipe.image_size),
             ),
         )
-    if isinstance(step, Objects | AttentionSegmentation):
-        macs = segmenter_complexity.backbone_macs(spec, **size, blocks=step.layer)
-        if getattr(step, "feature", "") != "tokens":
+    if isinstance(recipe, Objects | AttentionSegmentation):
+        macs = segmenter_complexity.backbone_macs(spec, **size, blocks=recipe.layer)
+        if getattr(recipe, "feature", "") != "tokens":
             macs += segmenter_complexity.projection_macs(spec, **size)
         return parameters, macs
     return parameters, complexity.macs(spec, **shape)
@@ -271,11 +275,11 @@ def workloads(resolved: Resolved, price: Cost) -> dict[str, dict]:
 
     Runs with equal workloads are equally fast on a device, whatever seed, data or schedule.
     """
-    step, dataset = resolved.step, get_dataset(resolved.step.dataset)
-    compute = step.compute
+    recipe, dataset = resolved.recipe, get_dataset(resolved.recipe.dataset)
+    compute = recipe.compute
     common = {
         "model": resolved.config["model"],
-        "task": step.task,
+        "task": recipe.task,
         "outputs": dataset.tokenizer
         if isinstance(dataset, TextSet)
         else getattr(dataset, "classes", 0),
@@ -287,19 +291,19 @@ def workloads(resolved: Resolved, price: Cost) -> dict[str, dict]:
     if price.examples:
         found["train"] = (
             common
-            | _settings(step, TRAINING_KEYS)
-            | {"batch": share_of(step), "compile": compute.compile}
+            | _settings(recipe, TRAINING_KEYS)
+            | {"batch": share_of(recipe), "compile": compute.compile}
         )
     if price.evaluated:
-        found["evaluate"] = common | _settings(step, FORWARD_KEYS)
+        found["evaluate"] = common | _settings(recipe, FORWARD_KEYS)
     return {kind: {"kind": kind} | workload for kind, workload in found.items()}
 
 
-def share_of(step: Training) -> int:
+def share_of(recipe: Training) -> int:
     """Examples of a batch that one process has; at least one."""
-    return max(1, step.batch_size // (step.compute.nodes * step.compute.tasks))
+    return max(1, recipe.batch_size // (recipe.compute.nodes * recipe.compute.tasks))
 
 
-def _settings(step: Step, keys: tuple[str, ...]) -> dict:
-    known = step.model_dump(mode="json")
+def _settings(recipe: Recipe, keys: tuple[str, ...]) -> dict:
+    known = recipe.model_dump(mode="json")
     return {key: known[key] for key in keys if key in known}

@@ -39,11 +39,11 @@ class Dataset:
     source: str
     folders: dict[str, str] = dataclasses.field(default_factory=dict)  # split → part on disk
     holdout: int = 0  # taken from train for a split that has no part of its own
-    at: str = ""  # the set's folder in data_root, where it is not called as the set
+    subdir: str = ""  # the set's folder in data_root, where it is not called as the set
     needs: tuple[str, ...] = ()  # files and folders that must be there, beside the parts
-    about: bool = False  # copies differ a little: another count is no mistake
+    approximate: bool = False  # copies differ a little: another count is no mistake
     assets: tuple[str, ...] = ()  # files of crate/data/assets
-    get: str = ""  # what a person does first; empty where `crate data prepare` does it all
+    instructions: str = ""  # what a person does first; empty where `crate data prepare` does it all
 
     @property
     def embedded(self) -> bool:
@@ -186,7 +186,7 @@ DATASETS = {
             source="Russakovsky et al. 2015, ILSVRC 2012",
             folders={"train": "train", "test": "val"},
             holdout=10_000,
-            get=_ILSVRC_GET,
+            instructions=_ILSVRC_GET,
         ),
         # The pictures of imagenet1k's val, less those the authors found no label for.
         ImageSet(
@@ -198,9 +198,9 @@ DATASETS = {
             source="Beyer et al. 2020, arXiv 2006.07159",
             folders={"test": "val"},
             labels="real",
-            at="imagenet1k",
+            subdir="imagenet1k",
             needs=("real.json",),
-            get=_ILSVRC_GET,
+            instructions=_ILSVRC_GET,
         ),
         ImageSet(
             name="imagenet21k",
@@ -211,8 +211,8 @@ DATASETS = {
             source="Deng et al. 2009; classes as in CRATE-alpha's configuration",
             folders={"train": "train"},
             holdout=51_200,
-            about=True,
-            get=_IMAGENET21K_GET,
+            approximate=True,
+            instructions=_IMAGENET21K_GET,
         ),
         ImageSet(
             name="imagenet21k_fall11",
@@ -223,8 +223,8 @@ DATASETS = {
             source="Deng et al. 2009; the classes of CRATE's CPAL paper",
             folders={"train": "train"},
             holdout=51_200,
-            about=True,
-            get=_IMAGENET21K_GET,
+            approximate=True,
+            instructions=_IMAGENET21K_GET,
         ),
         ImageSet(
             name="cifar10",
@@ -290,8 +290,8 @@ DATASETS = {
             holdout=500,
             scenes="ade20k",
             needs=("ADEChallengeData2016/images", "ADEChallengeData2016/annotations"),
-            get="download http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip "
-            "to {home}, ",
+            instructions="download "
+            "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip to {home}, ",
         ),
         ImageSet(
             name="voc2012",
@@ -307,7 +307,7 @@ DATASETS = {
                 f"VOCdevkit/VOC2012/{name}"
                 for name in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation/val.txt")
             ),
-            get="download http://host.robots.ox.ac.uk/pascal/VOC/voc2012/"
+            instructions="download http://host.robots.ox.ac.uk/pascal/VOC/voc2012/"
             "VOCtrainval_11-May-2012.tar to {home}, ",
         ),
         ImageSet(
@@ -320,7 +320,7 @@ DATASETS = {
             folders={"test": "val2017"},
             scenes="coco",
             needs=("val2017", "annotations/instances_val2017.json"),
-            get="download http://images.cocodataset.org/zips/val2017.zip and "
+            instructions="download http://images.cocodataset.org/zips/val2017.zip and "
             "http://images.cocodataset.org/annotations/annotations_trainval2017.zip to {home}, ",
         ),
         # Clip art on photographs, made when it is read (crate/data/composites.py).
@@ -402,9 +402,9 @@ DATASETS = {
             source="Gadre et al. 2023, arXiv 2304.14108",
             folders={"train": "train"},
             holdout=10_000,
-            about=True,
-            get="download it with img2dataset (output_format webdataset; the addresses are on the "
-            "model hub, mlfoundations/datacomp_1b) to {home}/train, ",
+            approximate=True,
+            instructions="download it with img2dataset (output_format webdataset; the addresses are "
+            "on the model hub, mlfoundations/datacomp_1b) to {home}/train, ",
         ),
         PairSet(
             name="captioned_pictures",
@@ -445,7 +445,7 @@ DATASETS = {
             source="Merity et al. 2016, raw test articles",
             tokenizer="gpt2",
             folders={"test": "test"},
-            about=True,  # articles are told by their headings, which are no markup
+            approximate=True,  # articles are told by their headings, which are no markup
         ),
         TextSet(
             name="ptb",
@@ -502,7 +502,7 @@ def data_identity(dataset: Dataset) -> dict:
 
 def home(dataset: Dataset, data_root: str | Path) -> Path:
     """The folder of a set that is not embedded."""
-    return Path(data_root) / (dataset.at or dataset.name)
+    return Path(data_root) / (dataset.subdir or dataset.name)
 
 
 def split_part(dataset: Dataset, split: str) -> str:
@@ -530,7 +530,7 @@ def odd_count(dataset: Dataset, found: int) -> str:
     )
 
 
-def require(dataset: Dataset, data_root: str | Path) -> None:
+def check_available(dataset: Dataset, data_root: str | Path) -> None:
     """Check at once, before anything is trained, that a data set can be read.
 
     Raises:
@@ -556,7 +556,11 @@ def require(dataset: Dataset, data_root: str | Path) -> None:
 
 def advice(dataset: Dataset, data_root: str | Path) -> str:
     """What to do where a set is not there, or not whole."""
-    first = dataset.get.format(home=home(dataset, data_root)) + "then " if dataset.get else ""
+    first = (
+        dataset.instructions.format(home=home(dataset, data_root)) + "then "
+        if dataset.instructions
+        else ""
+    )
     return f"{first}run 'crate data prepare {dataset.name} --data-root {data_root}'"
 
 
@@ -565,7 +569,7 @@ def usage_of(data_root: str | Path, names: set[str]) -> None:
     missing = []
     for name in sorted(names):
         try:
-            require(get_dataset(name), data_root)
+            check_available(get_dataset(name), data_root)
         except RunError as error:
             missing.append(str(error))
     if missing:

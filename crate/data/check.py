@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from crate.data.captions import BERT_SHA256, bert_vocabulary, read_vocabulary
-from crate.data.catalogue import Dataset, ImageSet, PairSet, TextSet, advice, home, require
+from crate.data.catalogue import Dataset, ImageSet, PairSet, TextSet, advice, check_available, home
 from crate.data.layouts import open_pictures
 from crate.data.listing import index_path, read_index, scan
 from crate.data.pair_shards import list_pairs, read_pair_index
@@ -34,7 +34,7 @@ def check(dataset: Dataset, data_root: str | Path) -> tuple[list[str], list[str]
     if isinstance(dataset, TextSet):
         return _texts(dataset, data_root)
     if dataset.embedded:
-        require(dataset, data_root)
+        check_available(dataset, data_root)
         counts = ", ".join(f"{split} {count:,}" for split, count in dataset.splits.items())
         classes = f"{dataset.classes} classes; " if isinstance(dataset, ImageSet) else ""
         return [f"{dataset.name}: embedded, complete ({classes}{counts})"], []
@@ -42,7 +42,7 @@ def check(dataset: Dataset, data_root: str | Path) -> tuple[list[str], list[str]
     if isinstance(dataset, PairSet):
         return _pairs(dataset, data_root)
     if not root.is_dir():
-        require(dataset, data_root)
+        check_available(dataset, data_root)
     there, wrong, classes = [], [], {}
     for split, part in dataset.folders.items():
         where = root / part if dataset.form == "folder" else f"{root}, {part}"
@@ -62,7 +62,7 @@ def check(dataset: Dataset, data_root: str | Path) -> tuple[list[str], list[str]
         except RunError as error:
             wrong.append(str(error).removesuffix(f"; {advice(dataset, data_root)}"))
             continue
-        if len(labels) != dataset.splits[split] and not dataset.about:
+        if len(labels) != dataset.splits[split] and not dataset.approximate:
             wrong.append(
                 f"{where}: {len(labels):,} images, {dataset.title} has {dataset.splits[split]:,}"
             )
@@ -81,7 +81,7 @@ def _texts(dataset: TextSet, data_root: str | Path) -> tuple[list[str], list[str
     """What is there of a set of texts, and what is wrong with it."""
     root = home(dataset, data_root)
     if dataset.embedded or not root.is_dir():
-        require(dataset, data_root)
+        check_available(dataset, data_root)
     there, wrong = [], []
     if dataset.embedded:
         for split, published in dataset.splits.items():
@@ -127,7 +127,7 @@ def _number(count: int, units: str) -> str:
 def odd_counts(dataset: TextSet, split: str, path: Path, header: dict) -> list[str]:
     """Where a token file has other numbers of documents or tokens than are published."""
     empty = header.get("empty", 0)  # elsewhere each of them is an end of text
-    documents = None if dataset.about else dataset.splits[split]
+    documents = None if dataset.approximate else dataset.splits[split]
     published = {"documents": documents, "tokens": dataset.tokens.get(split)}
     return [
         f"{path}: {_number(header[unit] + empty, unit)}, {dataset.title} has {count:,} (delete it, "
@@ -158,7 +158,7 @@ def _scenes(dataset: ImageSet, part: str, data_root: str | Path) -> tuple[list, 
 
 def _pairs(dataset: PairSet, data_root: str | Path) -> tuple[list[str], list[str]]:
     """What is there of a set of pairs, and what is wrong with it or missing."""
-    require(dataset, data_root)
+    check_available(dataset, data_root)
     there, wrong = [], []
     for part in dataset.folders.values():
         folder = home(dataset, data_root) / part

@@ -116,7 +116,7 @@ def normalise(pixels: torch.Tensor, dataset: ImageSet | PairSet) -> torch.Tensor
 
 
 def mix(
-    images: torch.Tensor, labels: torch.Tensor, step: Classification, classes: int, seed: int
+    images: torch.Tensor, labels: torch.Tensor, recipe: Classification, classes: int, seed: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """MixUp (Zhang et al. 2018) or CutMix (Yun et al. 2019), one of the two for the whole batch.
 
@@ -127,13 +127,13 @@ def mix(
         mixed images, and targets (B, classes) without label smoothing.
     """
     targets = F.one_hot(labels, classes).float()
-    if not (step.mixup or step.cutmix) or len(images) < 2:
+    if not (recipe.mixup or recipe.cutmix) or len(images) < 2:
         return images, targets
     partner = torch.arange(len(images), device=images.device) ^ 1
     partner = partner.clamp(max=len(images) - 1)  # the last of an odd batch stays alone
     random = np.random.RandomState(seed % 2**32)
-    cut = step.cutmix > 0 and (step.mixup == 0 or random.rand() < step.mix_switch)
-    alpha = step.cutmix if cut else step.mixup
+    cut = recipe.cutmix > 0 and (recipe.mixup == 0 or random.rand() < recipe.mix_switch)
+    alpha = recipe.cutmix if cut else recipe.mixup
     keep = float(random.beta(alpha, alpha))
     if cut:
         height, width = images.shape[-2:]
@@ -170,38 +170,38 @@ class MemoryImages:
         return MemoryImages(pixels, labels, size=size, runtime=self.runtime)
 
     def training(
-        self, step: ImageTraining, seed: int, first: int, last: int
+        self, recipe: ImageTraining, seed: int, first: int, last: int
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """`(pixels, labels)` of this rank's part of updates `first` to `last` - 1."""
         count, size = len(self), self.pixels.shape[-1]
         for index in range(first, last):
-            indices = batch_indices(count, step.batch_size, seed, index)
+            indices = batch_indices(count, recipe.batch_size, seed, index)
             generator = generator_for(seed, "augment", index)
             # drawn for the whole batch, then cut to this rank's part: ranks change nothing
             flips = torch.rand(len(indices), generator=generator) < 0.5
             boxes = None
-            if step.crop_area_min < 1:
-                boxes = sample_crops(len(indices), size, size, step.crop_area_min, generator)
-            mine = self.runtime.share(torch.arange(len(indices)))
+            if recipe.crop_area_min < 1:
+                boxes = sample_crops(len(indices), size, size, recipe.crop_area_min, generator)
+            mine = self.runtime.shard(torch.arange(len(indices)))
             chosen = indices[mine].to(self.pixels.device)
             pixels = self.pixels[chosen]
             if boxes is not None:
                 pixels = crop_batch(pixels, boxes[mine], size)
-            if step.flip:
+            if recipe.flip:
                 flip = flips[mine].to(pixels.device).view(-1, 1, 1, 1)
                 pixels = torch.where(flip, pixels.flip(-1), pixels)
-            if step.randaugment:
+            if recipe.randaugment:
                 seeds = [seed_for(seed, "randaugment", index, int(i)) for i in mine]
                 pixels = torch.stack(
                     [
-                        rand_augment(p, step.randaugment, s)
+                        rand_augment(p, recipe.randaugment, s)
                         for p, s in zip(pixels, seeds, strict=True)
                     ]
                 )
             yield pixels, self.labels[chosen]
 
     def evaluation(
-        self, step: ImageTraining, batch_size: int
+        self, recipe: ImageTraining, batch_size: int
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """This rank's pictures in order, whole and unchanged."""
         ranks = slice(self.runtime.rank, None, self.runtime.world)
@@ -234,31 +234,31 @@ class StreamedImages:
         return StreamedImages(chosen, size=self.size, runtime=self.runtime)
 
     def training(
-        self, step: ImageTraining, seed: int, first: int, last: int
+        self, recipe: ImageTraining, seed: int, first: int, last: int
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        per_epoch = len(self) // step.batch_size
+        per_epoch = len(self) // recipe.batch_size
 
         def batches() -> Iterator[list[tuple[int, int]]]:
             for index in range(first, last):
-                indices = batch_indices(len(self), step.batch_size, seed, index)
+                indices = batch_indices(len(self), recipe.batch_size, seed, index)
                 epoch = index // per_epoch
-                mine = self.runtime.share(indices).tolist()
+                mine = self.runtime.shard(indices).tolist()
                 yield [(i, seed_for(seed, "picture", epoch, i)) for i in mine]
 
-        return self._load(_TrainingReader(self, step), batches(), step)
+        return self._load(_TrainingReader(self, recipe), batches(), recipe)
 
     def evaluation(
-        self, step: ImageTraining, batch_size: int
+        self, recipe: ImageTraining, batch_size: int
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         mine = range(self.runtime.rank, len(self), self.runtime.world)
         batches = (
             [(i, 0) for i in mine[start : start + batch_size]]
             for start in range(0, len(mine), batch_size)
         )
-        return self._load(_EvaluationReader(self, step), batches, step)
+        return self._load(_EvaluationReader(self, recipe), batches, recipe)
 
-    def _load(self, reader: "_Reader", batches: Iterator, step: ImageTraining) -> Iterator:
-        return load_batches(reader, batches, _collate, step=step, runtime=self.runtime)
+    def _load(self, reader: "_Reader", batches: Iterator, recipe: ImageTraining) -> Iterator:
+        return load_batches(reader, batches, _collate, recipe=recipe, runtime=self.runtime)
 
 
 def load_batches(
@@ -266,7 +266,7 @@ def load_batches(
     batches: Iterator[list],
     collate: Callable[[list], tuple | str],
     *,
-    step: ImageTraining,
+    recipe: ImageTraining,
     runtime: Runtime,
 ) -> Iterator[tuple]:
     """What `collate` makes of each batch in loader processes, its tensors on the run's device.
@@ -277,8 +277,8 @@ def load_batches(
     loader = DataLoader(
         reader,
         batch_sampler=batches,
-        num_workers=step.compute.workers,
-        prefetch_factor=4 if step.compute.workers else None,  # batches a process is ahead
+        num_workers=recipe.compute.workers,
+        prefetch_factor=4 if recipe.compute.workers else None,  # batches a process is ahead
         collate_fn=collate,
         pin_memory=runtime.device.type == "cuda",
     )
@@ -294,8 +294,8 @@ def load_batches(
 class _Reader(torch.utils.data.Dataset):
     """One picture by (index, seed), in a loader process; an error travels back as its text."""
 
-    def __init__(self, images: StreamedImages, step: ImageTraining):
-        self.pictures, self.size, self.step = images.pictures, images.size, step
+    def __init__(self, images: StreamedImages, recipe: ImageTraining):
+        self.pictures, self.size, self.recipe = images.pictures, images.size, recipe
 
     def __getitem__(self, key: tuple[int, int]):
         index, seed = key
@@ -311,29 +311,29 @@ class _Reader(torch.utils.data.Dataset):
 
 class _TrainingReader(_Reader):
     def prepare(self, image, seed: int) -> torch.Tensor:
-        return training_view(image, self.size, self.step, seed)
+        return training_view(image, self.size, self.recipe, seed)
 
 
-def training_view(image, size: int, step: ImageTraining, seed: int) -> torch.Tensor:
+def training_view(image, size: int, recipe: ImageTraining, seed: int) -> torch.Tensor:
     """A picture cropped and augmented as a recipe wants it, decided by `seed`; uint8 (3, S, S)."""
     generator = torch.Generator().manual_seed(seed)
-    if step.center_crop:
-        picture = centre_view(image, size, step.eval_resize)
+    if recipe.center_crop:
+        picture = centre_view(image, size, recipe.eval_resize)
     else:
-        box = sample_crops(1, image.height, image.width, step.crop_area_min, generator)[0]
+        box = sample_crops(1, image.height, image.width, recipe.crop_area_min, generator)[0]
         top, left, h, w = box.tolist()
         image = image.resize((size, size), 2, box=(left, top, left + w, top + h))  # 2: bilinear
         picture = _to_tensor(image)
-    if step.flip and torch.rand((), generator=generator) < 0.5:
+    if recipe.flip and torch.rand((), generator=generator) < 0.5:
         picture = picture.flip(-1)
-    if step.randaugment:
-        picture = rand_augment(picture, step.randaugment, seed)
+    if recipe.randaugment:
+        picture = rand_augment(picture, recipe.randaugment, seed)
     return picture
 
 
 class _EvaluationReader(_Reader):
     def prepare(self, image, seed: int) -> torch.Tensor:
-        return centre_view(image, self.size, self.step.eval_resize)
+        return centre_view(image, self.size, self.recipe.eval_resize)
 
 
 def centre_view(image, size: int, resize: int | None) -> torch.Tensor:
@@ -379,7 +379,7 @@ def open_split(
     size: int,
     runtime: Runtime,
     data_root: str | Path,
-    spare: str = "test",
+    held_out_for: str = "test",
 ) -> MemoryImages | StreamedImages:
     """Open a split (train, validation, test) with pictures of `size` pixels.
 
@@ -405,7 +405,7 @@ def open_split(
                 parts[name] = order[start : start + dataset.holdout]
                 start += dataset.holdout
         if split == "train":
-            held_out = [parts[name] for name in {"test", spare} & set(parts)]
+            held_out = [parts[name] for name in {"test", held_out_for} & set(parts)]
             chosen = np.setdiff1d(np.arange(len(pictures)), np.concatenate([[], *held_out]))
         else:
             chosen = np.sort(parts[split])

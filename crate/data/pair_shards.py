@@ -46,7 +46,7 @@ from crate.errors import RunError
 from crate.records import atomic_path
 
 # What headers tell of keys that are no pairs, and how a line says it.
-KINDS = ("without a caption", "without a picture", "there twice")
+FAULTS = ("without a caption", "without a picture", "there twice")
 NAMED = 3  # of each kind, how many a line names
 BLOCK = 1_000  # shards between two lines about how far it is
 ROW = 4  # numbers a pair: offset and size of its picture, offset and size of its caption
@@ -60,8 +60,8 @@ class PairShards:
         root: their folder.
         names: (S,) bytes.
         pairs: (S,) int64, whole pairs.
-        bad: (S, len(KINDS)) int64, keys that are none.
-        firsts: (S, len(KINDS)) bytes, the first such key.
+        bad: (S, len(FAULTS)) int64, keys that are none.
+        firsts: (S, len(FAULTS)) bytes, the first such key.
         troubles: (S,) bytes, what is wrong with the file itself; mostly empty.
         starts: (S,) int64, rows of `places-<part>.bin` before each shard's; None without the file.
     """
@@ -105,7 +105,7 @@ class PairShards:
     def left_out(self) -> list[str]:
         """A line for each kind of key that is no pair, with how many there are."""
         lines = []
-        for kind, text in enumerate(KINDS):
+        for kind, text in enumerate(FAULTS):
             shards = np.flatnonzero(self.bad[:, kind])
             if len(shards):
                 first = [f"{name}/{key}" for name, key in self._told(shards, self.firsts[:, kind])]
@@ -153,7 +153,7 @@ def read_shard(path: Path) -> tuple[np.ndarray, list[tuple[int, str]], str]:
     """The pairs of a shard in the order of their keys' first members.
 
     Returns:
-        places int64 (n, 4); for each of `KINDS`, how many keys and the first of them; what is
+        places int64 (n, 4); for each of `FAULTS`, how many keys and the first of them; what is
         wrong with the file, or nothing.
     """
     found: dict[str, list[int]] = {}  # key → place and size of picture and caption; 0: none
@@ -212,8 +212,8 @@ def scan_pairs(
         "sizes": np.array([each.st_size for each in state], dtype=np.int64),
         "times": np.array([each.st_mtime_ns for each in state], dtype=np.int64),
         "pairs": np.array(found["pairs"], dtype=np.int64),
-        "bad": np.array(found["bad"], dtype=np.int64).reshape(-1, len(KINDS)),
-        "firsts": np.array(found["firsts"], dtype=np.bytes_).reshape(-1, len(KINDS)),
+        "bad": np.array(found["bad"], dtype=np.int64).reshape(-1, len(FAULTS)),
+        "firsts": np.array(found["firsts"], dtype=np.bytes_).reshape(-1, len(FAULTS)),
         "troubles": to_bytes(found["troubles"]),
     }
 

@@ -55,7 +55,7 @@ def open_pairs(
     encode: Encode,
     runtime: Runtime,
     data_root: str | Path,
-    spare: str = "test",
+    held_out_for: str = "test",
     bad_pairs: float = 0.1,
 ) -> "Pairs":
     """Open a split (train, validation, test) with pictures of `size` pixels.
@@ -81,7 +81,7 @@ def open_pairs(
     if split not in dataset.folders or split == "train":
         parts = held_out(shards.pairs, dataset, root)
         if split == "train":
-            others = [parts[name] for name in {"test", spare} & set(parts)]
+            others = [parts[name] for name in {"test", held_out_for} & set(parts)]
             chosen = np.setdiff1d(np.arange(len(shards.names)), np.concatenate([[], *others]))
         else:
             chosen = np.sort(parts[split])
@@ -171,7 +171,7 @@ class ShardedPairs:
         return len(self._met) + (self.left_out if self.runtime.main else 0)
 
     def training(
-        self, step: Contrastive, seed: int, first: int, last: int
+        self, recipe: Contrastive, seed: int, first: int, last: int
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """`(pixels, ids)` of this rank's part of updates `first` to `last` - 1.
 
@@ -181,18 +181,18 @@ class ShardedPairs:
             RunError: more pairs cannot be used than are borne.
         """
         order = Order(self.shards.pairs, seed)
-        per_epoch = len(self) // step.batch_size
-        mine = self.runtime.share(torch.arange(step.batch_size)).numpy()
+        per_epoch = len(self) // recipe.batch_size
+        mine = self.runtime.shard(torch.arange(recipe.batch_size)).numpy()
 
         def batches() -> Iterator[list[Slot]]:
             for index in range(first, last):
                 epoch, update = divmod(index, per_epoch)
-                yield order.slots(epoch, update * step.batch_size + mine)
+                yield order.slots(epoch, update * recipe.batch_size + mine)
 
-        return self._load(_TrainingReader(self, order, step), batches(), step)
+        return self._load(_TrainingReader(self, order, recipe), batches(), recipe)
 
     def evaluation(
-        self, step: Contrastive, batch_size: int
+        self, recipe: Contrastive, batch_size: int
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """This rank's pairs in order, whole and unchanged; others for those that are unusable."""
         order = Order(self.shards.pairs, 0)
@@ -201,15 +201,15 @@ class ShardedPairs:
             order.in_order(np.array(mine[start : start + batch_size]))
             for start in range(0, len(mine), batch_size)
         )
-        return self._load(_EvaluationReader(self, order, step), batches, step)
+        return self._load(_EvaluationReader(self, order, recipe), batches, recipe)
 
-    def _load(self, reader: "_PairReader", batches: Iterator, step: Contrastive) -> Iterator:
-        given = {"step": step, "runtime": self.runtime}
+    def _load(self, reader: "_PairReader", batches: Iterator, recipe: Contrastive) -> Iterator:
+        given = {"step": recipe, "runtime": self.runtime}
         for pixels, ids, notes in load_batches(reader, batches, reader.collate, **given):
             for note in notes:
                 self._count(*note)
             self._looked_at += len(pixels) + len(notes)
-            self._refuse(least=min(step.batch_size, len(self)))
+            self._refuse(least=min(recipe.batch_size, len(self)))
             yield pixels, ids
 
     def _count(self, kind: str, shard: int, which: int, told: str) -> None:
@@ -329,8 +329,8 @@ class _PairReader(torch.utils.data.Dataset):
     that was met before the one that is there.
     """
 
-    def __init__(self, pairs: ShardedPairs, order: Order, step: Contrastive):
-        self.shards, self.order, self.step = pairs.shards, order, step
+    def __init__(self, pairs: ShardedPairs, order: Order, recipe: Contrastive):
+        self.shards, self.order, self.recipe = pairs.shards, order, recipe
         self.size, self.encode = pairs.size, pairs.encode
         self._open: dict[int, Shard] = {}
 
@@ -402,9 +402,9 @@ class _PairReader(torch.utils.data.Dataset):
 
 class _TrainingReader(_PairReader):
     def prepare(self, image, seed: int) -> torch.Tensor:
-        return training_view(image, self.size, self.step, seed)
+        return training_view(image, self.size, self.recipe, seed)
 
 
 class _EvaluationReader(_PairReader):
     def prepare(self, image, seed: int) -> torch.Tensor:
-        return centre_view(image, self.size, self.step.eval_resize)
+        return centre_view(image, self.size, self.recipe.eval_resize)

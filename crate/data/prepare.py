@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from crate.data.catalogue import Dataset, ImageSet, PairSet, TextSet, advice, home, require
+from crate.data.catalogue import Dataset, ImageSet, PairSet, TextSet, advice, check_available, home
 from crate.data.check import check, torchvision_class
 from crate.data.folders import shard_files
 from crate.data.layouts import open_pictures
@@ -44,7 +44,7 @@ def prepare(dataset: Dataset, data_root: str | Path) -> list[str]:
     if isinstance(dataset, TextSet):
         return prepare_texts(dataset, root)
     if isinstance(dataset, PairSet):
-        require(dataset, data_root)
+        check_available(dataset, data_root)
         return _index_pairs(dataset, data_root)
     if dataset.form == "torchvision":
         return _download(dataset, data_root)
@@ -55,7 +55,7 @@ def prepare(dataset: Dataset, data_root: str | Path) -> list[str]:
             _unpack(root, part)
     if dataset.labels == "real" and not (root / "real.json").is_file():
         _fetch(REAL_URL, root, None)
-    require(dataset, data_root)
+    check_available(dataset, data_root)
     lines = []
     for part in dataset.folders.values():
         say(f"listing {root / part}")
@@ -207,7 +207,7 @@ def _unpack_archives(dataset: ImageSet, data_root: str | Path) -> list[str]:
     for archive, inside in archives.items():
         if (root / archive).is_file() and not (root / inside).exists():
             _take_out(root / archive, inside)
-    require(dataset, data_root)
+    check_available(dataset, data_root)
     there, wrong = check(dataset, data_root)
     if wrong:
         names = " and ".join(str(root / inside) for inside in archives.values())

@@ -65,7 +65,7 @@ class Scenes:
 
 
 def open_scenes(
-    dataset: ImageSet, split: str, data_root: str | Path, *, spare: str = "test"
+    dataset: ImageSet, split: str, data_root: str | Path, *, held_out_for: str = "test"
 ) -> Scenes:
     """Open a split (train, validation, test).
 
@@ -90,7 +90,11 @@ def open_scenes(
         order = np.random.RandomState(SPLIT_SEED).permutation(len(scenes))
         held_out = order[: dataset.holdout]
         if split == "train":
-            lost = held_out if spare == "validation" and spare not in dataset.folders else []
+            lost = (
+                held_out
+                if held_out_for == "validation" and held_out_for not in dataset.folders
+                else []
+            )
             chosen = np.setdiff1d(order, lost)
         else:
             chosen = np.sort(held_out)

@@ -89,7 +89,7 @@ def _table(factor: float, shift: float) -> list[int]:
 
 
 def training_crop(
-    image: Image.Image, labels: np.ndarray, step: Segmentation, seed: int, fill: np.ndarray
+    image: Image.Image, labels: np.ndarray, recipe: Segmentation, seed: int, fill: np.ndarray
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """A picture and its map as the network trains on them, decided by `seed`.
 
@@ -104,18 +104,18 @@ def training_crop(
         pixels (3, S, S) and map (S, S), both uint8.
     """
     random = np.random.RandomState(seed % 2**32)
-    ratio = random.uniform(*step.ratio)
-    size = scaled_size(*image.size, *(int(limit * ratio) for limit in step.resize))
+    ratio = random.uniform(*recipe.ratio)
+    size = scaled_size(*image.size, *(int(limit * ratio) for limit in recipe.resize))
     if size != image.size:
         image = image.resize(size, Image.Resampling.BILINEAR)
         labels = np.asarray(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
-    side = step.image_size
-    top, left = place_crop(labels, side, step.category_max, random)
+    side = recipe.image_size
+    top, left = place_crop(labels, side, recipe.category_max, random)
     labels = labels[top : top + side, left : left + side]
     height, width = labels.shape
     image = image.crop((left, top, left + width, top + height))
-    flip = step.flip and random.rand() < 0.5
-    if step.photometric:
+    flip = recipe.flip and random.rand() < 0.5
+    if recipe.photometric:
         image = distort(image, random)
     pixels = np.asarray(image)
     if flip:
@@ -154,24 +154,24 @@ class LabelledScenes:
         return len(self.scenes)
 
     def training(
-        self, step: Segmentation, seed: int, first: int, last: int
+        self, recipe: Segmentation, seed: int, first: int, last: int
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """`(pixels, maps)` of this rank's part of updates `first` to `last` - 1.
 
         Raises:
             RunError: a picture or map cannot be read, or a batch does not divide over the ranks.
         """
-        per_epoch = len(self) // step.batch_size
+        per_epoch = len(self) // recipe.batch_size
 
         def batches() -> Iterator[list[tuple[int, int]]]:
             for index in range(first, last):
-                indices = batch_indices(len(self), step.batch_size, seed, index)
+                indices = batch_indices(len(self), recipe.batch_size, seed, index)
                 epoch = index // per_epoch
-                mine = self.runtime.share(indices).tolist()
+                mine = self.runtime.shard(indices).tolist()
                 yield [(i, seed_for(seed, "scene", epoch, i)) for i in mine]
 
-        reader = _TrainingReader(self, step)
-        for item in self._load(reader, step, batch_sampler=batches(), collate_fn=_collate):
+        reader = _TrainingReader(self, recipe)
+        for item in self._load(reader, recipe, batch_sampler=batches(), collate_fn=_collate):
             if isinstance(item, str):
                 raise RunError(item)
             pixels, maps = item
@@ -180,17 +180,19 @@ class LabelledScenes:
                 maps.to(self.runtime.device, non_blocking=True),
             )
 
-    def evaluation(self, step: Segmentation) -> Iterator[tuple[torch.Tensor, torch.Tensor] | str]:
+    def evaluation(self, recipe: Segmentation) -> Iterator[tuple[torch.Tensor, torch.Tensor] | str]:
         """This rank's pictures in order, one by one, on the CPU.
 
         Yields the picture scaled to `resize` (3, h, w), and its map at its own size (H, W), both
         uint8; or what is wrong with it, where it cannot be read.
         """
         mine = range(self.runtime.rank, len(self), self.runtime.world)
-        return iter(self._load(_EvaluationReader(self, step), step, sampler=mine, batch_size=None))
+        return iter(
+            self._load(_EvaluationReader(self, recipe), recipe, sampler=mine, batch_size=None)
+        )
 
-    def _load(self, reader: "_Reader", step: Segmentation, **options) -> DataLoader:
-        workers = 0 if self.dataset.embedded else step.compute.workers
+    def _load(self, reader: "_Reader", recipe: Segmentation, **options) -> DataLoader:
+        workers = 0 if self.dataset.embedded else recipe.compute.workers
         return DataLoader(
             reader,
             num_workers=workers,
@@ -203,8 +205,8 @@ class LabelledScenes:
 class _Reader(torch.utils.data.Dataset):
     """One scene, in a loader process; an error travels back as its text."""
 
-    def __init__(self, source: LabelledScenes, step: Segmentation):
-        self.scenes, self.step = source.scenes, step
+    def __init__(self, source: LabelledScenes, recipe: Segmentation):
+        self.scenes, self.recipe = source.scenes, recipe
         self.fill = np.round(255 * np.array(source.dataset.mean)).astype(np.uint8)
 
     def __getitem__(self, key):
@@ -222,13 +224,13 @@ class _TrainingReader(_Reader):
         index, seed = key
         image, labels = self.scenes.picture(index), self.scenes.labels(index)
         # a margin has the mean colour: 0 after normalisation
-        return training_crop(image, labels, self.step, seed, self.fill)
+        return training_crop(image, labels, self.recipe, seed, self.fill)
 
 
 class _EvaluationReader(_Reader):
     def read(self, key: int) -> tuple[torch.Tensor, torch.Tensor]:
         image, labels = self.scenes.picture(key), self.scenes.labels(key)
-        size = scaled_size(*image.size, *self.step.resize)
+        size = scaled_size(*image.size, *self.recipe.resize)
         if size != image.size:
             image = image.resize(size, Image.Resampling.BILINEAR)
         return torch.from_numpy(np.array(image)).permute(2, 0, 1), torch.tensor(labels)

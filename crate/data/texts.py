@@ -54,7 +54,7 @@ class Tokens:
 
 
 def open_tokens(
-    dataset: TextSet, split: str, data_root: str | Path, *, spare: str = "test"
+    dataset: TextSet, split: str, data_root: str | Path, *, held_out_for: str = "test"
 ) -> Tokens:
     """Open a split (train, validation, test) of a set of texts.
 
@@ -84,7 +84,7 @@ def open_tokens(
     names = ("test", "validation")
     held_out = [name for name in names if name in dataset.splits and name not in dataset.folders]
     if split == "train":
-        behind, count = len({"test", spare} & set(held_out)) * dataset.holdout, None
+        behind, count = len({"test", held_out_for} & set(held_out)) * dataset.holdout, None
     else:
         behind, count = held_out.index(split) * dataset.holdout, dataset.holdout
     held = behind + (count or 0)

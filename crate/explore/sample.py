@@ -105,7 +105,7 @@ def _open(request: Request) -> "tuple[LanguageModel, Tokenizer]":
     """The model with its weights, and the tokenizer it speaks by."""
     from crate.checkpoints import convert as released
     from crate.checkpoints.export import read_finished
-    from crate.models.transfer import carry
+    from crate.models.transfer import transfer_weights
     from crate.models.zoo import build_language
 
     if (request.run is None) == (request.weights is None):
@@ -129,7 +129,7 @@ def _open(request: Request) -> "tuple[LanguageModel, Tokenizer]":
     sizes = released.sizes(state, spec)
     model = build_language(spec, **sizes)
     try:
-        carry(model, state, [])
+        transfer_weights(model, state, [])
     except RunError as error:
         told = str(error).removeprefix("the parent's ")
         hint = "" if record or request.scale else "; weights of a smaller scale need --scale"

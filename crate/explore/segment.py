@@ -49,12 +49,12 @@ def segment(request: Request) -> None:
         UsageError: model, weights, protocol or sizes make no sense.
         RunError: weights or output cannot be used, or, after all others were done, a picture.
     """
-    step, spec = _recipe(request)
-    model = _model(request, spec, step)
-    refine = step.crf and crf.available()
-    if step.crf and not refine:
+    recipe, spec = _recipe(request)
+    model = _model(request, spec, recipe)
+    refine = recipe.crf and crf.available()
+    if recipe.crf and not refine:
         print("warning: without CRF: pydensecrf is not installed", file=sys.stderr)
-    dataset = get_dataset(step.dataset)
+    dataset = get_dataset(recipe.dataset)
     names = _names(request)
     images, annotations, failed = [], [], 0
     try:
@@ -62,7 +62,7 @@ def segment(request: Request) -> None:
             began = time.monotonic()
             try:
                 picture = open_picture(path)
-                masks = _find(model, picture, step, dataset, refine)
+                masks = _find(model, picture, recipe, dataset, refine)
                 _write_overlay(request.out / name, picture, masks)
             except (UsageError, KeyboardInterrupt):
                 raise
@@ -97,7 +97,7 @@ def segment(request: Request) -> None:
                     "model": request.model,
                     "weights": str(request.weights),
                     "scale": request.scale or "paper",
-                    "protocol": step.model_dump(
+                    "protocol": recipe.model_dump(
                         include={"image_size", "layer", "feature", "tau", "masks"}
                     )
                     | {"crf": refine},
@@ -117,20 +117,22 @@ def segment(request: Request) -> None:
 def _recipe(request: Request) -> tuple[Objects, ModelSpec]:
     experiments = Experiments()
     scale = request.scale or "paper"
-    steps = {name: experiments.step(name, scale) for name in experiments.steps}
+    steps = {name: experiments.recipe(name, scale) for name in experiments.recipes}
     known = [n for n, s in steps.items() if s.task == "objects" and s.answer == "model"]
     if request.protocol not in known:
         near = nearest(request.protocol, known)
         raise UsageError(f"--protocol: '{request.protocol}' finds no objects{near}")
-    step = experiments.step(request.protocol, scale, request.changes)
+    recipe = experiments.recipe(request.protocol, scale, request.changes)
     spec = Plan(experiments).spec(request.model, request.scale)
-    spec.grid(step.image_size)
-    if step.layer >= spec.depth:
-        raise UsageError(f"--layer {step.layer}: {request.model} has {spec.depth}, counted from 0")
-    return step, spec
+    spec.grid(recipe.image_size)
+    if recipe.layer >= spec.depth:
+        raise UsageError(
+            f"--layer {recipe.layer}: {request.model} has {spec.depth}, counted from 0"
+        )
+    return recipe, spec
 
 
-def _model(request: Request, spec: ModelSpec, step: Objects):
+def _model(request: Request, spec: ModelSpec, recipe: Objects):
     import torch
 
     from crate.models.features import pretrained
@@ -141,7 +143,7 @@ def _model(request: Request, spec: ModelSpec, step: Objects):
         raise RunError(f"--out {request.out}: cannot be made a folder")
     state = read_any_weights(request.weights, request.model, spec)
     try:
-        model = pretrained(spec, state, image_size=step.image_size)
+        model = pretrained(spec, state, image_size=recipe.image_size)
     except RunError as error:
         message = str(error).replace("the parent's", "its")
         hint = "" if request.scale else "; a run's weights have its scale's sizes: add --scale"
@@ -167,10 +169,10 @@ def read_any_weights(path: Path, name: str, spec: ModelSpec) -> dict:
     return released.convert(released.read(path), spec, where=path)
 
 
-def _find(model, picture: Image.Image, step: Objects, dataset, refine: bool) -> list[np.ndarray]:
+def _find(model, picture: Image.Image, recipe: Objects, dataset, refine: bool) -> list[np.ndarray]:
     from crate.tasks.objects.task import find
 
-    return find(model, picture, step, dataset, refine=refine)[0]
+    return find(model, picture, recipe, dataset, refine=refine)[0]
 
 
 # --- pictures ----------------------------------------------------------------------------------

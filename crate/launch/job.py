@@ -117,7 +117,7 @@ class Work:
         item = self.items[0]
         run, results = parse_path(item.path)
         saved = _last_changes(RunFolder(run.folder(self.root / results)))
-        compute = Plan(Experiments(self.experiments)).resolve(run).step.compute
+        compute = Plan(Experiments(self.experiments)).resolve(run).recipe.compute
         limit = _minutes(compute, self.settings)
         long = time.time() - self.started > 30 * limit  # a preemption comes at any time
         self.stalls = self.stalls + 1 if long and saved == self.saved else 0
@@ -263,7 +263,7 @@ def make_executor(folder: Path, parameters: dict, site: Site):
 
     kind = "slurm" if site.launcher == "slurm" else "local"
     if kind == "slurm":
-        slurm.require()
+        slurm.check_slurm()
     options = {f"{kind}_max_num_timeout": NEVER}
     if site.python:
         options[f"{kind}_python"] = site.python
@@ -526,7 +526,7 @@ class _Waiter:
         return job
 
     def _submit(self) -> Job:
-        compute = self.prepared.resolved.step.compute
+        compute = self.prepared.resolved.recipe.compute
         small = compute.nodes * compute.tasks == 1 and compute.hours <= self.settings.pack_hours
         job = self._join_pack(compute) if self.settings.pack > 1 and small else None
         return job or self._submit_job([self.item], [self.prepared])
@@ -541,7 +541,7 @@ class _Waiter:
         from submitit.helpers import clean_env
 
         settings = self.settings
-        compute = prepared[0].resolved.step.compute
+        compute = prepared[0].resolved.recipe.compute
         if settings.launcher == "submitit-local":
             compute = _fit_machine(compute)
         token = f"crate-{uuid.uuid4().hex[:12]}"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from crate.data.catalogue import get_dataset, require
+from crate.data.catalogue import check_available, get_dataset
 from crate.errors import RunError, UsageError
 from crate.launch import slurm
 from crate.launch.job import (
@@ -21,7 +21,7 @@ from crate.launch.job import (
     read_job,
     state_of,
 )
-from crate.planning.loader import Compute, Settings, Step
+from crate.planning.loader import Compute, Recipe, Settings
 from crate.planning.plan import Plan, Run, parse_path
 from crate.records import RunFolder, canonical_json, read_json
 
@@ -117,10 +117,10 @@ def preflight(target: str, plan: Plan, settings: Settings, *, submit_probe: bool
     """
     if settings.launcher == "local":
         raise UsageError("launcher is local: nothing is submitted; see slurm/site.yaml")
-    steps = {run: plan.resolve(run).step for run in plan.runs(target, settings)}
+    steps = {run: plan.resolve(run).recipe for run in plan.runs(target, settings)}
     kinds: dict[str, list[Run]] = {}
-    for run, step in steps.items():
-        kinds.setdefault(canonical_json(step.compute.model_dump()), []).append(run)
+    for run, recipe in steps.items():
+        kinds.setdefault(canonical_json(recipe.compute.model_dump()), []).append(run)
     checks: list[tuple[bool, str]] = []
     with tempfile.TemporaryDirectory() as folder:
         for runs in kinds.values():
@@ -128,7 +128,7 @@ def preflight(target: str, plan: Plan, settings: Settings, *, submit_probe: bool
             compute = steps[run].compute
             parameters = job_parameters(compute, settings, "crate:preflight", "preflight")
             executor = make_executor(Path(folder), parameters, settings)
-            names = sorted({run.step for run in runs})
+            names = sorted({run.stage for run in runs})
             print(f"# {len(runs)} jobs ({', '.join(names)}), at most {settings.max_jobs} at once")
             if settings.launcher == "slurm":
                 script = Path(folder) / "job.sh"
@@ -180,7 +180,9 @@ def _site_checks(settings: Settings) -> list[tuple[bool, str]]:
     return checks
 
 
-def _folder_checks(steps: list[Step], settings: Settings, scratch: Path) -> list[tuple[bool, str]]:
+def _folder_checks(
+    steps: list[Recipe], settings: Settings, scratch: Path
+) -> list[tuple[bool, str]]:
     checks = []
     try:
         scratch.mkdir(parents=True, exist_ok=True)
@@ -188,9 +190,9 @@ def _folder_checks(steps: list[Step], settings: Settings, scratch: Path) -> list
             checks.append((True, f"scratch {scratch} can be written (it must be a shared folder)"))
     except OSError as error:
         checks.append((False, f"scratch {scratch} cannot be written ({error.strerror})"))
-    for name in sorted({step.dataset for step in steps if step.READS_DATA}):
+    for name in sorted({recipe.dataset for recipe in steps if recipe.READS_DATA}):
         try:
-            require(get_dataset(name), settings.data_root)
+            check_available(get_dataset(name), settings.data_root)
             checks.append((True, f"data set {name} is there, seen from here"))
         except RunError as error:
             checks.append((False, str(error)))
@@ -200,18 +202,20 @@ def _folder_checks(steps: list[Step], settings: Settings, scratch: Path) -> list
     return checks
 
 
-def _probe(steps: list[Step], settings: Settings, scratch: Path) -> tuple[bool, str]:
+def _probe(steps: list[Recipe], settings: Settings, scratch: Path) -> tuple[bool, str]:
     """Run a short job that reports what a node sees.
 
     It asks for five minutes: Slurm may send the signal a minute earlier than it was told to.
     """
-    gpus = int(any(step.compute.gpus for step in steps))
+    gpus = int(any(recipe.compute.gpus for recipe in steps))
     compute = Compute(hours=5 / 60, memory_gb=2, gpus=gpus)
     parameters = job_parameters(compute, settings, "crate:probe", "probe")
     executor = make_executor(scratch / "probe", parameters, settings)
     print("# probe job: waiting for it (Ctrl-C leaves it)", file=sys.stderr)
     try:
-        real = any(step.READS_DATA and not get_dataset(step.dataset).embedded for step in steps)
+        real = any(
+            recipe.READS_DATA and not get_dataset(recipe.dataset).embedded for recipe in steps
+        )
         data_root = str(Path(settings.data_root).absolute()) if real else ""
         job = executor.submit(probe, data_root, str(scratch))
         while not job.paths.result_pickle.exists():

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from crate.data.catalogue import get_dataset, require
+from crate.data.catalogue import check_available, get_dataset
 from crate.environment import describe_machine
 from crate.errors import RunError, Stopped, UsageError
 from crate.planning.loader import Settings
@@ -160,27 +160,27 @@ def _work(
     prepared: Prepared, settings: Settings, main: bool, finished: bool, job: dict | None
 ) -> None:
     resolved, folder, parent = prepared.resolved, prepared.folder, prepared.parent
-    run, step = resolved.run, resolved.step
-    if not step.TORCH and (finished or not main):
+    run, recipe = resolved.run, resolved.recipe
+    if not recipe.TORCH and (finished or not main):
         return  # work for one process
-    if step.READS_DATA:
-        require(get_dataset(step.dataset), settings.data_root)
+    if recipe.READS_DATA:
+        check_available(get_dataset(recipe.dataset), settings.data_root)
     started = contextlib.nullcontext()
-    if step.TORCH:
+    if recipe.TORCH:
         # numpy's products take every core otherwise; it reads this when it is first imported
-        os.environ.setdefault("OPENBLAS_NUM_THREADS", str(step.compute.threads))
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", str(recipe.compute.threads))
         from crate import runtime
 
-        started = runtime.start(step.compute)
+        started = runtime.start(recipe.compute)
     with started as here:
-        if here and any(here.agree(int(finished))):  # only rank 0 has looked
+        if here and any(here.all_reduce_max(int(finished))):  # only rank 0 has looked
             return
         record = _record(prepared, job) if main else {}
         if main:
             folder.start(record)
-            whole = {"model": resolved.config["model"], "step": step.model_dump(mode="json")}
+            whole = {"model": resolved.config["model"], "step": recipe.model_dump(mode="json")}
             write_text(folder.config, yaml.safe_dump(whole | {"seed": run.seed}, sort_keys=False))
-        task = importlib.import_module(f"crate.tasks.{step.task}.task")
+        task = importlib.import_module(f"crate.tasks.{recipe.task}.task")
         with follow(settings.log if main else "none", folder, record) as tell:
             metrics, details = task.run(
                 resolved,
@@ -208,7 +208,7 @@ def _record(prepared: Prepared, job: dict | None) -> dict:
         "identity": prepared.identity,
         "config": resolved.config,
         "code": resolved.code,
-        "dataset": resolved.step.dataset,
+        "dataset": resolved.recipe.dataset,
         "commit": git_commit(),
         "parent_weights_sha256": parent and _checked_weights(run.parent, parent),
     }

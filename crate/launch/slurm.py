@@ -39,7 +39,7 @@ class JobState:
         return f"{words} on {self.node}" if self.node else words
 
 
-def require() -> None:
+def check_slurm() -> None:
     """Raises `UsageError` where no job can be submitted."""
     if not shutil.which("sbatch"):
         raise UsageError("there is no sbatch here: run this on a login node, or launcher=local")

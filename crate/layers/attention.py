@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from crate.errors import UsageError
 
 
-class Kept:
+class KVCache:
     """What one attention layer keeps of the tokens it has seen: `tensors`, each (B, K, M, d/K).
 
     MSSA keeps one tensor, MHSA two. None is changed in place: a copy of the list is a way back.
@@ -27,7 +27,7 @@ class Kept:
         return self.tensors
 
 
-def later_tokens(q: Tensor, k: Tensor) -> Tensor:
+def causal_mask(q: Tensor, k: Tensor) -> Tensor:
     """(N, M), true where a key comes after the query: the queries are the last N of M tokens."""
     n, m = q.shape[-2], k.shape[-2]
     return torch.ones(n, m, dtype=torch.bool, device=q.device).triu(1 + m - n)
@@ -41,7 +41,7 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> tu
     """
     logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)  # (B, K, N, M)
     if causal:
-        logits = logits.masked_fill(later_tokens(q, k), float("-inf"))
+        logits = logits.masked_fill(causal_mask(q, k), float("-inf"))
     weights = logits.softmax(dim=-1)
     return weights @ v, weights
 
@@ -55,7 +55,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool, record: dict | None) -
     if record is None and not (q.device.type == "cpu" and q.dtype == torch.bfloat16):
         n, m = q.shape[-2], k.shape[-2]
         if causal and 1 < n < m:  # is_causal takes the queries for the first of the tokens
-            return F.scaled_dot_product_attention(q, k, v, attn_mask=~later_tokens(q, k))
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=~causal_mask(q, k))
         return F.scaled_dot_product_attention(q, k, v, is_causal=causal and n == m)
     output, weights = plain_attention(q, k, v, causal)
     if record is not None:
@@ -90,7 +90,9 @@ class MSSA(nn.Module):
         self.subspaces = nn.Linear(dim, dim, bias=False)  # U
         self.projection = nn.Linear(dim, dim, bias=projection_bias)
 
-    def forward(self, x: Tensor, record: dict | None = None, cache: Kept | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, record: dict | None = None, cache: KVCache | None = None
+    ) -> Tensor:
         w = self.subspaces(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, K, N, d/K)
         (seen,) = [w] if cache is None else cache.extend(w)  # (B, K, M, d/K)
         x = attend(w, seen, seen, self.causal, record)
@@ -121,7 +123,9 @@ class MHSA(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.projection = nn.Linear(dim, dim, bias=projection_bias)
 
-    def forward(self, x: Tensor, record: dict | None = None, cache: Kept | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, record: dict | None = None, cache: KVCache | None = None
+    ) -> Tensor:
         qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # (B, N, 3, K, d/K)
         q, k, v = qkv.transpose(1, 3).unbind(2)  # each (B, K, N, d/K)
         if cache is not None:

@@ -59,7 +59,7 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(
-        self, x: Tensor, record: dict | None = None, cache: attention.Kept | None = None
+        self, x: Tensor, record: dict | None = None, cache: attention.KVCache | None = None
     ) -> Tensor:
         x = x + self.drop_path(self.attention(self.norm1(x), record, cache))
         if record is not None:
@@ -76,7 +76,7 @@ def run_blocks(
     blocks: Iterable[Block],
     x: Tensor,
     records: list[dict] | None = None,
-    caches: Sequence[attention.Kept] | None = None,
+    caches: Sequence[attention.KVCache] | None = None,
 ) -> Tensor:
     """Tokens (B, N, d) through blocks in turn.
 

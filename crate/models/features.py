@@ -16,16 +16,16 @@ from crate.errors import UsageError, unknown
 from crate.layers.attention import MSSA
 from crate.layers.block import run_blocks
 from crate.models.autoencoder import NORM_EPS, MaskedAutoencoder
-from crate.models.transfer import carry, vision_weights
+from crate.models.transfer import transfer_weights, vision_weights
 from crate.models.vision import VisionTransformer
 from crate.models.zoo import ModelSpec
-from crate.planning.loader import Step
+from crate.planning.loader import Recipe
 from crate.planning.plan import Resolved
 from crate.runtime import Runtime, seed_for
 from crate.training.loop import read_weights
 
 PROJECTIONS = ("query", "key", "value")  # in the order of MHSA's `qkv`
-KINDS = (*PROJECTIONS, "tokens")
+PATCH_FEATURES = (*PROJECTIONS, "tokens")
 OF_A_PICTURE = ("token", "mean")
 
 
@@ -49,7 +49,7 @@ def pretrained(
         classes = len(weights["head.weight"])
     model = VisionTransformer(spec, num_classes=classes, image_size=image_size)
     if weights is not None:
-        carry(model, weights, ["head"] if encoder else [])
+        transfer_weights(model, weights, ["head"] if encoder else [])
     if encoder:
         model.norm.eps = NORM_EPS
     return model.eval()
@@ -57,14 +57,14 @@ def pretrained(
 
 def parents_network(resolved: Resolved, parent: Path | None, runtime: Runtime) -> VisionTransformer:
     """The network that an evaluation looks with: its parent's weights, or a new one without any."""
-    run, step = resolved.run, resolved.step
+    run, recipe = resolved.run, resolved.recipe
     torch.manual_seed(seed_for(run.seed, "init", *run.chain))
     weights = None if parent is None else read_weights(parent)
-    return pretrained(resolved.spec, weights, image_size=step.image_size).to(runtime.device)
+    return pretrained(resolved.spec, weights, image_size=recipe.image_size).to(runtime.device)
 
 
 @contextlib.contextmanager
-def precision(step: Step, device: torch.device) -> Iterator[None]:
+def precision(recipe: Recipe, device: torch.device) -> Iterator[None]:
     """Full float32 (no TF32 on a GPU), unless a recipe asks for bfloat16 by name.
 
     Thresholds feel the difference.
@@ -74,7 +74,7 @@ def precision(step: Step, device: torch.device) -> Iterator[None]:
     try:
         for setting in settings:
             setting.allow_tf32 = False
-        halved = step.compute.autocast == "bfloat16"
+        halved = recipe.compute.autocast == "bfloat16"
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=halved):
             yield
     finally:
@@ -101,8 +101,8 @@ def patch_features(model: VisionTransformer, images: Tensor, layer: int, kind: s
     attention projects it to, heads side by side. MSSA has one projection, which is all three.
     Raises `UsageError` for a layer or a kind that does not exist.
     """
-    if kind not in KINDS:
-        raise unknown("feature", kind, KINDS)
+    if kind not in PATCH_FEATURES:
+        raise unknown("feature", kind, PATCH_FEATURES)
     entering = _entering(model, images, layer)
     if kind == "tokens":
         return entering[:, 1:]

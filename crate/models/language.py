@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crate.errors import RunError, UsageError
-from crate.layers.attention import Kept
+from crate.layers.attention import KVCache
 from crate.layers.block import make_blocks, run_blocks
 from crate.models.zoo import ModelSpec, check_positive_int
 
@@ -25,7 +25,7 @@ class Cache:
     """
 
     def __init__(self, model: "LanguageModel"):
-        self.layers = [Kept() for _ in model.blocks]
+        self.layers = [KVCache() for _ in model.blocks]
 
     def clear(self) -> None:
         """Forget all tokens."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from crate.errors import UsageError
 from crate.models.features import layer_tokens
-from crate.models.transfer import carry
+from crate.models.transfer import transfer_weights
 from crate.models.vision import VisionTransformer
 from crate.models.zoo import ModelSpec, build
 from crate.planning.loader import Segmentation
@@ -106,7 +106,7 @@ class LinearDecoder(nn.Module):
 
 
 def build_segmenter(
-    spec: ModelSpec, step: Segmentation, classes: int, weights: dict[str, Tensor] | None
+    spec: ModelSpec, recipe: Segmentation, classes: int, weights: dict[str, Tensor] | None
 ) -> tuple[Segmenter, dict]:
     """The network of a step: deterministic given `torch.manual_seed`, the decoder always new.
 
@@ -117,24 +117,24 @@ def build_segmenter(
     Returns it, and what was carried (`crate.models.transfer.carry`), for run.json.
     Raises `UsageError` for a layer the model does not have, `RunError` for weights that do not fit.
     """
-    layers = step.layers[-1:] if step.decoder == "linear" else step.layers
+    layers = recipe.layers[-1:] if recipe.decoder == "linear" else recipe.layers
     if max(layers) >= spec.depth:
         raise UsageError(f"layers: {max(layers)} is none of this model's: 0 to {spec.depth - 1}")
     backbone = build(
-        spec, num_classes=classes, image_size=step.image_size, drop_path=step.drop_path
+        spec, num_classes=classes, image_size=recipe.image_size, drop_path=recipe.drop_path
     )
     backbone.norm, backbone.head = nn.Identity(), nn.Identity()
-    carried: dict = {}
+    transferred: dict = {}
     if weights is not None:
         kept = {k: v for k, v in weights.items() if k.split(".")[0] not in ("head", "norm")}
-        carried = carry(backbone, kept, step.dont_load)
+        transferred = transfer_weights(backbone, kept, recipe.dont_load)
     backbone.blocks = backbone.blocks[: max(layers) + 1]
-    if step.decoder == "linear":
+    if recipe.decoder == "linear":
         decoder = LinearDecoder(spec.dim, classes)
     else:
-        width = step.channels or spec.dim
-        decoder = UPerNet(spec.dim, classes, channels=width, auxiliary=step.auxiliary > 0)
-    return Segmenter(backbone, decoder, layers), carried
+        width = recipe.channels or spec.dim
+        decoder = UPerNet(spec.dim, classes, channels=width, auxiliary=recipe.auxiliary > 0)
+    return Segmenter(backbone, decoder, layers), transferred
 
 
 def _prepare(head: nn.Module) -> nn.Module:

@@ -8,7 +8,9 @@ from crate.errors import RunError, UsageError, nearest
 from crate.models.vision import resize_positions
 
 
-def carry(model: nn.Module, weights: dict[str, torch.Tensor], dont_load: list[str]) -> dict:
+def transfer_weights(
+    model: nn.Module, weights: dict[str, torch.Tensor], dont_load: list[str]
+) -> dict:
     """Load a parent's weights into `model`, all or nothing.
 
     Positions are interpolated to the new grid and patch kernels to the new patch size (bicubic).

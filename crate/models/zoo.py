@@ -24,7 +24,7 @@ CHOICES = {
     "mask_tokens": ("encoder", "decoder"),
 }
 # What a specification may describe (`ModelSpec.kind`), in words.
-KINDS = {
+MODEL_KINDS = {
     "vision": "a vision model",
     "language": "a language model",
     "autoencoder": "a masked autoencoder",
@@ -164,7 +164,7 @@ class ModelSpec:
 
     @property
     def kind(self) -> str:
-        """Which of `KINDS` it is."""
+        """Which of `MODEL_KINDS` it is."""
         if self.causal:
             return "language"
         if self.decoder != "none":
@@ -424,7 +424,7 @@ def create_model(
     given = {key: value for key, value in given.items() if value is not None}
     for key in given:
         if key not in defaults:
-            kind = KINDS[MODELS[name].kind]
+            kind = MODEL_KINDS[MODELS[name].kind]
             raise UsageError(f"{name} is {kind} and has no {key}; it has {' and '.join(defaults)}")
     return construct(spec, **(defaults | given), drop_path=drop_path)
 

@@ -143,7 +143,7 @@ class Compute(Strict):
         return self.processes or max(1, self.gpus)
 
 
-class Step(Strict):
+class Recipe(Strict):
     """Every kind of step: its task, its data set, and what it may come after."""
 
     METRICS: ClassVar[tuple[str, ...]] = ()  # its metrics.json; tuning looks at the first
@@ -152,7 +152,7 @@ class Step(Strict):
     TORCH: ClassVar[bool] = True  # whether its task needs a device and torch's processes
     AS_PUBLISHED: ClassVar[bool] = False  # looks at the published model, whatever the scale
     TIMED: ClassVar[tuple[str, ...]] = ()  # metrics of the machine; such a run has it for itself
-    KINDS: ClassVar[tuple[str, ...]] = ("vision", "language")  # of models (`ModelSpec.kind`)
+    MODEL_KINDS: ClassVar[tuple[str, ...]] = ("vision", "language")  # of models (`ModelSpec.kind`)
 
     task: str
     dataset: str
@@ -174,7 +174,7 @@ class Step(Strict):
         return identity
 
 
-class Training(Step):
+class Training(Recipe):
     """How a network is trained; the defaults are the plainest choice, not any paper's."""
 
     epochs: pydantic.NonNegativeFloat | None = None  # how long: this, or `updates`
@@ -278,7 +278,7 @@ class Classification(ImageTraining):
         "best_epoch",
     )
     # of an autoencoder, the encoder is the classifier; of a contrastive model, the vision tower
-    KINDS = ("vision", "autoencoder", "contrastive")
+    MODEL_KINDS = ("vision", "autoencoder", "contrastive")
 
     task: Literal["classification"] = "classification"
     label_smoothing: float = pydantic.Field(0.0, ge=0, lt=1)
@@ -297,7 +297,7 @@ class Autoencoding(ImageTraining):
 
     METRICS = ("reconstruction", "train_reconstruction", "images", "flops", "train_flops")
     LOWER_IS_BETTER = True
-    KINDS = ("autoencoder",)
+    MODEL_KINDS = ("autoencoder",)
 
     task: Literal["autoencoding"] = "autoencoding"
     mask_ratio: float = pydantic.Field(0.75, gt=0, lt=1)  # share of the patches that is hidden
@@ -321,7 +321,7 @@ class Contrastive(ImageTraining):
 
     METRICS = ("contrastive_loss", "image_to_text", "pairs", "flops", "train_flops")
     LOWER_IS_BETTER = True
-    KINDS = ("contrastive",)
+    MODEL_KINDS = ("contrastive",)
 
     task: Literal["contrastive"] = "contrastive"
     tokenizer: CaptionTokens = "bert"
@@ -338,14 +338,14 @@ class Contrastive(ImageTraining):
         }  # fmt: skip
 
 
-class ZeroShot(Step):
+class ZeroShot(Recipe):
     """Classification by the names of the classes: a picture is what its nearest text names.
 
     A class's text is the mean of its name in many phrases (Radford et al. 2021).
     """
 
     METRICS = ("top1", "top5", "cross_entropy", "chance", "images")
-    KINDS = ("contrastive",)
+    MODEL_KINDS = ("contrastive",)
 
     task: Literal["zeroshot"] = "zeroshot"
     image_size: pydantic.PositiveInt = 224
@@ -401,7 +401,7 @@ class Segmentation(Training):
         return self
 
 
-class Objects(Step):
+class Objects(Recipe):
     """MaskCut (Wang et al. 2023, CutLER) on a network's patch features, scored as COCO does."""
 
     METRICS = (
@@ -419,7 +419,7 @@ class Objects(Step):
     answer: Answer = "model"
 
 
-class AttentionSegmentation(Step):
+class AttentionSegmentation(Recipe):
     """Self-attention of the class token as a mask, its best head against each object."""
 
     METRICS = ("miou", "objects", "images")
@@ -432,7 +432,7 @@ class AttentionSegmentation(Step):
     answer: Answer = "model"
 
 
-class Probe(Step):
+class Probe(Recipe):
     """What the features of a frozen network tell of a picture's class; no network is trained.
 
     "linear": logistic regression, on features standardised by the mean and variance of those it
@@ -443,7 +443,7 @@ class Probe(Step):
     """
 
     METRICS = ("top1", "top5", "cross_entropy", "chance", "images", "penalty")
-    KINDS = ("vision", "autoencoder", "contrastive")
+    MODEL_KINDS = ("vision", "autoencoder", "contrastive")
 
     task: Literal["probe"] = "probe"
     image_size: pydantic.PositiveInt = 224
@@ -478,7 +478,7 @@ class Probe(Step):
         return [*(split for split in needed if split != self.evaluate), self.evaluate]
 
 
-class Layerwise(Step):
+class Layerwise(Recipe):
     """What each layer does to the objective that CRATE is derived from (crate/models/objective.py).
 
     Looks at a few pictures of a split, and at as many that were trained on, all evenly spaced; of
@@ -492,7 +492,7 @@ class Layerwise(Step):
         "objective_first", "objective_last", "objective_rises", "norm_first", "norm_last",
         "train_compression_last", "train_sparsity_last", "train_objective_last", "pictures",
     )  # fmt: skip
-    KINDS = ("vision", "autoencoder", "contrastive")
+    MODEL_KINDS = ("vision", "autoencoder", "contrastive")
 
     task: Literal["layerwise"] = "layerwise"
     image_size: pydantic.PositiveInt = 224
@@ -546,14 +546,14 @@ class LanguageSpeed(Language):
     seconds: pydantic.PositiveFloat = 60.0  # at most this long, but two updates at least
 
 
-class Architecture(Step):
+class Architecture(Recipe):
     """The size of a model as published: nothing is trained and no data are read."""
 
     METRICS = ("depth", "width", "heads", "parameters", "flops")
     READS_DATA = False
     TORCH = False
     AS_PUBLISHED = True
-    KINDS = ("vision", "language", "autoencoder", "contrastive")
+    MODEL_KINDS = ("vision", "language", "autoencoder", "contrastive")
 
     task: Literal["architecture"] = "architecture"
     image_size: pydantic.PositiveInt = 224
@@ -562,7 +562,7 @@ class Architecture(Step):
     positions: bool = True  # whether a language model's positions count among its parameters
 
 
-class Throughput(Step):
+class Throughput(Recipe):
     """Speed of a published model's forward pass on the device at hand, and its FLOPs."""
 
     METRICS = ("images_per_second", "flops", "parameters")
@@ -576,20 +576,20 @@ class Throughput(Step):
     seconds: pydantic.PositiveFloat = 10.0  # at most this long, but one batch at least
 
 
-class Released(Step):
+class Released(Recipe):
     """A chain's start from an official checkpoint: converted, strictly, and nothing trained."""
 
     METRICS = ("parameters",)
     READS_DATA = False
     TORCH = False  # no device, no ranks
     AS_PUBLISHED = True
-    KINDS = ("vision", "contrastive")
+    MODEL_KINDS = ("vision", "contrastive")
 
     task: Literal["released"] = "released"
     image_size: pydantic.PositiveInt = 224
 
 
-STEP_TYPES: dict[str, type[Step]] = {
+RECIPE_TYPES: dict[str, type[Recipe]] = {
     "classification": Classification,
     "autoencoding": Autoencoding,
     "contrastive": Contrastive,
@@ -901,10 +901,10 @@ class Experiments:
             raise unknown("scale", name, self._scales)
         path = self.folder / "scales" / f"{name}.yaml"
         scale = self._once(("scale", name), lambda: parse(Scale, self._scales[name], path))
-        for step in scale.steps:
-            if step not in self._steps:
-                raise unknown("step", step, self._steps, str(path))
-        fields = set().union(*(schema.model_fields for schema in STEP_TYPES.values()))
+        for recipe in scale.steps:
+            if recipe not in self._steps:
+                raise unknown("step", recipe, self._steps, str(path))
+        fields = set().union(*(schema.model_fields for schema in RECIPE_TYPES.values()))
         for key in scale.defaults:
             if key not in fields:
                 raise unknown("key", key, fields, f"{path}: defaults")
@@ -938,33 +938,33 @@ class Experiments:
                         raise unknown("row", label, labels, f"{path}: figure: {key}")
         return table
 
-    def step(self, name: str, scale: str, overrides: dict | None = None) -> Step:
+    def recipe(self, name: str, scale: str, overrides: dict | None = None) -> Recipe:
         """The recipe `name` as `scale` runs it, with the stand-in data set filled in."""
         if overrides:
             return self._step(name, scale, overrides)
         return self._once(("step", name, scale), lambda: self._step(name, scale, {}))
 
-    def _step(self, name: str, scale: str, overrides: dict) -> Step:
+    def _step(self, name: str, scale: str, overrides: dict) -> Recipe:
         content = merge(self._step_content(name, scale, ()), overrides)
         where = f"{self.folder / 'steps' / name}.yaml (scale {scale})"
         base = self._steps[name].get("extends")
         if base is not None:
-            self.step(base, scale)  # a mistake is told where it stands
+            self.recipe(base, scale)  # a mistake is told where it stands
         task = content.get("task")
         if task is None:
             raise UsageError(f"{where}: the key 'task' is missing")
-        if not isinstance(task, str) or task not in STEP_TYPES:
-            raise unknown("task", task, STEP_TYPES, where)
-        step = parse(STEP_TYPES[task], content, where)
-        if step.dataset not in DATASETS:
-            raise unknown("data set", step.dataset, DATASETS, where)
-        for before in step.follows:
+        if not isinstance(task, str) or task not in RECIPE_TYPES:
+            raise unknown("task", task, RECIPE_TYPES, where)
+        recipe = parse(RECIPE_TYPES[task], content, where)
+        if recipe.dataset not in DATASETS:
+            raise unknown("data set", recipe.dataset, DATASETS, where)
+        for before in recipe.follows:
             if before not in ("start", *self._steps):
                 raise unknown("step", before, ("start", *self._steps), f"{where}: follows")
-        if step.AS_PUBLISHED:
-            return step
-        stand_in = self.scale(scale).datasets.get(step.dataset, step.dataset)
-        return step.model_copy(update={"dataset": stand_in})
+        if recipe.AS_PUBLISHED:
+            return recipe
+        stand_in = self.scale(scale).datasets.get(recipe.dataset, recipe.dataset)
+        return recipe.model_copy(update={"dataset": stand_in})
 
     def _step_content(self, name: str, scale: str, seen: tuple[str, ...]) -> dict:
         """Own keys over the extended step's, each as the scale changes it.
@@ -984,7 +984,7 @@ class Experiments:
         base = content.pop("extends", None)
         if not isinstance(base, str | None):
             raise UsageError(f"{path}: extends: {base!r} should be the name of a step")
-        schema = STEP_TYPES.get(str(self._task(name)), Classification)
+        schema = RECIPE_TYPES.get(str(self._task(name)), Classification)
         known = {"compute"} if schema.AS_PUBLISHED else set(schema.model_fields)
         defaults = {k: v for k, v in self.scale(scale).defaults.items() if k in known}
         if base is None:

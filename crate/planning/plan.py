@@ -19,9 +19,9 @@ from pathlib import Path
 
 from crate.data.catalogue import ImageSet, PairSet, TextSet, data_identity, get_dataset
 from crate.errors import RunError, UsageError, nearest, unknown
-from crate.models.zoo import KINDS, ModelSpec, list_models, resolve
+from crate.models.zoo import MODEL_KINDS, ModelSpec, list_models, resolve
 from crate.planning.identity import fingerprint
-from crate.planning.loader import Contrastive, Experiments, Settings, Step, Table, Training
+from crate.planning.loader import Contrastive, Experiments, Recipe, Settings, Table, Training
 from crate.records import canonical_json, read_json, short_hash
 
 FROM = re.compile(r"from-(?P<model>[^-/]+)-(?P<step>[^-/]+)")
@@ -38,7 +38,7 @@ class Run:
     trial: str | None = None
 
     @property
-    def step(self) -> str:
+    def recipe(self) -> str:
         return self.chain[-1]
 
     @property
@@ -99,7 +99,7 @@ class Resolved:
 
     run: Run
     spec: ModelSpec
-    step: Step
+    recipe: Recipe
     config: dict  # canonical: what differs from the defaults
     code: str  # fingerprint of the code it runs
 
@@ -146,54 +146,54 @@ class Plan:
         model = changes.pop("model", {})
         if not isinstance(model, dict):
             raise UsageError(f"model: {model!r} should be settings of the model, as model.dim=64")
-        step = self.experiments.step(run.step, run.scale, changes)
-        spec = self.spec(run.model, None if step.AS_PUBLISHED else run.scale, model)
-        dataset = get_dataset(step.dataset)
+        recipe = self.experiments.recipe(run.stage, run.scale, changes)
+        spec = self.spec(run.model, None if recipe.AS_PUBLISHED else run.scale, model)
+        dataset = get_dataset(recipe.dataset)
         if run.parent is not None:
             self.resolve(run.parent)
-        self._check_chain(run, step)
+        self._check_chain(run, recipe)
         if spec.causal != isinstance(dataset, TextSet):
             kinds = ("text", "images") if spec.causal else ("images", "text")
             raise UsageError(
-                f"{run}: a model of {kinds[0]} cannot do '{run.step}', whose data are {kinds[1]}"
+                f"{run}: a model of {kinds[0]} cannot do '{run.stage}', whose data are {kinds[1]}"
             )
-        if spec.kind not in step.KINDS:
-            kinds = " or ".join(KINDS[kind] for kind in step.KINDS)
+        if spec.kind not in recipe.MODEL_KINDS:
+            kinds = " or ".join(MODEL_KINDS[kind] for kind in recipe.MODEL_KINDS)
             raise UsageError(
-                f"{run}: '{run.step}' needs {kinds}, and {run.model} is {KINDS[spec.kind]}"
+                f"{run}: '{run.stage}' needs {kinds}, and {run.model} is {MODEL_KINDS[spec.kind]}"
             )
-        if isinstance(dataset, PairSet) != isinstance(step, Contrastive):
+        if isinstance(dataset, PairSet) != isinstance(recipe, Contrastive):
             raise UsageError(
-                f"{run}: {dataset.title} is a set of {dataset.unit}, which '{run.step}' cannot use"
+                f"{run}: {dataset.title} is a set of {dataset.unit}, which '{run.stage}' cannot use"
             )
-        size = None if spec.causal else getattr(step, "image_size", None)
+        size = None if spec.causal else getattr(recipe, "image_size", None)
         if size is not None and size % spec.patch_size:
             raise UsageError(
                 f"{run}: {size} px images do not divide into patches of {spec.patch_size} px "
                 f"(scale {run.scale})"
             )
-        if spec.decoder != "none" and hasattr(step, "mask_ratio"):
+        if spec.decoder != "none" and hasattr(recipe, "mask_ratio"):
             from crate.models.flops_autoencoder import kept_patches
 
             try:
-                kept_patches(spec.grid(step.image_size) ** 2, step.mask_ratio)
+                kept_patches(spec.grid(recipe.image_size) ** 2, recipe.mask_ratio)
             except UsageError as error:
                 raise UsageError(f"{run}: {error}") from None
         config = {
             "model": _non_defaults(spec),
-            "step": step.identity,
+            "step": recipe.identity,
             "seed": run.seed,
             "data": data_identity(dataset),
         }
-        if step.task == "released":  # another file, or one that is known better, is another start
+        if recipe.task == "released":  # another file, or one that is known better, is another start
             from crate.checkpoints.convert import listed
 
             known = listed(run.model, dataset.classes, self.experiments.folder)
             config["files"] = {name: [entry.bytes, entry.sha256] for name, entry in known}
         towers = [spec, *([spec.text_spec] if spec.kind == "contrastive" else [])]
         operators = {name for tower in towers for name in (tower.attention, tower.feedforward)}
-        code = fingerprint(f"crate.tasks.{step.task}.task", tuple(sorted(operators)))
-        return Resolved(run, spec, step, config, code)
+        code = fingerprint(f"crate.tasks.{recipe.task}.task", tuple(sorted(operators)))
+        return Resolved(run, spec, recipe, config, code)
 
     def is_current(self, run: Run, results: str | Path) -> bool:
         """Whether what lies in a run's folder was made by today's recipe and code."""
@@ -234,14 +234,14 @@ class Plan:
             )
             raise UsageError(f"{place}: {error}") from None
 
-    def _check_chain(self, run: Run, step: Step) -> None:
+    def _check_chain(self, run: Run, recipe: Recipe) -> None:
         *before, name = run.chain
         previous = before[-1] if before else "start"
         origin = FROM.fullmatch(previous)
         if origin and origin["step"] == name:
             return  # another model goes on with what this one has learnt in the same step
-        if (origin["step"] if origin else previous) not in step.follows:
-            allowed = ", ".join(step.follows)
+        if (origin["step"] if origin else previous) not in recipe.follows:
+            allowed = ", ".join(recipe.follows)
             after = "begin a chain" if previous == "start" else f"follow '{previous}'"
             raise UsageError(f"{run}: '{name}' cannot {after}; it follows: {allowed}")
 
@@ -263,7 +263,7 @@ class Plan:
         runs: dict[Run, None] = {}
         for row, key, run, metric in self.cells(content, settings.scale, settings.seeds):
             try:
-                known = self.resolve(run).step.METRICS
+                known = self.resolve(run).recipe.METRICS
             except UsageError as error:
                 raise UsageError(f"{path}: row '{row.label}', {key}: {error}") from None
             if metric not in known:
@@ -274,7 +274,7 @@ class Plan:
 
     def released(self, run: Run) -> bool:
         """Whether a run's chain begins with an official checkpoint."""
-        return self.resolve(run.lineage[0]).step.task == "released"
+        return self.resolve(run.lineage[0]).recipe.task == "released"
 
     def check_released(self, run: Run) -> None:
         """Raise `UsageError` where a scale has no use for released weights."""
@@ -291,10 +291,10 @@ class Plan:
         if not self.released(run) or self.finished(run, settings.results):
             return ""
         first = self.resolve(run.lineage[0])
-        classes = get_dataset(first.step.dataset).classes
+        classes = get_dataset(first.recipe.dataset).classes
         try:
             self.check_released(run)
-            released.require(
+            released.locate(
                 first.run.model, classes, self.experiments.folder, settings.data_root, hashed=False
             )
         except (UsageError, RunError) as error:
@@ -303,7 +303,7 @@ class Plan:
 
     def finished(self, run: Run, results: str | Path) -> bool:
         """Whether a run's result is here, made by today's recipe and code, as its ancestors'."""
-        whole = all(self.is_current(step, results) for step in run.lineage)
+        whole = all(self.is_current(stage, results) for stage in run.lineage)
         return whole and (run.folder(results) / "metrics.json").is_file()
 
     def frozen(self, run: Run, settings: Settings) -> Path | None:
@@ -314,11 +314,11 @@ class Plan:
         record = read_json(folder / "run.json") or {}
         return folder if record.get("status") == "complete" else None
 
-    def steps_by_task(self, scale: str) -> dict[str, list[str]]:
+    def recipes_by_task(self, scale: str) -> dict[str, list[str]]:
         """Kind of step → the steps of that kind."""
         tasks: dict[str, list[str]] = {}
-        for name in self.experiments.steps:
-            tasks.setdefault(self.experiments.step(name, scale).task, []).append(name)
+        for name in self.experiments.recipes:
+            tasks.setdefault(self.experiments.recipe(name, scale).task, []).append(name)
         return tasks
 
     def figure_of(self, table: str) -> str | None:
@@ -329,9 +329,9 @@ class Plan:
     def trains(self, table: str) -> bool:
         """Whether anything behind a table is trained, so that it has a figure of training."""
         cells = self.cells(self.experiments.table(table), "paper", [0])
-        behind = {each.step for run in {run for _, _, run, _ in cells} for each in run.lineage}
-        steps = [self.experiments.step(name, "paper") for name in behind]
-        return any(isinstance(step, Training) and step.trains for step in steps)
+        behind = {each.stage for run in {run for _, _, run, _ in cells} for each in run.lineage}
+        steps = [self.experiments.recipe(name, "paper") for name in behind]
+        return any(isinstance(recipe, Training) and recipe.trains for recipe in steps)
 
     def figures_of(self, table: str) -> list[str]:
         """The names of a table's figures: its own, and that of the training behind it."""
@@ -416,9 +416,9 @@ class Plan:
         for row, (key, column) in itertools.product(table.rows, table.columns.items()):
             chain = row.chain_of(key, column)
             for name in chain.split("/") if chain else ():
-                step = self.experiments.step(name.split("-")[-1], "paper")  # from-… steps too
-                if not step.AS_PUBLISHED:
-                    found[key].add(step.dataset)
+                recipe = self.experiments.recipe(name.split("-")[-1], "paper")  # from-… steps too
+                if not recipe.AS_PUBLISHED:
+                    found[key].add(recipe.dataset)
         return found
 
     def caption_facts(self, name: str, scale: str) -> dict:

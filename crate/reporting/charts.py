@@ -76,7 +76,7 @@ def _bars(name: str, plan: Plan, settings: Settings):
     rows = [row for row in content.rows if not row.control]
     scale = plan.experiments.scale(settings.scale)
     stand_in = scale.datasets.get(
-        plan.experiments.step(column.chain.split("/")[-1], "paper").dataset
+        plan.experiments.recipe(column.chain.split("/")[-1], "paper").dataset
     )
 
     figure = Figure(figsize=(7.2, 3.2), layout="constrained")
@@ -197,7 +197,7 @@ def _curves(name: str, plan: Plan, settings: Settings):
             middle.index, middle - spread, middle + spread, color=colour, alpha=0.2, linewidth=0
         )
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    dataset = get_dataset(plan.experiments.step(column.chain.split("/")[-1], "paper").dataset)
+    dataset = get_dataset(plan.experiments.recipe(column.chain.split("/")[-1], "paper").dataset)
     axes.set_xlabel(f"training {'tokens' if isinstance(dataset, TextSet) else dataset.unit}")
     axes.set_ylabel(_axis_label(column))
     if axes.lines and axes.get_legend_handles_labels()[0]:
@@ -218,7 +218,7 @@ def _stages(name: str, plan: Plan, settings: Settings):
     cells = cells_of(content, read_metrics(name, settings))
     rows = [row for row in content.rows if not row.control]
     unit = get_dataset(
-        plan.experiments.step(content.columns[drawn.losses].chain.split("/")[-1], "paper").dataset
+        plan.experiments.recipe(content.columns[drawn.losses].chain.split("/")[-1], "paper").dataset
     ).unit
     figure = Figure(figsize=(10.2, 3.3), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
@@ -527,11 +527,11 @@ def _training(name: str, plan: Plan, settings: Settings):
     panels = figure.subplots(down, across, squeeze=False)
     for axes in panels.flat:
         axes.set_axis_off()  # until something is drawn there
-    for place, (step, quantities) in enumerate(steps.items()):
+    for place, (recipe, quantities) in enumerate(steps.items()):
         for axes, quantity in zip(panels[place], quantities, strict=False):
             axes.set_axis_on()
             for run in runs:
-                if run["step"] != step or quantity not in run["curves"]:
+                if run["step"] != recipe or quantity not in run["curves"]:
                     continue
                 points = run["curves"][quantity]
                 (line, marker), colour = styles[run["row"]]
@@ -540,7 +540,7 @@ def _training(name: str, plan: Plan, settings: Settings):
                 axes.plot(*zip(*points, strict=True), line, **look)
                 axes.set_xlabel(run["unit"], fontsize=7)
             axes.set_xlim(left=0)
-            axes.set_title(f"{step}: {quantity}", fontsize=8)
+            axes.set_title(f"{recipe}: {quantity}", fontsize=8)
             axes.xaxis.set_major_formatter(EngFormatter(sep=""))
             axes.tick_params(labelsize=7)
             axes.spines[["top", "right"]].set_visible(False)

@@ -128,7 +128,7 @@ def look_up(run: Run, metric: str, plan: Plan, settings: Settings) -> Found:
         metrics = read_json(folder / "metrics.json")["metrics"]
         status = "released" if plan.released(run) else "ok"
         published = dataset.splits.get(resolved.step.evaluate)
-        exact = not (dataset.embedded or dataset.about)
+        exact = not (dataset.embedded or dataset.approximate)
         if exact and metrics.get(dataset.unit, published) != published:
             status = "incomplete"
     elif published_folder := plan.frozen(run, settings):

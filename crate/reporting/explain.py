@@ -7,7 +7,7 @@ from datetime import datetime
 from crate.data.catalogue import DATASETS
 from crate.errors import UsageError, unknown
 from crate.models.zoo import ModelSpec
-from crate.planning.loader import STEP_TYPES, Settings
+from crate.planning.loader import RECIPE_TYPES, Settings
 from crate.planning.plan import Plan, Run
 from crate.reporting.collect import Found, ancestry, look_up
 from crate.reporting.tables import MARKS, number
@@ -119,7 +119,7 @@ def _recorded(record: dict, run: Run, plan: Plan) -> dict:
     if not past:
         return plan.resolve(run).config
     model = [field.name for field in dataclasses.fields(ModelSpec)]
-    step = [name for schema in STEP_TYPES.values() for name in schema.model_fields]
+    step = [name for schema in RECIPE_TYPES.values() for name in schema.model_fields]
     order = {"model": model, "step": step}
     return {
         part: {key: past[part][key] for key in (*order[part], *past[part]) if key in past[part]}

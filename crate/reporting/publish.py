@@ -81,7 +81,7 @@ def _drop_unused(target: Path) -> None:
         if not path.stem.endswith(".losses"):
             for name in read_csv(path)["run"].unique():
                 run = parse_path(name)[0]
-                used |= {step.folder(target.parent) for step in run.lineage}
+                used |= {stage.folder(target.parent) for stage in run.lineage}
     for path in list((target / "runs").rglob("run.json")):
         if path.parent not in used:
             path.unlink()

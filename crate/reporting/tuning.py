@@ -37,7 +37,13 @@ def nested(pairs: dict[str, str]) -> dict:
 
 
 def tune(
-    table: str, step: str, grid: dict[str, list[str]], plan: Plan, settings: Settings, *, jobs: int
+    table: str,
+    recipe: str,
+    grid: dict[str, list[str]],
+    plan: Plan,
+    settings: Settings,
+    *,
+    jobs: int,
 ) -> None:
     """Try every combination of `grid` for `step`, with every model of the table and every seed.
 
@@ -53,24 +59,26 @@ def tune(
         if not row.control and not plan.released(run)
     ]
     wanted = dict.fromkeys(
-        (run.model, run.chain[: run.chain.index(step) + 1]) for run in shown if step in run.chain
+        (run.model, run.chain[: run.chain.index(recipe) + 1])
+        for run in shown
+        if recipe in run.chain
     )
     if not wanted:
         used = {name for run in shown for name in run.chain}
-        raise unknown("step", step, used, f"table {table}")
-    tried = plan.experiments.step(step, settings.scale)
+        raise unknown("step", recipe, used, f"table {table}")
+    tried = plan.experiments.recipe(recipe, settings.scale)
     if not tried.READS_DATA:
-        raise UsageError(f"step '{step}' reads no data that could be held out")
+        raise UsageError(f"step '{recipe}' reads no data that could be held out")
     metric, dataset = tried.METRICS[0], get_dataset(tried.dataset)
     if "validation" not in dataset.splits:
-        raise UsageError(f"step '{step}': {dataset.title} has no images held out to tune on")
+        raise UsageError(f"step '{recipe}': {dataset.title} has no images held out to tune on")
     settings_tried = [
         dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())
     ]
     trials = []
     for setting, (model, chain), seed in itertools.product(settings_tried, wanted, settings.seeds):
         words = [f"{key}={value}" for key, value in setting.items()]
-        name = f"{step}-{re.sub(r'[^A-Za-z0-9.=_-]+', '_', '-'.join(words))}"
+        name = f"{recipe}-{re.sub(r'[^A-Za-z0-9.=_-]+', '_', '-'.join(words))}"
         run = Run(settings.scale, model, seed, chain, name)
         # a misspelt key ends here, before anything runs
         changes = merge({"evaluate": "validation"}, nested(setting))
@@ -93,7 +101,7 @@ def tune(
         for done in concurrent.futures.as_completed(waiting):
             run, words, recipe = waiting[done]
             setting = " ".join(words)
-            row = {"step": step, "setting": setting, "model": run.model, "seed": run.seed}
+            row = {"step": recipe, "setting": setting, "model": run.model, "seed": run.seed}
             row |= {"metric": f"validation {metric}", "recipe": recipe}
             try:
                 value = done.result()[metric]

@@ -38,7 +38,7 @@ def fit(
     loss: Callable[[nn.Module, Batch], torch.Tensor],
     batches: Callable[[int], Iterator[Batch]],
     steps_per_epoch: int,
-    step: Training,
+    recipe: Training,
     runtime: Runtime,
     folder: RunFolder,
     identity: str,
@@ -69,17 +69,17 @@ def fit(
     Raises:
         RunError: the loss is not finite, or a checkpoint is damaged or foreign.
     """
-    total, warmup = step.total_updates(steps_per_epoch), step.warmup(steps_per_epoch)
-    micro = step.compute.micro_batch if micro_batches else None
-    seen = step.batch_size * per_example  # by an update
-    optimizer = make_optimizer(model, step)
+    total, warmup = recipe.total_updates(steps_per_epoch), recipe.warmup(steps_per_epoch)
+    micro = recipe.compute.micro_batch if micro_batches else None
+    seen = recipe.batch_size * per_example  # by an update
+    optimizer = make_optimizer(model, recipe)
     path = folder.checkpoint(identity)
     done, pending = 0, []  # losses since the last line, still on the device
     if path.exists():
         done, pending = _resume(path, identity, size, unit, model, optimizer, runtime)
     seconds = _truncate_history(folder, done) if runtime.main else 0.0
 
-    trained = spread(model, step, runtime)
+    trained = spread(model, recipe, runtime)
     progress = Progress(name, total=total * seen, unit=unit, enabled=runtime.main and total > 0)
     progress.resume(done * seen)
     began = saved = time.monotonic()
@@ -87,15 +87,15 @@ def fit(
     model.train()
     with stop_signals() as stop:
         for index, batch in zip(range(done, total), batches(done), strict=False):
-            rate = learning_rate(step, index, total=total, warmup=warmup)
+            rate = learning_rate(recipe, index, total=total, warmup=warmup)
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["scale"]
             torch.manual_seed(seed_for(seed, "update", index, runtime.rank))  # drop path
-            pending.append(update(trained, optimizer, loss, batch, micro, step, runtime))
+            pending.append(update(trained, optimizer, loss, batch, micro, recipe, runtime))
             done = index + 1
 
             last = done == total
-            every = step.evaluate_every(steps_per_epoch)
+            every = recipe.evaluate_every(steps_per_epoch)
             watched = watch is not None and every and done % every == 0 and not last
             if done % LOG_EVERY == 0 or last or watched:
                 mean = _check_finite(_means(pending, runtime), index, steps_per_epoch)
@@ -122,15 +122,15 @@ def fit(
                 note = f"epoch {epoch:.1f}/{total / steps_per_epoch:.4g}, loss {mean:.3f}"
                 progress.update(done * seen, note)
             # signals reach ranks at different updates, clocks differ: all do what one wants
-            due = time.monotonic() - saved >= step.compute.checkpoint_seconds
-            due, stopped = runtime.agree(int(due), stop.asked)
+            due = time.monotonic() - saved >= recipe.compute.checkpoint_seconds
+            due, stopped = runtime.all_reduce_max(int(due), stop.asked)
             if last or due or stopped:
                 if pending:  # a checkpoint must not hide a loss that was never looked at
                     pending = _means(pending, runtime)
                     _check_finite(pending, index, steps_per_epoch)
                 if runtime.main:
                     _save_checkpoint(path, identity, size, done, pending, model, optimizer)
-                runtime.agree(0)  # nobody leaves before the file is there
+                runtime.all_reduce_max(0)  # nobody leaves before the file is there
                 saved = time.monotonic()
             if stopped and not last:
                 raise Stopped(
@@ -149,13 +149,13 @@ def fit(
     }
 
 
-def spread(model: nn.Module, step: Training, runtime: Runtime) -> nn.Module:
+def spread(model: nn.Module, recipe: Training, runtime: Runtime) -> nn.Module:
     """The model as it is trained: over all ranks, and compiled where the recipe says so."""
     trained = model
     if runtime.world > 1:
         devices = [runtime.device.index] if runtime.device.type == "cuda" else None
         trained = DistributedDataParallel(model, device_ids=devices)
-    if step.compute.compile:
+    if recipe.compute.compile:
         trained = torch.compile(trained)
     return trained
 
@@ -166,7 +166,7 @@ def update(
     loss: Callable,
     batch: Batch,
     micro: int | None,
-    step: Training,
+    recipe: Training,
     runtime: Runtime,
 ) -> torch.Tensor:
     """One optimiser update over this rank's batch, in micro-batches; returns the mean loss."""
@@ -182,8 +182,8 @@ def update(
             value.backward()
         mean += value.detach()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    if step.clip_grad is not None:
-        nn.utils.clip_grad_norm_(parameters, step.clip_grad)
+    if recipe.clip_grad is not None:
+        nn.utils.clip_grad_norm_(parameters, recipe.clip_grad)
     optimizer.step()
     for parameter in parameters:
         parameter.grad = None
@@ -192,7 +192,7 @@ def update(
 
 def _means(losses: list[torch.Tensor], runtime: Runtime) -> list[torch.Tensor]:
     """Mean over all ranks of each loss."""
-    return list(runtime.sum(torch.stack(losses)) / runtime.world)
+    return list(runtime.all_reduce_sum(torch.stack(losses)) / runtime.world)
 
 
 def _check_finite(losses: list[torch.Tensor], index: int, per_epoch: int) -> float:

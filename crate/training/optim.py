@@ -64,7 +64,7 @@ class AdamW:
 TOKENS = ("positions", "class_token", "mask_token")
 
 
-def parameter_groups(model: nn.Module, step: Training) -> list[dict]:
+def parameter_groups(model: nn.Module, recipe: Training) -> list[dict]:
     """Parameters by weight decay and by the factor of their learning rate, `scale`.
 
     decay "kernels"   only the weights of linear and convolution layers decay, as CRATE-alpha's mask
@@ -87,15 +87,15 @@ def parameter_groups(model: nn.Module, step: Training) -> list[dict]:
             "all": True,
             "kernels": id(parameter) in kernels,
             "matrices": parameter.dim() > 1 and name.split(".")[-1] not in TOKENS,
-        }[step.decay]
+        }[recipe.decay]
         block = _block(name)
         above = depth + 1 - (depth + 1 if block is None else block)
-        groups.setdefault((decays, step.layer_decay**above), []).append(parameter)
+        groups.setdefault((decays, recipe.layer_decay**above), []).append(parameter)
     return [
         {
             "params": parameters,
-            "weight_decay": step.weight_decay if decays else 0.0,
-            "lr": step.lr,
+            "weight_decay": recipe.weight_decay if decays else 0.0,
+            "lr": recipe.lr,
             "scale": scale,
         }
         for (decays, scale), parameters in sorted(groups.items(), reverse=True, key=lambda g: g[0])
@@ -111,20 +111,20 @@ def _block(name: str) -> int | None:
     return 0 if below else None
 
 
-def make_optimizer(model: nn.Module, step: Training):
-    groups = parameter_groups(model, step)
-    if step.optimizer == "lion":
+def make_optimizer(model: nn.Module, recipe: Training):
+    groups = parameter_groups(model, recipe)
+    if recipe.optimizer == "lion":
         from lion_pytorch import Lion  # Chen et al. 2023
 
-        return Lion(groups, lr=step.lr, betas=tuple(step.betas))
-    return AdamW(groups, betas=step.betas, eps=step.eps)
+        return Lion(groups, lr=recipe.lr, betas=tuple(recipe.betas))
+    return AdamW(groups, betas=recipe.betas, eps=recipe.eps)
 
 
-def learning_rate(step: Training, index: int, *, total: int, warmup: int) -> float:
+def learning_rate(recipe: Training, index: int, *, total: int, warmup: int) -> float:
     """Rate of update `index` (from 0): linear warm-up, then along `schedule` to `min_lr`."""
     if index < warmup:
-        return step.lr * (index + 1) / warmup
+        return recipe.lr * (index + 1) / warmup
     share = (index - warmup) / max(1, total - warmup)
-    if step.schedule == "linear":
-        return step.min_lr + (step.lr - step.min_lr) * (1 - share)
-    return step.min_lr + 0.5 * (step.lr - step.min_lr) * (1 + math.cos(math.pi * share))
+    if recipe.schedule == "linear":
+        return recipe.min_lr + (recipe.lr - recipe.min_lr) * (1 - share)
+    return recipe.min_lr + 0.5 * (recipe.lr - recipe.min_lr) * (1 + math.cos(math.pi * share))

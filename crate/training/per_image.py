@@ -58,7 +58,7 @@ def work_through(
         _drop_others(folder, identity)
     done = _read(folder, identity, count, picture)
     left = [index for index in range(count) if "found" not in done.get(index, {})]
-    runtime.agree(0)  # nobody writes before all have read
+    runtime.all_reduce_max(0)  # nobody writes before all have read
     own = left[runtime.rank :: runtime.world]
     path = folder.progress(identity, runtime.rank)
     before, failed = count - len(left), 0
@@ -81,7 +81,7 @@ def work_through(
         except OSError as error:
             raise RunError(f"{path}: cannot be written ({error.strerror or error})") from None
         try:
-            runtime.agree(0)  # all have written
+            runtime.all_reduce_max(0)  # all have written
         except RuntimeError as error:  # a rank is gone: stopped, as this one, or failed
             if stop.asked:
                 raise _stopped(stop.asked, len(own), len(own)) from None

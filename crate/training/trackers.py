@@ -22,7 +22,7 @@ from crate.records import RunFolder, read_json, write_json
 PROJECT = "crate"
 
 
-def require(log: str) -> None:
+def check_installed(log: str) -> None:
     """Raise `UsageError` where the package of the tracker that is asked for is not installed."""
     if log == "none":
         return

@@ -33,12 +33,12 @@ def open_plan(config: dict) -> tuple[Plan, Settings]:
         experiments = Experiments()
         plan = Plan(experiments)
         settings = experiments.settings(dict(config))
-        trackers.require(settings.log)
+        trackers.check_installed(settings.log)
         for name in experiments.scales:
             experiments.scale(name)
-        for step in experiments.steps:
+        for recipe in experiments.recipes:
             for scale in {settings.scale, "paper"}:  # a scale may hide a mistake in the recipe
-                experiments.step(step, scale)
+                experiments.recipe(recipe, scale)
         for table in experiments.tables:
             plan.table_runs(table, settings)
         targets = command_targets()
@@ -82,7 +82,7 @@ def check_launcher(settings: Settings) -> None:
     """Check that there is a Slurm where jobs are to be submitted."""
     try:
         if settings.launcher == "slurm":
-            slurm.require()
+            slurm.check_slurm()
     except UsageError as error:
         _end(2, f"error: {error}")
 

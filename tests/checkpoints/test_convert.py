@@ -19,7 +19,7 @@ import torch.nn.functional as F
 import yaml
 
 from crate.checkpoints import convert as released
-from crate.checkpoints.convert import convert, find, manifest, read, require, sizes, to_official
+from crate.checkpoints.convert import convert, find, locate, manifest, read, sizes, to_official
 from crate.errors import RunError, UsageError
 from crate.models.flops import parameter_count
 from crate.models.flops_contrastive import contrastive_parameter_count
@@ -654,7 +654,7 @@ def test_a_file_is_found_checked_and_missed(mine, tmp_path):
     asked = ("crate_alpha_tiny_patch16", 7, folder, tmp_path / "data")
     assert find(*asked) is None
     with pytest.raises(RunError, match=r"with 7 classes are not here: no .*my\.pth; download it f"):
-        require(*asked)
+        locate(*asked)
     path = released.place("my.pth", tmp_path / "data")
     path.parent.mkdir(parents=True)
     path.write_bytes(b"123")
@@ -663,18 +663,18 @@ def test_a_file_is_found_checked_and_missed(mine, tmp_path):
     path.write_bytes(b"0123456789")
     assert find(*asked) == path
     with pytest.raises(RunError, match=r"my\.pth: its sha256 is not that of the official file"):
-        require(*asked)
+        locate(*asked)
     assert find("crate_alpha_tiny_patch16", None, *asked[2:]) == path
     assert find("crate_alpha_tiny_patch16", 8, *asked[2:]) is None
     assert find("crate_alpha_tiny_patch8", 7, *asked[2:]) is None
     with pytest.raises(RunError, match=r"no official weights of vit_tiny_patch16 are known"):
-        require("vit_tiny_patch16", None, *asked[2:])
+        locate("vit_tiny_patch16", None, *asked[2:])
     with pytest.raises(RunError, match=r"weights of vit_tiny_patch16 are known; if you have some"):
-        require("vit_tiny_patch16", 8, *asked[2:])
+        locate("vit_tiny_patch16", 8, *asked[2:])
     with pytest.raises(RunError, match=r"of crate_alpha_tiny_patch16 with 8 classes are known"):
-        require("crate_alpha_tiny_patch16", 8, *asked[2:])
+        locate("crate_alpha_tiny_patch16", 8, *asked[2:])
     with pytest.raises(RunError, match=r"it is withdrawn; listed at model hub"):
-        require("crate_base_patch32_plain", 19_167, *asked[2:])
+        locate("crate_base_patch32_plain", 19_167, *asked[2:])
 
 
 def test_a_file_with_the_right_sha256_is_required(mine, tmp_path):
@@ -682,18 +682,18 @@ def test_a_file_with_the_right_sha256_is_required(mine, tmp_path):
     path.parent.mkdir()
     path.write_bytes(b"0123456789")
     folder = mine(sha256=hashlib.sha256(b"0123456789").hexdigest())
-    assert require("crate_alpha_tiny_patch16", None, folder, tmp_path) == path
+    assert locate("crate_alpha_tiny_patch16", None, folder, tmp_path) == path
 
 
 def test_a_file_without_classes_is_of_any(mine, tmp_path):
     folder = mine(model="crate_alpha_clipa_base_patch16", classes=None, format="clipa-torch")
     asked = ("crate_alpha_clipa_base_patch16", 1000, folder, tmp_path)
     with pytest.raises(RunError, match=r"weights of crate_alpha_clipa_base_patch16 are not here"):
-        require(*asked)
+        locate(*asked)
     path = released.place("my.pth", tmp_path)
     path.parent.mkdir()
     path.write_bytes(b"0123456789")
-    assert find(*asked) == require(*asked) == path
+    assert find(*asked) == locate(*asked) == path
 
 
 def test_a_model_of_ones_own_may_be_listed(mine):

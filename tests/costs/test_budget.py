@@ -115,13 +115,13 @@ def test_windows_of_a_picture(plan):
     from crate.data.segmentation import scaled_size, windows
     from crate.planning.loader import Segmentation
 
-    step = plan.experiments.step("ade20k", "paper")
+    recipe = plan.experiments.recipe("ade20k", "paper")
     for changes in ({}, {"stride": 100}, {"image_size": 1024, "stride": 512}):
-        changed = Segmentation(**step.model_dump() | changes)
+        changed = Segmentation(**recipe.model_dump() | changes)
         size = scaled_size(640, 480, *changed.resize)
         count = len(windows(*size[::-1], changed.image_size, changed.stride))
         assert windows_of(changed, get_dataset("ade20k")) == count
-    mini = plan.experiments.step("ade20k", "mini")
+    mini = plan.experiments.recipe("ade20k", "mini")
     size = scaled_size(64, 64, *mini.resize)
     count = len(windows(*size, mini.image_size, mini.stride))
     assert windows_of(mini, get_dataset(mini.dataset)) == count == 9
@@ -135,10 +135,10 @@ def test_a_decoder_is_counted(plan):
     # B/32 with UPerNet by hand: its head alone, 16dc + 99c² + 24c at d = c = 768
     assert whole.parameters - linear.parameters > 115 * 768**2
     assert whole.evaluated == 2_000 * 2
-    step = plan.resolve(run)
+    recipe = plan.resolve(run)
     # the second head is trained, and not looked at in a test: 256 (9d + 150) products a patch
     second = 6 * 16**2 * 256 * (9 * 768 + 150)
-    assert training_flops(step) == pytest.approx(3 * whole.eval_flops / whole.evaluated + second)
+    assert training_flops(recipe) == pytest.approx(3 * whole.eval_flops / whole.evaluated + second)
 
 
 def test_the_texts_of_a_zero_shot_classification_are_counted(plan):
@@ -147,9 +147,9 @@ def test_the_texts_of_a_zero_shot_classification_are_counted(plan):
 
     assert {name: len(phrases(name)) for name in KNOWN} == PHRASES
     run = Run("paper", "crate_alpha_clipa_base_patch16", 0, ("imagenet1k_zeroshot",))
-    spec, step = plan.spec(run.model, "paper"), plan.resolve(run).step
-    texts = 80 * 1000 * text_macs(spec, context_length=step.context_length)
-    pictures = 50_000 * image_macs(spec, image_size=step.image_size)
+    spec, recipe = plan.spec(run.model, "paper"), plan.resolve(run).recipe
+    texts = 80 * 1000 * text_macs(spec, context_length=recipe.context_length)
+    pictures = 50_000 * image_macs(spec, image_size=recipe.image_size)
     assert cost(plan, run).eval_flops == 2 * (texts + pictures)
 
 
@@ -245,8 +245,8 @@ def test_a_power_that_is_none(folder, capsys, words):
         ("coco_tokens", "the coding rates of layers"),
     ],
 )
-def test_what_has_no_closed_form_is_counted_where_it_is_measured(plan, step, uncounted):
-    run = Run("paper", "crate_alpha_base_patch8", 0, ("imagenet21k", step))
+def test_what_has_no_closed_form_is_counted_where_it_is_measured(plan, recipe, uncounted):
+    run = Run("paper", "crate_alpha_base_patch8", 0, ("imagenet21k", recipe))
     resolved = plan.resolve(run)
     price = cost(plan, run)
     key = workload_key(workloads(resolved, price)["evaluate"])
@@ -304,8 +304,8 @@ def test_each_kind_of_step_is_measured(folder, capsys, path, kinds):
 def test_no_kind_of_step_with_a_speed_is_forgotten(plan):
     settings = plan.experiments.settings({"scale": "smoke"})
     runs = plan.runs("all", settings)
-    timed = {plan.resolve(r).step.task for r in runs if workloads(plan.resolve(r), cost(plan, r))}
-    assert {plan.resolve(parse_path(path)[0]).step.task for path, _ in MEASURED} == timed
+    timed = {plan.resolve(r).recipe.task for r in runs if workloads(plan.resolve(r), cost(plan, r))}
+    assert {plan.resolve(parse_path(path)[0]).recipe.task for path, _ in MEASURED} == timed
 
 
 @pytest.fixture

@@ -37,11 +37,11 @@ def pictures(name: str) -> list[tuple[Path, int]]:
 
 
 def evaluated(dataset, split: str, root: Path, size: int, resize: int | None = None):
-    step = Classification(
+    recipe = Classification(
         dataset=dataset.name, follows=[], batch_size=4, epochs=0, lr=1e-3, eval_resize=resize
     )
     images = open_split(dataset, split, size=size, runtime=CPU, data_root=root)
-    pixels, labels = zip(*images.evaluation(step, 7), strict=True)
+    pixels, labels = zip(*images.evaluation(recipe, 7), strict=True)
     return torch.cat(pixels), torch.cat(labels)
 
 

@@ -39,7 +39,7 @@ RANKS = [dataclasses.replace(CPU, rank=rank, world=2) for rank in (0, 1)]
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def recipe(**keys) -> Classification:
+def make_recipe(**keys) -> Classification:
     base = {"dataset": "imagenet1k", "follows": [], "epochs": 1.0, "batch_size": 4, "lr": 1e-3}
     return Classification(**base | keys)
 
@@ -68,11 +68,11 @@ def test_batches_of_an_epoch_are_disjoint_and_follow_its_order():
 
 
 def test_ranks_share_a_batch_without_overlap():
-    parts = [rank.share(torch.arange(10)) for rank in RANKS]
+    parts = [rank.shard(torch.arange(10)) for rank in RANKS]
     assert torch.cat(parts).tolist() == list(range(10))
     assert [len(part) for part in parts] == [5, 5]
     with pytest.raises(RunError, match="a batch of 9 does not divide over 2 processes"):
-        RANKS[0].share(torch.arange(9))
+        RANKS[0].shard(torch.arange(9))
 
 
 # --- crops and flips -----------------------------------------------------------
@@ -123,8 +123,8 @@ def test_crops_equal_torchvisions():
 def test_training_batches_from_memory():
     pixels, labels = noise(40, 1, 8, 8), torch.arange(40)
     images = MemoryImages(pixels, labels, size=8, runtime=CPU)
-    step = recipe(batch_size=20, flip=True)
-    batches = list(images.training(step, 0, 0, 4))
+    recipe = make_recipe(batch_size=20, flip=True)
+    batches = list(images.training(recipe, 0, 0, 4))
     flipped = 0
     for batch, ids in batches:
         for picture, index in zip(batch, ids, strict=True):
@@ -134,18 +134,18 @@ def test_training_batches_from_memory():
     assert 25 <= flipped <= 55  # of 80
     assert sorted(torch.cat([ids for _, ids in batches[:2]]).tolist()) == list(range(40))
     # resumed: update 3 alone is what it was
-    (again,) = images.training(step, 0, 3, 4)
+    (again,) = images.training(recipe, 0, 3, 4)
     assert all(torch.equal(a, b) for a, b in zip(again, batches[3], strict=True))
-    plain = next(images.training(recipe(batch_size=20, flip=False), 0, 0, 1))
+    plain = next(images.training(make_recipe(batch_size=20, flip=False), 0, 0, 1))
     assert torch.equal(plain[0], pixels[plain[1]])
 
 
 @pytest.mark.parametrize("extra", [{"crop_area_min": 0.2}, {"randaugment": [2, 9]}])
 def test_ranks_together_see_the_batch_of_one(extra):
     pixels, labels = noise(16, 1, 12, 12), torch.arange(16)
-    step = recipe(batch_size=8, **extra)
+    recipe = make_recipe(batch_size=8, **extra)
     one, *two = (
-        next(MemoryImages(pixels, labels, size=12, runtime=runtime).training(step, 5, 1, 2))
+        next(MemoryImages(pixels, labels, size=12, runtime=runtime).training(recipe, 5, 1, 2))
         for runtime in (CPU, *RANKS)
     )
     for k in range(2):
@@ -160,7 +160,7 @@ def test_evaluation_sees_each_picture_once_and_unchanged():
             batch
             for runtime in ranks
             for batch in MemoryImages(pixels, labels, size=6, runtime=runtime).evaluation(
-                recipe(crop_area_min=0.1), 4
+                make_recipe(crop_area_min=0.1), 4
             )
         ]
         ids = torch.cat([ids for _, ids in seen])
@@ -201,7 +201,7 @@ def mixed(seed: int, count: int = 8, **keys):
     """Pictures filled with their own index, so that a mix can be read off."""
     images = torch.arange(float(count)).view(-1, 1, 1, 1).expand(-1, 3, 16, 20).contiguous()
     labels = torch.arange(count)
-    return mix(images, labels, recipe(**keys), count, seed)
+    return mix(images, labels, make_recipe(**keys), count, seed)
 
 
 def test_mixing_that_is_off_gives_one_hot_targets():
@@ -254,12 +254,12 @@ def test_the_switch_chooses_between_mixup_and_cutmix():
 @pytest.mark.parametrize("keys", [{"mixup": 0.8}, {"cutmix": 1.0}])
 def test_halves_are_mixed_as_the_whole(keys):
     images, labels = noise(8, 3, 10, 10).float(), torch.arange(8)
-    whole = mix(images, labels, recipe(**keys), 8, 3)
+    whole = mix(images, labels, make_recipe(**keys), 8, 3)
     for part in (slice(0, 4), slice(4, 8)):
-        half = mix(images[part], labels[part], recipe(**keys), 8, 3)
+        half = mix(images[part], labels[part], make_recipe(**keys), 8, 3)
         assert torch.equal(half[0], whole[0][part])
         assert torch.equal(half[1], whole[1][part])
-    odd = mix(images[:5], labels[:5], recipe(**keys), 8, 3)
+    odd = mix(images[:5], labels[:5], make_recipe(**keys), 8, 3)
     torch.testing.assert_close(odd[1].sum(1), torch.ones(5))
     torch.testing.assert_close(odd[0][4], images[4])  # without a neighbour: itself
 
@@ -359,7 +359,7 @@ def test_files_and_labels_are_torchvisions(tree, imagenet):
 def test_evaluation_is_torchvisions(tree, imagenet, resize, size):
     images = opened(imagenet, "test", tree, size=size)
     theirs = ImageFolder(tree / "imagenet1k" / "val")
-    batches = list(images.evaluation(recipe(eval_resize=resize), 4))
+    batches = list(images.evaluation(make_recipe(eval_resize=resize), 4))
     pixels, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
     assert labels.tolist() == theirs.targets
     transform = Compose([Resize(resize), CenterCrop(size), PILToTensor()])
@@ -369,9 +369,9 @@ def test_evaluation_is_torchvisions(tree, imagenet, resize, size):
 
 def test_training_on_the_centre_crop_sees_what_evaluation_sees(tree, imagenet):
     images = opened(imagenet, "train", tree)
-    step = recipe(eval_resize=20, center_crop=True, batch_size=4)
-    pixels, labels = next(images.training(step, 0, 0, 1))
-    views = {int(view.sum()): view for b, _ in images.evaluation(step, 7) for view in b}
+    recipe = make_recipe(eval_resize=20, center_crop=True, batch_size=4)
+    pixels, labels = next(images.training(recipe, 0, 0, 1))
+    views = {int(view.sum()): view for b, _ in images.evaluation(recipe, 7) for view in b}
     for mine, _ in zip(pixels, labels, strict=True):
         expected = views[int(mine.sum())]  # the sum of a picture survives its mirroring
         assert torch.equal(mine, expected) or torch.equal(mine, expected.flip(-1))
@@ -380,7 +380,7 @@ def test_training_on_the_centre_crop_sees_what_evaluation_sees(tree, imagenet):
 def test_evaluation_without_a_crop_squeezes_the_whole_picture(tree, imagenet):
     images = opened(imagenet, "test", tree)
     theirs = ImageFolder(tree / "imagenet1k" / "val", Compose([Resize((16, 16)), PILToTensor()]))
-    pixels = torch.cat([batch for batch, _ in images.evaluation(recipe(), 7)])
+    pixels = torch.cat([batch for batch, _ in images.evaluation(make_recipe(), 7)])
     for mine, (expected, _) in zip(pixels, theirs, strict=True):
         assert (mine.int() - expected.int()).abs().max() <= 1
 
@@ -389,9 +389,9 @@ def test_loader_processes_change_nothing(tree, imagenet):
     images = opened(imagenet, "train", tree)
     batches = {}
     for workers in (0, 2):
-        step = recipe(crop_area_min=0.3, randaugment=[2, 9], compute={"workers": workers})
-        batches[workers] = list(images.training(step, 1, 2, 7))
-        batches[workers] += list(images.evaluation(step, 8))
+        recipe = make_recipe(crop_area_min=0.3, randaugment=[2, 9], compute={"workers": workers})
+        batches[workers] = list(images.training(recipe, 1, 2, 7))
+        batches[workers] += list(images.evaluation(recipe, 8))
     assert len(batches[0]) == 5 + 3
     for one, two in zip(batches[0], batches[2], strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
@@ -407,9 +407,9 @@ def test_a_picture_that_does_not_open_is_named(tree, imagenet, tmp_path, workers
     content = bad.read_bytes()
     bad.write_bytes({"cut off": content[:-200], "no image": b"<html>", "empty": b""}[damage])
     images = opened(imagenet, "train", tmp_path)
-    step = recipe(compute={"workers": workers})
+    recipe = make_recipe(compute={"workers": workers})
     with pytest.raises(RunError, match="cannot be read as an image") as caught:
-        list(images.training(step, 0, 0, 10))  # two epochs, each of 20 of the 21 pictures
+        list(images.training(recipe, 0, 0, 10))  # two epochs, each of 20 of the 21 pictures
     assert str(caught.value).startswith(f"{bad}: ")
     assert "\n" not in str(caught.value)
 
@@ -425,12 +425,12 @@ def test_held_out_splits_are_disjoint_and_stable(tree, imagenet):
     assert len(validation) == 5
     assert files("validation") == validation
     assert len(files("train")) == 21  # a published recipe trains on everything
-    assert files("train", spare="validation") == files("train") - validation
+    assert files("train", held_out_for="validation") == files("train") - validation
     no_test = dataclasses.replace(imagenet, folders={"train": "train"})  # as imagenet21k
     test, validation = files("test", no_test), files("validation", no_test)
     assert (len(test), len(validation)) == (5, 5)
     assert files("train", no_test) == files("train") - test
-    assert files("train", no_test, spare="validation") == files("train") - test - validation
+    assert files("train", no_test, held_out_for="validation") == files("train") - test - validation
     assert not test & validation
     # written down once: another choice would mix old test pictures into new training parts
     assert sorted(files("validation")) == VALIDATION
@@ -448,7 +448,7 @@ VALIDATION = [
 def test_what_is_missing_is_told(tree, imagenet, tmp_path):
     expected = f"ImageNet-1K is not at {tmp_path}/imagenet1k/train: download"
     with pytest.raises(RunError, match=re.escape(expected)):
-        registry.require(imagenet, tmp_path)
+        registry.check_available(imagenet, tmp_path)
     with pytest.raises(RunError, match="imagenet1k/train: cannot be read"):
         opened(imagenet, "train", tmp_path)
     more = dataclasses.replace(imagenet, classes=1000)
@@ -457,4 +457,4 @@ def test_what_is_missing_is_told(tree, imagenet, tmp_path):
         opened(more, "train", tree)
     everything = dataclasses.replace(imagenet, folders={"train": "train"}, holdout=11)
     with pytest.raises(RunError, match="no images for the train split of ImageNet-1K"):
-        opened(everything, "train", tree, spare="validation")  # 11 and 10: none is left
+        opened(everything, "train", tree, held_out_for="validation")  # 11 and 10: none is left

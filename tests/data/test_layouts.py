@@ -57,7 +57,7 @@ def theirs(dataset: registry.Dataset, part: str, root: Path):
 
 def test_pictures_and_labels_are_torchvisions(written, any_md5):
     dataset, root = written
-    registry.require(dataset, root)
+    registry.check_available(dataset, root)
     for part in dataset.folders.values():
         mine, other = open_pictures(dataset, part, root), theirs(dataset, part, root)
         assert len(mine) == len(other) > 0
@@ -77,7 +77,7 @@ def test_the_files_a_set_needs_are_torchvisions():
 def test_each_split_goes_through_the_loader(written):
     dataset, root = written
     dataset = dataclasses.replace(dataset, holdout=min(dataset.holdout, 1))
-    step = Classification(
+    recipe = Classification(
         dataset=dataset.name, follows=[], batch_size=2, epochs=1.0, lr=1e-3, flip=False
     )
     keys = {"size": 8, "runtime": CPU, "data_root": root}
@@ -85,15 +85,15 @@ def test_each_split_goes_through_the_loader(written):
     for split in dataset.splits:
         opened = open_split(dataset, split, **keys)
         pixels, labels = (
-            torch.cat(parts) for parts in zip(*opened.evaluation(step, 2), strict=True)
+            torch.cat(parts) for parts in zip(*opened.evaluation(recipe, 2), strict=True)
         )
         assert (pixels.dtype, pixels.shape) == (torch.uint8, (len(opened), 3, 8, 8))
         assert (labels.dtype, labels.shape) == (torch.int64, (len(opened),))
         seen[split] = {picture.numpy().tobytes() for picture in pixels}
-        next(opened.training(step, 0, 0, 1)) if len(opened) > 1 else None
-    spare = open_split(dataset, "train", spare="validation", **keys)
+        next(opened.training(recipe, 0, 0, 1)) if len(opened) > 1 else None
+    held_out_for = open_split(dataset, "train", held_out_for="validation", **keys)
     held_out = "validation" not in dataset.folders
-    assert len(spare) == len(seen["train"]) - held_out
+    assert len(held_out_for) == len(seen["train"]) - held_out
     assert seen["validation"] <= seen["train"] if held_out else seen["validation"] - seen["train"]
     assert not seen["test"] & (seen["train"] | seen["validation"])
 
@@ -134,7 +134,7 @@ def test_what_identifies_the_data_of_a_run():
 def test_a_set_that_is_not_there_says_how_to_get_it(tmp_path):
     for name in WRITERS:
         with pytest.raises(RunError) as caught:
-            registry.require(DATASETS[name], tmp_path)
+            registry.check_available(DATASETS[name], tmp_path)
         told = f"{DATASETS[name].title} is not at {tmp_path}/{name}/{DATASETS[name].needs[0]}: "
         command = f"run 'crate data prepare {name} --data-root {tmp_path}'"
         assert str(caught.value) == told + command
@@ -310,12 +310,12 @@ def real(tmp_path) -> Path:
 
 def test_real_labels_belong_to_the_pictures_numbers(real, tmp_path):
     dataset = DATASETS["imagenet1k_real"]
-    registry.require(dataset, tmp_path)
+    registry.check_available(dataset, tmp_path)
     opened = open_split(dataset, "test", size=8, runtime=CPU, data_root=tmp_path)
     names = [Path(opened.pictures.name(k)).stem[-8:] for k in range(len(opened))]
     assert names == ["00000001", "00000003", "00000002", "00050000"]  # by class, as the tree
-    step = Classification(dataset=dataset.name, follows=[], batch_size=2, epochs=0, lr=1e-3)
-    batches = list(opened.evaluation(step, 3))
+    recipe = Classification(dataset=dataset.name, follows=[], batch_size=2, epochs=0, lr=1e-3)
+    batches = list(opened.evaluation(recipe, 3))
     assert [len(pixels) for pixels, _ in batches] == [3, 1]
     labels = torch.cat([labels for _, labels in batches])
     assert labels.dtype == torch.int64

@@ -88,7 +88,7 @@ def copied(request, kinds, tmp_path) -> Path:
     return tmp_path
 
 
-def step(**keys) -> Classification:
+def make_recipe(**keys) -> Classification:
     base = {"dataset": "imagenet21k", "follows": [], "epochs": 1.0, "batch_size": 4, "lr": 1e-3}
     return Classification(**base | keys)
 
@@ -102,7 +102,7 @@ def batches(dataset, root: Path, workers: int = 0) -> list[torch.Tensor]:
     found = []
     for split in ("train", "validation", "test"):
         images = opened(dataset, split, root)
-        recipe = step(compute={"workers": workers})
+        recipe = make_recipe(compute={"workers": workers})
         found += [t for batch in images.evaluation(recipe, 3) for t in batch]
         if split == "train":
             found += [t for batch in images.training(recipe, 7, 1, 9) for t in batch]
@@ -263,7 +263,7 @@ def test_a_picture_in_a_shard_that_does_not_open_is_named(kinds, small, tmp_path
     )
     for workers in (0, 2):
         with pytest.raises(RunError, match="cannot be read as an image") as caught:
-            list(images.training(step(batch_size=1, compute={"workers": workers}), 0, 0, 27))
+            list(images.training(make_recipe(batch_size=1, compute={"workers": workers}), 0, 0, 27))
         assert str(caught.value).startswith(f"{train}/{CLASSES[1]}.tar/half.JPEG: ")
 
 
@@ -333,7 +333,7 @@ def test_check_counts_each_kind(kinds, small):
         there, wrong = check(small, root)
         assert there == [f"{root}/imagenet21k/train: {told[kind]}, 26 images; no index"]
         assert wrong == []
-        more = dataclasses.replace(small, classes=5, about=False)
+        more = dataclasses.replace(small, classes=5, approximate=False)
         assert check(more, root)[1] == [
             f"{root}/imagenet21k/train: has {told[kind]}, {small.title} has 5",
             f"{root}/imagenet21k/train: 26 images, {small.title} has 13,151,276",

@@ -20,7 +20,7 @@ from writers import add_member, cut, jpeg, places_in, write_pair_shards
 from crate.data import pair_shards, pairs, stand_ins
 from crate.data.captioned import DRAWING_PHRASES, captioned, name_of, with_article
 from crate.data.captions import bert_vocabulary
-from crate.data.catalogue import DATASETS, require
+from crate.data.catalogue import DATASETS, check_available
 from crate.data.check import check
 from crate.data.embedded import fashion_mnist
 from crate.data.listing import index_path
@@ -66,7 +66,7 @@ def _fresh(monkeypatch):
     monkeypatch.setattr(pairs, "GROUP", 2)
 
 
-def step(**keys) -> Contrastive:
+def make_recipe(**keys) -> Contrastive:
     base = {"dataset": "datacomp1b", "follows": [], "epochs": 1.0, "batch_size": 8, "lr": 1e-3}
     return Contrastive(**base | {"crop_area_min": 0.5} | keys)
 
@@ -122,20 +122,20 @@ def of_group(source: ShardedPairs, seed: int, group: int, epoch: int = 0) -> set
 def test_an_epoch_sees_each_pair_at_most_once_and_epochs_differ(root):
     source = opened(root)
     assert len(source) == 64  # one shard is the test part's
-    seen = numbers(source.training(step(), 3, 0, 16))
+    seen = numbers(source.training(make_recipe(), 3, 0, 16))
     first, second = seen[:64], seen[64:]
     assert len(set(first)) == len(set(second)) == 64
     assert set(first) == set(second)
     assert first != second
-    assert numbers(source.training(step(), 4, 0, 8)) != first
+    assert numbers(source.training(make_recipe(), 4, 0, 8)) != first
     # what does not fill a batch waits for another epoch
-    seven = numbers(source.training(step(batch_size=7), 3, 0, 9))
+    seven = numbers(source.training(make_recipe(batch_size=7), 3, 0, 9))
     assert seven == first[:63]
 
 
 def test_shards_are_shuffled_and_the_pairs_of_a_group_too(root):
     source = opened(root)
-    seen = numbers(source.training(step(), 3, 0, 8))
+    seen = numbers(source.training(make_recipe(), 3, 0, 8))
     for group in range(4):
         part = seen[group * 16 : (group + 1) * 16]
         assert set(part) == of_group(source, 3, group)
@@ -150,26 +150,28 @@ def test_shards_are_shuffled_and_the_pairs_of_a_group_too(root):
 
 
 def test_ranks_workers_and_the_first_update_change_nothing(root):
-    recipe = step()
+    recipe = make_recipe()
     whole = list(opened(root).training(recipe, 3, 0, 11))
     assert len({picture.numpy().tobytes() for pixels, _ in whole for picture in pixels}) > 70
     ranks = [list(opened(root, runtime=each).training(recipe, 3, 0, 11)) for each in RANKS]
     both = [tuple(map(torch.cat, zip(*parts, strict=True))) for parts in zip(*ranks, strict=True)]
     assert same(both, whole)
     assert same(opened(root).training(recipe, 3, 6, 11), whole[6:])
-    workers = step(compute={"workers": 2})
+    workers = make_recipe(compute={"workers": 2})
     assert same(opened(root).training(workers, 3, 0, 11), whole)
 
 
 def test_evaluation_is_in_order_over_the_ranks(root):
     source = opened(root, "test")
-    recipe = step()
+    recipe = make_recipe()
     seen = numbers(source.evaluation(recipe, 3))
     assert seen == sorted(seen)
     assert len(seen) == len(source) == 8
     by_rank = [numbers(opened(root, "test", runtime=r).evaluation(recipe, 3)) for r in RANKS]
     assert by_rank == [seen[0::2], seen[1::2]]
-    assert same(source.evaluation(step(compute={"workers": 2}), 3), source.evaluation(recipe, 3))
+    assert same(
+        source.evaluation(make_recipe(compute={"workers": 2}), 3), source.evaluation(recipe, 3)
+    )
 
 
 def test_a_billion_pairs_need_no_memory_of_their_number(monkeypatch):
@@ -192,7 +194,7 @@ def test_a_billion_pairs_need_no_memory_of_their_number(monkeypatch):
 
 def test_a_reader_travels_to_other_processes_without_its_files(root):
     source = opened(root)
-    reader = pairs._TrainingReader(source, Order(source.shards.pairs, 0), step())
+    reader = pairs._TrainingReader(source, Order(source.shards.pairs, 0), make_recipe())
     first = reader[0, 1, 0, 0]
     other = pickle.loads(pickle.dumps(reader))
     assert not other._open
@@ -210,11 +212,11 @@ def test_held_out_shards_are_whole_few_and_disjoint(root):
     assert (
         names["train"] == {path.name.encode() for path in train(root).glob("*.tar")} - names["test"]
     )
-    spared = opened(root, spare="validation").shards.names.tolist()
+    spared = opened(root, held_out_for="validation").shards.names.tolist()
     assert set(spared) == names["train"] - names["validation"]
     more = opened(root, "test", dataclasses.replace(SMALL, holdout=17))
     assert len(more.shards.names) == 3
-    kept = opened(root, dataset=dataclasses.replace(SMALL, holdout=17), spare="validation")
+    kept = opened(root, dataset=dataclasses.replace(SMALL, holdout=17), held_out_for="validation")
     assert len(kept.shards.names) == 3
     with pytest.raises(UsageError, match="DataComp-1B: unknown split 'tset'; did you mean 'test'"):
         opened(root, "tset")
@@ -254,7 +256,7 @@ def test_bad_pairs_are_replaced_by_others_of_their_group(root, capsys):
         "1 key without a picture (00002.tar/000020004)",
     ]
     assert len(source) == 69
-    seen = numbers(source.training(step(batch_size=1), 3, 0, 69))
+    seen = numbers(source.training(make_recipe(batch_size=1), 3, 0, 69))
     assert set(seen) == set(range(72)) - {3, 11, 20, 27, 35, 44, 45}
     assert [where[number] for number in seen] == sorted(where[number] for number in seen)
     assert source.bad == 7
@@ -274,29 +276,29 @@ def test_bad_pairs_are_replaced_by_others_of_their_group(root, capsys):
 def test_replacements_do_not_depend_on_ranks_workers_or_the_first_update(root):
     rewrite(root, **BAD)
     source = opened(root, dataset=WHOLE)
-    whole = list(source.training(step(), 3, 0, 14))
+    whole = list(source.training(make_recipe(), 3, 0, 14))
     ranks = [opened(root, dataset=WHOLE, runtime=each) for each in RANKS]
-    parts = [list(each.training(step(), 3, 0, 14)) for each in ranks]
+    parts = [list(each.training(make_recipe(), 3, 0, 14)) for each in ranks]
     both = [tuple(map(torch.cat, zip(*some, strict=True))) for some in zip(*parts, strict=True)]
     assert same(both, whole)
     assert ranks[0].left_out == ranks[1].left_out == source.left_out == 3
     assert {*ranks[0]._met, *ranks[1]._met} == source._met
     assert ranks[0].bad == len(ranks[0]._met) + 3
     assert ranks[1].bad == len(ranks[1]._met)
-    assert same(opened(root, dataset=WHOLE).training(step(), 3, 5, 14), whole[5:])
+    assert same(opened(root, dataset=WHOLE).training(make_recipe(), 3, 5, 14), whole[5:])
     loaders = opened(root, dataset=WHOLE)
-    assert same(loaders.training(step(compute={"workers": 2}), 3, 0, 14), whole)
+    assert same(loaders.training(make_recipe(compute={"workers": 2}), 3, 0, 14), whole)
     assert loaders.bad == source.bad
     # an evaluated part keeps its size
     for split in ("validation", "test"):
         held = opened(root, split)
-        assert len(numbers(held.evaluation(step(), 3))) == len(held)
+        assert len(numbers(held.evaluation(make_recipe(), 3))) == len(held)
 
 
 def test_many_bad_pairs_are_counted_in_few_lines(root, capsys):
     rewrite(root, **{f"_{k}": (b"no picture", f"pair {k}") for k in range(0, 72, 3)})
     source = opened(root)
-    list(source.training(step(), 0, 0, 24))
+    list(source.training(make_recipe(), 0, 0, 24))
     told = capsys.readouterr().err.splitlines()
     assert 10 < source.bad <= 24
     assert len(told) == 4
@@ -305,10 +307,10 @@ def test_many_bad_pairs_are_counted_in_few_lines(root, capsys):
 
 def test_more_bad_pairs_than_are_borne_end_the_run(root):
     rewrite(root, **{f"_{k}": (b"no picture", f"pair {k}") for k in range(0, 72, 3)})
-    assert len(list(opened(root, bad_pairs=0.5).training(step(), 0, 0, 8))) == 8
+    assert len(list(opened(root, bad_pairs=0.5).training(make_recipe(), 0, 0, 8))) == 8
     for workers in (0, 2):
         source = opened(root, bad_pairs=0.2)
-        recipe = step(compute={"workers": workers})
+        recipe = make_recipe(compute={"workers": workers})
         with pytest.raises(RunError) as caught:
             list(source.training(recipe, 0, 0, 80))
         assert re.fullmatch(
@@ -318,7 +320,7 @@ def test_more_bad_pairs_than_are_borne_end_the_run(root):
         )
     # a rank waits until it has seen as many as a batch of all ranks has
     source = opened(root, bad_pairs=0.0, runtime=RANKS[0])
-    seen = source.training(step(batch_size=16), 0, 0, 9)
+    seen = source.training(make_recipe(batch_size=16), 0, 0, 9)
     next(seen)
     with pytest.raises(RunError, match=r"bears 0\.0%"):
         list(seen)
@@ -339,7 +341,7 @@ def test_a_group_without_a_usable_pair_ends_the_run(root):
     rewrite(root, **{f"_{k}": (b"no picture", "pair 0") for k in range(72)})
     for workers in (0, 2):
         with pytest.raises(RunError, match=r"100 unusable pairs in a row; the last: .*as an image"):
-            list(opened(root).training(step(compute={"workers": workers}), 0, 0, 1))
+            list(opened(root).training(make_recipe(compute={"workers": workers}), 0, 0, 1))
 
 
 def test_pictures_that_are_bombs_or_lines_are_no_pictures(root, monkeypatch):
@@ -347,7 +349,7 @@ def test_pictures_that_are_bombs_or_lines_are_no_pictures(root, monkeypatch):
     rewrite(root, _10=(line, "pair 10"), _50=(jpeg(colour(50), (200, 200)), "pair 50"))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
     source = opened(root, "test", WHOLE)
-    seen = numbers(source.evaluation(step(eval_resize=8), 9))
+    seen = numbers(source.evaluation(make_recipe(eval_resize=8), 9))
     assert len(seen) == 72
     assert set(range(72)) - set(seen) >= {10, 50}
     assert source._kinds == {"pictures that are lines": 1, "pictures that cannot be decoded": 1}
@@ -374,7 +376,7 @@ def test_of_a_shard_that_is_cut_short_the_whole_pairs_are_used(root, capsys, mem
     cut(shard, int(start + place * (end - start)))
     source = opened(root, "test", WHOLE)
     assert len(source) == 64 + left
-    seen = numbers(source.evaluation(step(), 10))
+    seen = numbers(source.evaluation(make_recipe(), 10))
     assert seen == [k for k in range(72) if not 16 + left <= k < 24]
     told = capsys.readouterr().err.splitlines()
     assert told[0].startswith(
@@ -447,7 +449,7 @@ def test_odd_members(tmp_path):
         "1 key without a picture (odd.tar/c)",
         "1 key there twice (odd.tar/b)",
     ]
-    found = list(source.evaluation(step(), 9))
+    found = list(source.evaluation(make_recipe(), 9))
     assert numbers(found) == [1, 2, 3, 5]
     lengths = found[0][1][:, 1].tolist()
     assert lengths[:3] == [6, len("pair 2 of two\nlines é"), 6]
@@ -460,7 +462,7 @@ def test_a_shard_that_changes_while_it_is_used_is_no_more(root, capsys):
     shutil.move(gone, root / "away")
     other = source.shards.path(1)
     other.write_bytes(other.read_bytes()[:3_000])
-    seen = numbers(source.training(step(), 3, 0, 8))
+    seen = numbers(source.training(make_recipe(), 3, 0, 8))
     assert not set(seen) & {int(gone.stem) * EACH + k for k in range(EACH)}
     assert source._kinds["unreadable pairs"] == 16
     told = capsys.readouterr().err
@@ -474,20 +476,20 @@ def test_a_shard_that_changes_while_it_is_used_is_no_more(root, capsys):
 def test_an_index_changes_nothing_and_no_header_is_read_again(root, capsys, monkeypatch):
     rewrite(root, **BAD)
     cut(train(root) / "00008.tar", 9_000)
-    before = [list(opened(root, split).evaluation(step(), 9)) for split in ("train", "test")]
-    updates = list(opened(root).training(step(), 3, 0, 9))
+    before = [list(opened(root, split).evaluation(make_recipe(), 9)) for split in ("train", "test")]
+    updates = list(opened(root).training(make_recipe(), 3, 0, 9))
     warned = capsys.readouterr().err
     assert len(write_pair_index(train(root))) == len(list_pairs(train(root)))
     assert places_path(train(root)) == root / "datacomp1b/places-train.bin"
     monkeypatch.setattr(pair_shards, "read_shard", None)
-    after = [list(opened(root, split).evaluation(step(), 9)) for split in ("train", "test")]
+    after = [list(opened(root, split).evaluation(make_recipe(), 9)) for split in ("train", "test")]
     assert all(map(same, after, before))
-    assert same(opened(root).training(step(), 3, 0, 9), updates)
+    assert same(opened(root).training(make_recipe(), 3, 0, 9), updates)
     assert capsys.readouterr().err == warned
     monkeypatch.undo()
     monkeypatch.setattr(pairs, "GROUP", 2)
     places_path(train(root)).write_bytes(b"")  # without the places, headers are read: only slower
-    assert same(opened(root).training(step(), 3, 0, 9), updates)
+    assert same(opened(root).training(make_recipe(), 3, 0, 9), updates)
 
 
 def test_several_processes_find_the_same(root):
@@ -526,7 +528,7 @@ def test_a_change_is_noticed_and_a_damaged_index_is_not_believed(root, capsys):
 
 def test_prepare_and_check_say_what_is_there(root, capsys, monkeypatch):
     with pytest.raises(RunError) as caught:
-        require(DATASETS["datacomp1b"], root / "elsewhere")
+        check_available(DATASETS["datacomp1b"], root / "elsewhere")
     assert str(caught.value).startswith(f"DataComp-1B is not at {root}/elsewhere/datacomp1b/train:")
     assert f"run 'crate data prepare datacomp1b --data-root {root}/elsewhere'" in str(caught.value)
     rewrite(root, **BAD)
@@ -649,7 +651,7 @@ def test_embedded_batches(embedded):
     source = open_pairs(dataset, "train", **given)
     assert len(source) == 1_024
     assert source.bad == 0
-    recipe = step(crop_area_min=1.0, batch_size=32)
+    recipe = make_recipe(crop_area_min=1.0, batch_size=32)
     whole = list(source.training(recipe, 0, 0, 4))
     assert [tuple(pixels.shape) for pixels, _ in whole] == [(32, 3, 14, 14)] * 4
     assert [tuple(ids.shape) for _, ids in whole] == [(32, 2)] * 4

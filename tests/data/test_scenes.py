@@ -40,7 +40,7 @@ def refused(name: str, root: Path, split: str = "test") -> str:
 
 def test_ade20k(tmp_path):
     folder = SCENE_WRITERS["ade20k"](tmp_path)
-    registry.require(DATASETS["ade20k"], tmp_path)
+    registry.check_available(DATASETS["ade20k"], tmp_path)
     for split, part, short in (("train", "training", "train"), ("test", "validation", "val")):
         scenes = open_scenes(DATASETS["ade20k"], split, tmp_path)
         assert scenes.ids == list(range(len(scenes)))
@@ -59,7 +59,7 @@ def test_ade20k(tmp_path):
 
 def test_voc2012_is_read_as_torchvision_reads_it(tmp_path):
     SCENE_WRITERS["voc2012"](tmp_path)
-    registry.require(DATASETS["voc2012"], tmp_path)
+    registry.check_available(DATASETS["voc2012"], tmp_path)
     for split, part in DATASETS["voc2012"].folders.items():
         scenes = open_scenes(DATASETS["voc2012"], split, tmp_path)
         theirs = datasets.VOCSegmentation(tmp_path / "voc2012", image_set=part)
@@ -72,7 +72,7 @@ def test_voc2012_is_read_as_torchvision_reads_it(tmp_path):
 
 def test_coco_is_read_as_torchvision_reads_it(tmp_path):
     folder = SCENE_WRITERS["coco"](tmp_path)
-    registry.require(DATASETS["coco"], tmp_path)
+    registry.check_available(DATASETS["coco"], tmp_path)
     scenes = open_scenes(DATASETS["coco"], "test", tmp_path)
     path = folder / "annotations/instances_val2017.json"
     theirs = datasets.CocoDetection(folder / "val2017", path)
@@ -100,9 +100,9 @@ def test_a_validation_part_is_held_out_of_training(tmp_path):
 
     whole, validation = names("train"), names("validation")
     assert validation == [whole[np.random.RandomState(2024).permutation(3)[0]]]
-    assert names("train", spare="validation") == [n for n in whole if n not in validation]
+    assert names("train", held_out_for="validation") == [n for n in whole if n not in validation]
     assert not set(names("test")) & set(whole)
-    assert names("validation", spare="validation") == validation
+    assert names("validation", held_out_for="validation") == validation
 
 
 def test_what_a_set_does_not_have(written):

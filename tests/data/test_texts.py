@@ -172,13 +172,13 @@ def test_empty_documents_count_as_documents(tmp_path):
     folder = tmp_path / "toy"
     header = write_tokens(folder / "train.bin", ["a", "", "b", "", "c"], BYTES, source="a test")
     write_tokens(folder / "val.bin", ["", "d"], BYTES, source="a test")
-    for split, spare, count, text in (
+    for split, held_out_for, count, text in (
         ("train", "test", 5, "a|b|c|"),
         ("train", "validation", 3, "a|"),
         ("validation", "test", 2, "b|c|"),
         ("test", "test", 2, "d|"),
     ):
-        tokens = open_tokens(TOY, split, tmp_path, spare=spare)
+        tokens = open_tokens(TOY, split, tmp_path, held_out_for=held_out_for)
         assert tokens.documents == count
         assert BYTES.decode(tokens.ids).replace("<|endoftext|>", "|") == text
     assert open_tokens(TOY, "validation", tmp_path).sha256 == header["sha256"]
@@ -203,24 +203,24 @@ def test_what_is_held_out(toy, monkeypatch):
     for chunk in (1, 3, 1 << 22):  # ids that are searched for ends of text at once
         monkeypatch.setattr(texts, "_CHUNK", chunk)
         assert found("train") == ["one", "two", "3", "fo ur", "5"]
-        assert found("train", spare="validation") == ["one", "two", "3"]
+        assert found("train", held_out_for="validation") == ["one", "two", "3"]
         assert found("validation") == ["fo ur", "5"]
-        assert found("test") == found("test", spare="validation") == ["6"]
+        assert found("test") == found("test", held_out_for="validation") == ["6"]
     assert TOY.training_size == 5
 
     # without a test part of its own, the last documents are the test's, for good
     no_test = dataclasses.replace(TOY, folders={"train": "train"})
     own = {name: decoded(open_tokens(no_test, name, toy)) for name in TOY.splits}
     assert own == {"train": ["one", "two", "3"], "validation": ["two", "3"], "test": ["fo ur", "5"]}
-    assert decoded(open_tokens(no_test, "train", toy, spare="validation")) == ["one"]
+    assert decoded(open_tokens(no_test, "train", toy, held_out_for="validation")) == ["one"]
 
 
 def test_what_cannot_be_held_out(toy):
     write_tokens(toy / "toy" / "train.bin", ["all in one"], BYTES, source="a test")
     assert decoded(open_tokens(TOY, "train", toy)) == ["all in one"]
-    for split, spare in (("validation", "test"), ("train", "validation")):
+    for split, held_out_for in (("validation", "test"), ("train", "validation")):
         with pytest.raises(RunError, match=r"train\.bin: 1 document, of which the last 2 are held"):
-            open_tokens(TOY, split, toy, spare=spare)
+            open_tokens(TOY, split, toy, held_out_for=held_out_for)
     header = read_header(toy / "toy" / "train.bin", BYTES)
     header_path(toy / "toy" / "train.bin").write_text(json.dumps(header | {"documents": 9}))
     with pytest.raises(RunError, match=r"train\.bin: has fewer documents than its header says$"):
@@ -315,7 +315,7 @@ def test_a_header_that_is_missing(toy):
     ):
         open_tokens(TOY, "test", toy)
     with pytest.raises(RunError, match=rf"^Toy is not at {toy}/toy/val\.json: run 'crate data pre"):
-        registry.require(TOY, toy)
+        registry.check_available(TOY, toy)
     with pytest.raises(RunError, match=rf"^Toy is not at {toy}/x/toy/train\.bin: run 'crate data"):
         check(TOY, toy / "x")
 

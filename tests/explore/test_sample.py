@@ -26,7 +26,7 @@ def spoken(plan, tmp_path):
     folder = run.folder(tmp_path / "results")
     torch.manual_seed(0)
     sizes = {"dim": resolved.spec.dim, "depth": resolved.spec.depth, "heads": resolved.spec.heads}
-    model = create_model(run.model, vocab_size=257, block_size=resolved.step.block_size, **sizes)
+    model = create_model(run.model, vocab_size=257, block_size=resolved.recipe.block_size, **sizes)
     finished(run, folder, plan, model.state_dict())
     return folder, model.eval()
 

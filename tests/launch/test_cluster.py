@@ -233,14 +233,14 @@ def test_a_job_of_higher_priority_preempts_and_the_run_goes_on(suite, cluster):
 
 def test_two_nodes_of_two_tasks_train_as_one_process(suite, cluster):
     change(suite / "experiments/scales/smoke.yaml", ("steps", "imagenet21k", "epochs"), 4)
-    step = suite / "experiments/scales/smoke.yaml"
-    change(step, ("defaults", "compute", "autocast"), "float32")
+    recipe = suite / "experiments/scales/smoke.yaml"
+    change(recipe, ("defaults", "compute", "autocast"), "float32")
     code, told = end(crate(suite, cluster, RUN, scale="smoke"))
     assert code == 0, told
     alone = [json.loads(x) for x in (suite / RUN / "train.jsonl").read_text().splitlines()]
     shutil.rmtree(suite / "results")
-    change(step, ("defaults", "compute", "nodes"), 2)
-    change(step, ("defaults", "compute", "processes"), 2)
+    change(recipe, ("defaults", "compute", "nodes"), 2)
+    change(recipe, ("defaults", "compute", "processes"), 2)
     setup = "[export MASTER_ADDR=127.0.0.1, export GLOO_SOCKET_IFNAME=lo]"
     code, told = end(crate(suite, cluster, RUN, scale="smoke", setup=setup))
     assert code == 0, told

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from crate.errors import UsageError
 from crate.layers import reference
-from crate.layers.attention import MHSA, MSSA, Kept, plain_attention
+from crate.layers.attention import MHSA, MSSA, KVCache, plain_attention
 from crate.layers.sparse_coding import ISTA, MLP, ODL
 
 ETA, LAM = 0.3, 0.2
@@ -125,7 +125,7 @@ def test_a_causal_token_sees_no_later_one(kind):
 def test_a_cache_in_any_portions_changes_nothing(kind, recorded):
     module = make(kind).double()
     x = torch.randn(2, 8, DIM, dtype=torch.float64)
-    whole, outputs, cache = module(x), [], Kept()
+    whole, outputs, cache = module(x), [], KVCache()
     for part in x.split([1, 3, 1, 2, 1], dim=1):
         record = {} if recorded else None
         outputs.append(module(part, record, cache))

@@ -26,7 +26,7 @@ from crate.models.flops_autoencoder import (
     autoencoder_parameter_count,
     kept_patches,
 )
-from crate.models.transfer import carry, vision_weights
+from crate.models.transfer import transfer_weights, vision_weights
 from crate.models.zoo import build, build_autoencoder, resolve
 
 CRATE, VIT, SMALL_VIT = "crate_mae_base", "vit_mae_base", "vit_mae_small"
@@ -648,7 +648,7 @@ def test_the_encoder_becomes_a_classifier(name):
     assert torch.equal(*maps)
     # larger images, as in every chain
     larger = build(small(name), num_classes=5, image_size=32)
-    assert carry(larger, weights, ["head"])["resized"] == ["positions"]
+    assert transfer_weights(larger, weights, ["head"])["resized"] == ["positions"]
     assert vision_weights(classifier.state_dict()).keys() == classifier.state_dict().keys()
 
 

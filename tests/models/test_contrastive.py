@@ -27,7 +27,7 @@ from crate.models.flops_contrastive import (
     text_macs,
     text_parameter_count,
 )
-from crate.models.transfer import carry, vision_weights
+from crate.models.transfer import transfer_weights, vision_weights
 from crate.models.zoo import build, build_contrastive, resolve
 
 CRATE, VIT = "crate_alpha_clipa_base_patch16", "vit_clipa_base_patch16"
@@ -680,7 +680,7 @@ def test_every_weight_starts_as_published():
 
 def test_the_next_stage_takes_everything_and_interpolates_positions():
     parent, child = some_model(seed=1), some_model(seed=2, sizes=SIZES | {"image_size": 64})
-    told = carry(child, parent.state_dict(), [])
+    told = transfer_weights(child, parent.state_dict(), [])
     assert told == {"new": [], "resized": ["vision.positions"]}
     _, ids = some_pairs(dtype=torch.float32)
     assert torch.equal(child.encode_text(ids), parent.encode_text(ids))

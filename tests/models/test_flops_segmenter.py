@@ -15,8 +15,8 @@ MODELS = ("crate_alpha_base_patch16", "vit_base_patch16")
 
 def segmenter(name: str, size: int, **changes):
     recipe = {"dataset": "ade20k", "follows": [], "updates": 1, "batch_size": 2, "lr": 1e-3}
-    step = Segmentation(image_size=size, **recipe | changes)
-    return step, build_segmenter(resolve(name), step, 150, None)[0]
+    recipe = Segmentation(image_size=size, **recipe | changes)
+    return recipe, build_segmenter(resolve(name), recipe, 150, None)[0]
 
 
 def macs(function, *arguments) -> int:
@@ -36,28 +36,28 @@ def macs(function, *arguments) -> int:
 )
 def test_a_segmenter_is_as_large_as_built(name, size, changes):
     with torch.device("meta"):
-        step, model = segmenter(name, size, **changes)
+        recipe, model = segmenter(name, size, **changes)
         spec, images = resolve(name), torch.empty(2, 3, size, size)
         decoder = {
             "dim": spec.dim,
             "classes": 150,
-            "channels": step.channels or spec.dim,
-            "auxiliary": step.auxiliary > 0,
+            "channels": recipe.channels or spec.dim,
+            "auxiliary": recipe.auxiliary > 0,
         }
-        blocks = max(step.layers) + 1
+        blocks = max(recipe.layers) + 1
         assert closed.AUXILIARY_CHANNELS == AUXILIARY_CHANNELS
         assert sum(p.numel() for p in model.backbone.parameters()) == (
             closed.backbone_parameter_count(spec, image_size=size, blocks=blocks)
         )
         assert sum(p.numel() for p in model.decoder.parameters()) == (
-            closed.decoder_parameter_count(step.decoder, **decoder)
+            closed.decoder_parameter_count(recipe.decoder, **decoder)
         )
         for mode in (True, False):
             model.train(mode)
             counted = (macs(model, images) - macs(backbone_alone(model), images)) // 2
             sizes = decoder | {"auxiliary": decoder["auxiliary"] and mode}
             grid = spec.grid(size)
-            assert counted == closed.decoder_macs(step.decoder, **sizes, grid=grid)
+            assert counted == closed.decoder_macs(recipe.decoder, **sizes, grid=grid)
 
 
 def backbone_alone(model):

@@ -13,7 +13,7 @@ from crate.checkpoints.convert import convert, sizes, to_official
 from crate.errors import RunError, UsageError
 from crate.models import create_model
 from crate.models.language import Cache, choose, generate
-from crate.models.transfer import carry
+from crate.models.transfer import transfer_weights
 from crate.models.zoo import build_language, list_models, resolve
 from crate.planning.plan import Run
 from crate.records import RunFolder, write_json
@@ -145,11 +145,11 @@ def test_what_does_not_fit_is_one_line():
 
 def test_weights_are_carried_by_name():
     parent, child = small(ALPHA_GPT).float(), small(ALPHA_GPT).float()
-    assert carry(child, parent.state_dict(), []) == {"new": [], "resized": []}
+    assert transfer_weights(child, parent.state_dict(), []) == {"new": [], "resized": []}
     ids = some_ids(1, 5)
     assert torch.equal(parent(ids), child(ids))
     with pytest.raises(RunError, match=r"position_embedding\.weight"):
-        carry(small(ALPHA_GPT, block_size=4), parent.state_dict(), [])
+        transfer_weights(small(ALPHA_GPT, block_size=4), parent.state_dict(), [])
 
 
 # --- as published ---------------------------------------------------------------------------------

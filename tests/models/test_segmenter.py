@@ -14,7 +14,7 @@ from crate.training.optim import parameter_groups
 SPEC = ModelSpec(dim=8, depth=3, heads=2, patch_size=2)
 
 
-def recipe(**changes) -> Segmentation:
+def make_recipe(**changes) -> Segmentation:
     values = {"dataset": "composites", "follows": ["start"], "updates": 1, "batch_size": 2}
     values |= {"lr": 1e-3, "layers": [0, 1, 2, 2], "image_size": 8} | changes
     values.setdefault("auxiliary", 0.4 if values.get("decoder") != "linear" else 0.0)
@@ -25,14 +25,14 @@ def recipe(**changes) -> Segmentation:
 @pytest.mark.parametrize("decoder", ["upernet", "linear"])
 def test_every_grid_works_and_every_parameter_learns(decoder, grid):
     size = 2 * grid
-    step = recipe(decoder=decoder, image_size=size, drop_path=0.1)
-    model, carried = build_segmenter(SPEC, step, 5, None)
+    recipe = make_recipe(decoder=decoder, image_size=size, drop_path=0.1)
+    model, transferred = build_segmenter(SPEC, recipe, 5, None)
     images = torch.randn(4, 3, size, size)
     scores = model(images)
     assert [s.shape for s in scores] == [(4, 5, size, size)] * (2 if decoder == "upernet" else 1)
     sum(s.square().sum() for s in scores).backward()
     without = [name for name, p in model.named_parameters() if p.grad is None]
-    assert (without, carried) == ([], {})
+    assert (without, transferred) == ([], {})
     model.eval()
     with torch.inference_mode():
         answer = model(images)
@@ -41,7 +41,7 @@ def test_every_grid_works_and_every_parameter_learns(decoder, grid):
 
 
 def test_upernet_sees_four_layers_at_four_scales():
-    model, _ = build_segmenter(SPEC, recipe(image_size=6, channels=12), 5, None)
+    model, _ = build_segmenter(SPEC, make_recipe(image_size=6, channels=12), 5, None)
     seen = {}
     decoder = model.decoder
     for name in ("head", "auxiliary"):
@@ -63,13 +63,13 @@ def test_upernet_sees_four_layers_at_four_scales():
 
 
 def test_without_weight_the_auxiliary_head_is_not_there():
-    model, _ = build_segmenter(SPEC, recipe(auxiliary=0.0), 5, None)
+    model, _ = build_segmenter(SPEC, make_recipe(auxiliary=0.0), 5, None)
     assert len(model(torch.randn(2, 3, 8, 8))) == 1
     assert not [name for name, _ in model.named_parameters() if "auxiliary" in name]
 
 
 def test_the_linear_decoder_is_a_linear_map_of_one_layers_tokens():
-    model, _ = build_segmenter(SPEC, recipe(decoder="linear", layers=[2, 2, 2, 1]), 5, None)
+    model, _ = build_segmenter(SPEC, make_recipe(decoder="linear", layers=[2, 2, 2, 1]), 5, None)
     assert len(model.backbone.blocks) == 2  # nothing above layer 1 is there to stay untrained
     model.eval()
     norm, classifier = model.decoder.norm, model.decoder.classifier
@@ -88,31 +88,31 @@ def test_the_linear_decoder_is_a_linear_map_of_one_layers_tokens():
 def test_the_backbone_starts_from_the_parent():
     parent = build(SPEC, num_classes=7, image_size=4)
     weights = parent.state_dict()
-    model, carried = build_segmenter(SPEC, recipe(decoder="linear"), 5, weights)
-    assert carried == {"new": [], "resized": ["positions"]}
+    model, transferred = build_segmenter(SPEC, make_recipe(decoder="linear"), 5, weights)
+    assert transferred == {"new": [], "resized": ["positions"]}
     backbone = model.backbone.state_dict()
     assert backbone["positions"].shape == (1, 17, 8)
     same = [name for name in backbone if name != "positions"]
     assert {name.split(".")[0] for name in same} == {"class_token", "patch_embedding", "blocks"}
     for name in same:
         assert torch.equal(backbone[name], weights[name]), name
-    model, carried = build_segmenter(SPEC, recipe(dont_load=["class_token"]), 5, weights)
-    assert carried["new"] == ["class_token"]
+    model, transferred = build_segmenter(SPEC, make_recipe(dont_load=["class_token"]), 5, weights)
+    assert transferred["new"] == ["class_token"]
 
     wider = ModelSpec(dim=16, depth=3, heads=2, patch_size=2)
     with pytest.raises(RunError, match="has shape"):
-        build_segmenter(wider, recipe(), 5, weights)
+        build_segmenter(wider, make_recipe(), 5, weights)
     with pytest.raises(UsageError, match="layers: 11 is none of this model's: 0 to 2"):
-        build_segmenter(SPEC, recipe(layers=[0, 1, 2, 11]), 5, None)
+        build_segmenter(SPEC, make_recipe(layers=[0, 1, 2, 11]), 5, None)
 
 
 def test_rates_fall_from_the_decoder_downwards():
-    step = recipe(layer_decay=0.5, decay="matrices")
-    model, _ = build_segmenter(SPEC, step, 5, None)
+    recipe = make_recipe(layer_decay=0.5, decay="matrices")
+    model, _ = build_segmenter(SPEC, recipe, 5, None)
     names = {id(p): name for name, p in model.named_parameters()}
     scales = {
         names[id(p)]: group["scale"]
-        for group in parameter_groups(model, step)
+        for group in parameter_groups(model, recipe)
         for p in group["params"]
     }
     assert {s for name, s in scales.items() if name.startswith("decoder")} == {1.0}

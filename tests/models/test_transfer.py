@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from crate.errors import RunError, UsageError
 from crate.models import create_model
-from crate.models.transfer import carry
+from crate.models.transfer import transfer_weights
 
 
 def make(seed: int, name: str = "crate_alpha_base_patch32", **changes):
@@ -26,7 +26,7 @@ def same(a: dict, b: dict) -> set[str]:
 
 def test_the_same_architecture_is_copied_exactly():
     parent, child = make(0), make(1)
-    told = carry(child, state(parent), [])
+    told = transfer_weights(child, state(parent), [])
     assert same(state(child), state(parent)) == set(state(parent))
     assert told == {"new": [], "resized": []}
     images = torch.rand(2, 3, 24, 24, generator=torch.Generator().manual_seed(0))
@@ -36,7 +36,7 @@ def test_the_same_architecture_is_copied_exactly():
 def test_dont_load_names_exactly_or_by_prefix():
     parent, child = make(0, num_classes=4), make(1, num_classes=7)
     before = state(child)
-    told = carry(child, state(parent), ["head", "patch_embedding.projection.weight"])
+    told = transfer_weights(child, state(parent), ["head", "patch_embedding.projection.weight"])
     kept = ["patch_embedding.projection.weight", "head.weight", "head.bias"]
     assert told == {"new": kept, "resized": []}
     after = state(child)
@@ -50,7 +50,7 @@ def test_a_misspelt_dont_load_is_refused(entry):
     child = make(1)
     before = state(child)
     with pytest.raises(UsageError, match=rf"dont_load: the model has no '{entry}'") as caught:
-        carry(child, state(make(0)), [entry])
+        transfer_weights(child, state(make(0)), [entry])
     assert "did you mean" in str(caught.value)
     assert same(state(child), before) == set(before)
 
@@ -61,7 +61,7 @@ def test_positions_are_resized_to_a_finer_grid():
     # A slope over the grid: bicubic follows it within a small ripple, away from the borders.
     rows, columns = torch.meshgrid(torch.arange(4.0), torch.arange(4.0), indexing="ij")
     weights["positions"][0, 1:, 0] = (10 * rows + columns).flatten()
-    told = carry(child, weights, [])
+    told = transfer_weights(child, weights, [])
     assert told == {"new": [], "resized": ["positions"]}
     positions = child.positions.detach()
     assert positions.shape == (1, 65, 8)
@@ -76,7 +76,7 @@ def test_positions_are_resized_to_a_finer_grid():
 def test_patch_kernels_are_resized():
     parent, child = make(0), make(1, patch_size=3, image_size=12)  # the grid stays 4 x 4
     name = "patch_embedding.projection.weight"
-    told = carry(child, state(parent), [])
+    told = transfer_weights(child, state(parent), [])
     assert told == {"new": [], "resized": [name]}
     kernels = state(parent)[name]
     expected = F.interpolate(kernels, (3, 3), mode="bicubic", antialias=True)
@@ -84,7 +84,7 @@ def test_patch_kernels_are_resized():
     # and a flat kernel stays flat, whatever the interpolation
     weights = state(parent)
     weights[name] = torch.ones_like(weights[name]) * 0.5
-    carry(child, weights, [])
+    transfer_weights(child, weights, [])
     assert torch.allclose(state(child)[name], torch.full((8, 3, 3, 3), 0.5), atol=1e-6)
 
 
@@ -118,7 +118,7 @@ def test_weights_that_do_not_fit_leave_the_model_untouched(damage, told):
     before = state(child)
     damage(weights)
     with pytest.raises(RunError, match=told) as caught:
-        carry(child, weights, [])
+        transfer_weights(child, weights, [])
     assert "\n" not in str(caught.value)
     assert same(state(child), before) == set(before)
 
@@ -127,5 +127,5 @@ def test_another_architecture_is_refused():
     child = make(1)
     before = state(child)
     with pytest.raises(RunError, match="another architecture"):
-        carry(child, state(make(0, "vit_base_patch32")), [])
+        transfer_weights(child, state(make(0, "vit_base_patch32")), [])
     assert same(state(child), before) == set(before)

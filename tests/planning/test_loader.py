@@ -16,8 +16,8 @@ def validate(folder, scale="paper"):
     settings = experiments.settings({"scale": scale})
     for name in experiments.scales:
         experiments.scale(name)
-    for name in experiments.steps:
-        experiments.step(name, scale)
+    for name in experiments.recipes:
+        experiments.recipe(name, scale)
     for name in experiments.tables:
         plan.table_runs(name, settings)
     return plan
@@ -44,8 +44,8 @@ def test_what_is_shipped_is_valid(folder, scale):
     plan = validate(folder, scale)
     assert {"smoke", "mini", "paper"} <= set(plan.experiments.scales)
     assert "ablation" in plan.experiments.tables
-    for step in plan.experiments.steps:
-        assert plan.experiments.step(step, scale).compute.hours > 0
+    for recipe in plan.experiments.recipes:
+        assert plan.experiments.recipe(recipe, scale).compute.hours > 0
     for model in plan.experiments.models:
         assert plan.spec(model, scale).dim > 0
 
@@ -211,7 +211,7 @@ def test_who_wins_between_a_step_what_it_extends_and_the_scale(tmp_path):
             },
         },
     )
-    a, b, c = (experiments.step(name, "small") for name in ("first", "second", "third"))
+    a, b, c = (experiments.recipe(name, "small") for name in ("first", "second", "third"))
     assert (a.lr, a.epochs, a.batch_size, a.image_size, a.warmup_epochs) == (0.5, 3, 2, 28, 5)
     # second: its own lr beats what the scale makes of first's; the scale's word on second is last
     assert (b.lr, b.epochs, b.batch_size, b.image_size, b.warmup_epochs) == (2.0, 3, 2, 28, 1)
@@ -219,13 +219,13 @@ def test_who_wins_between_a_step_what_it_extends_and_the_scale(tmp_path):
     # third: what the scale says of all recipes holds for its own image size too
     assert (c.lr, c.epochs, c.batch_size, c.image_size, c.warmup_epochs) == (2.0, 3, 2, 28, 1)
     assert {s.dataset for s in (a, b, c)} == {"fashion_mnist_tiny"}
-    assert experiments.step("third", "small", {"lr": 9.0}).lr == 9.0
-    assert experiments.step("third", "small").lr == 2.0
+    assert experiments.recipe("third", "small", {"lr": 9.0}).lr == 9.0
+    assert experiments.recipe("third", "small").lr == 2.0
 
 
 def test_extending_a_step_twice_is_no_circle(tmp_path, folder):
     edit(folder, "steps/imagenet1k_untrained.yaml", "extends: imagenet1k", "extends: imagenet21k")
-    assert Experiments(folder).step("imagenet1k_untrained", "paper").epochs == 0
+    assert Experiments(folder).recipe("imagenet1k_untrained", "paper").epochs == 0
 
 
 @pytest.mark.parametrize(("text", "value"), [("true", True), ("false", False), (True, True)])

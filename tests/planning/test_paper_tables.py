@@ -188,8 +188,8 @@ def test_an_untrained_autoencoder_has_the_same_recipes_after_it(plan):
         for key, run in untrained.items():
             assert (run.model, *run.chain[1:]) == (trained[key].model, *trained[key].chain[1:])
             first, other = (plan.resolve(each.parent) for each in (run, trained[key]))
-            assert (first.step.epochs, first.spec) == (0, other.spec)
-            assert other.step.epochs > 0
+            assert (first.recipe.epochs, first.spec) == (0, other.spec)
+            assert other.recipe.epochs > 0
 
 
 @pytest.mark.parametrize("scale", ["smoke", "mini", "paper"])
@@ -386,8 +386,8 @@ RECIPES = {
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_is_the_published_one(plan, name):
-    step = plan.experiments.step(name, "paper")
-    assert {key: getattr(step, key) for key in RECIPES[name]} == RECIPES[name]
+    recipe = plan.experiments.recipe(name, "paper")
+    assert {key: getattr(recipe, key) for key in RECIPES[name]} == RECIPES[name]
 
 
 def test_efficient_scaling_shares_one_pre_training(plan):

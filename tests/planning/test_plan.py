@@ -54,7 +54,7 @@ def test_a_path_that_names_no_run(path, told):
 def test_the_parent_of_a_run():
     chain = ("imagenet21k", "imagenet1k", "cifar10")
     run = Run("mini", "a", 2, chain)
-    assert run.step == "cifar10"
+    assert run.stage == "cifar10"
     assert run.parent == Run("mini", "a", 2, chain[:2])
     assert run.parent.folder("r") == run.folder("r").parent
     assert run.ancestors == [Run("mini", "a", 2, chain[:1]), Run("mini", "a", 2, chain[:2])]
@@ -136,10 +136,10 @@ def test_the_canonical_configuration_holds_only_what_differs(plan):
     # the registry's three sizes have no default; everything else of CRATE-alpha is the default
     assert resolved.config["model"] == {"dim": 768, "depth": 12, "heads": 12, "patch_size": 32}
     assert resolved.config["seed"] == 7
-    step = resolved.config["step"]
-    assert step["lr"] == 8e-4
+    recipe = resolved.config["step"]
+    assert recipe["lr"] == 8e-4
     # optimizer adamw, flip true and mix_switch 0.5 stand in the file and are the defaults
-    assert not {"optimizer", "flip", "mix_switch", "compute", "follows"} & set(step)
+    assert not {"optimizer", "flip", "mix_switch", "compute", "follows"} & set(recipe)
 
 
 def test_a_new_setting_with_a_default_reruns_nothing(plan, folder, monkeypatch):
@@ -153,13 +153,13 @@ def test_a_new_setting_with_a_default_reruns_nothing(plan, folder, monkeypatch):
     class NewerSpec(plan_module.ModelSpec):
         gate: bool = False
 
-    monkeypatch.setitem(config.STEP_TYPES, "classification", Newer)
+    monkeypatch.setitem(config.RECIPE_TYPES, "classification", Newer)
     monkeypatch.setattr(
         plan_module, "resolve", lambda name, **o: NewerSpec(**_fields(before.spec) | o)
     )
     newer = Plan(Experiments(folder))
     after = newer.resolve(FINETUNE)
-    assert isinstance(after.step, Newer)
+    assert isinstance(after.recipe, Newer)
     assert isinstance(after.spec, NewerSpec)
     assert after.config_json == before.config_json
     assert after.identity == before.identity
@@ -186,7 +186,7 @@ def test_order_comments_and_compute_are_no_part_of_the_identity(plan, folder):
         after = rewritten(folder, file, lambda text: _reversed_blocks(text) + "# a comment\n")
         assert after.resolve(PRETRAIN).identity == before
     after = rewritten(folder, "scales/mini.yaml", lambda text: text.replace("gpus: 0", "gpus: 1"))
-    assert after.resolve(PRETRAIN).step.compute.gpus == 1
+    assert after.resolve(PRETRAIN).recipe.compute.gpus == 1
     assert after.resolve(PRETRAIN).identity == before
 
 
@@ -326,7 +326,7 @@ def test_the_stand_ins_of_a_scale(plan):
 def test_the_size_of_a_published_model_is_the_same_at_every_scale(plan):
     def look(scale):
         resolved = plan.resolve(Run(scale, "crate_alpha_base_patch32", 0, ("architecture",)))
-        return resolved.spec, resolved.step.image_size, resolved.step.dataset, resolved.identity
+        return resolved.spec, resolved.recipe.image_size, resolved.recipe.dataset, resolved.identity
 
     assert look("smoke") == look("mini") == look("paper")
     assert look("smoke")[0].dim == 768

@@ -172,8 +172,8 @@ def test_a_published_page_tells_of_the_published_records(folder, plan, finish, t
         {"scale": "mini", "results": results, "data_root": "/of/this/machine"}
     )
     for _, _, run, _ in plan.cells(plan.experiments.table("ablation"), "mini", [0]):
-        for step in run.lineage:
-            finish(step, top1=50.0)
+        for stage in run.lineage:
+            finish(stage, top1=50.0)
     collect("ablation", plan, settings)
     write_table("ablation", plan, settings)
     write_figure("ablation", plan, settings)

@@ -686,8 +686,8 @@ def test_the_scaling_figure_is_drawn_from_what_was_collected(plan, setup, finish
     settings = setup("mini", "0,1")
     table = plan.experiments.table("scaling")
     for place, (_, _, run, _) in enumerate(plan.cells(table, "mini", [0, 1])):
-        for step in (*run.ancestors, run):
-            where = finish(step, top1=60.0 + place, flops=1e6 * (1 + place))
+        for stage in run.lineage:
+            where = finish(stage, top1=60.0 + place, flops=1e6 * (1 + place))
             lines = (f'{{"seen": {640 * k}, "loss": {2 / k}}}\n' for k in range(1, 9))
             (where / "train.jsonl").write_text("".join(lines))
     collect("scaling", plan, settings)
@@ -707,7 +707,7 @@ def test_curves_are_what_was_measured_while_training(plan, setup, finish):
     settings = setup("mini", "0,1")
     table = plan.experiments.table("language")
     for _, _, run, _ in plan.cells(table, "mini", [0, 1]):
-        loss = 5.5 if run.step == "openwebtext_untrained" else 2.0
+        loss = 5.5 if run.stage == "openwebtext_untrained" else 2.0
         where = finish(
             run, cross_entropy=loss, bits_per_byte=2.9, parameters=1e6, tokens_per_second=9.0,
             peak_memory=1e6,
@@ -787,8 +787,8 @@ def test_pictures_travel_from_runs_to_the_figure(plan, setup, finish):
     settings = setup("mini", "0,1")
     table = plan.experiments.table("attention_segmentation")
     for _, _, run, _ in plan.cells(table, "mini", [0, 1]):
-        for step in run.lineage:
-            where = finish(step, miou=20.0, images=1000)
+        for stage in run.lineage:
+            where = finish(stage, miou=20.0, images=1000)
         if run.model == "crate_base_patch8":
             weights = np.full((4, 14, 14), run.seed, np.float16)
             picture = np.full((56, 56, 3), 200, np.uint8)
@@ -864,9 +864,9 @@ def test_what_a_run_remarks_stands_below_the_table(plan, setup, finish):
     table = plan.experiments.table("objects")
     values = {column.metric: 1.0 for column in table.columns.values()}
     for _, _, run, _ in plan.cells(table, "mini", [0]):
-        for step in run.lineage:
-            where = finish(step, images=1000, **values)
-        if run.step == "coco_maskcut_alpha":
+        for stage in run.lineage:
+            where = finish(stage, images=1000, **values)
+        if run.stage == "coco_maskcut_alpha":
             record = json.loads((where / "run.json").read_text())
             write_json(where / "run.json", record | {"remark": "without CRF: it is missing"})
     collect("objects", plan, settings)
@@ -903,7 +903,7 @@ def test_nor_is_what_follows_it(plan, setup, finish):
     where = finish(parent, cross_entropy=5.0, documents=4_007)
     record = json.loads((where / "run.json").read_text())
     children = {"lambada": 5_153, "wikitext": 62}  # WikiText's articles are counted by headings
-    runs = [dataclasses.replace(parent, chain=(parent.step, name)) for name in children]
+    runs = [dataclasses.replace(parent, chain=(parent.stage, name)) for name in children]
     for run, documents in zip(runs, children.values(), strict=True):
         finish(run, cross_entropy=6.0, documents=documents)
     for count, status in ((8_009_762, "ok"), (50, "incomplete")):
@@ -918,8 +918,8 @@ def test_nor_is_what_follows_it(plan, setup, finish):
 def test_a_cell_that_is_not_judged_says_why(plan, setup, finish):
     settings = setup("paper")
     for _, _, run, _ in plan.cells(plan.experiments.table("white_box"), "paper", [0]):
-        for step in run.lineage:
-            where = finish(step, box_ap50=1.0, box_ap75=1.0, box_ap=1.0, miou=1.0, images=4_985)
+        for stage in run.lineage:
+            where = finish(stage, box_ap50=1.0, box_ap75=1.0, box_ap=1.0, miou=1.0, images=4_985)
         record = json.loads((where / "run.json").read_text())
         write_json(where / "run.json", record | {"remark": "15 of 5,000 pictures failed"})
     collect("white_box", plan, settings)
@@ -933,8 +933,8 @@ def test_published_pictures_stand_in_for_runs_that_are_not_here(plan, setup, fin
     table = plan.experiments.table("objects")
     values = {column.metric: 1.0 for column in table.columns.values()}
     for _, _, run, _ in plan.cells(table, "mini", [0]):
-        for step in run.lineage:
-            where = finish(step, images=1000, **values)
+        for stage in run.lineage:
+            where = finish(stage, images=1000, **values)
         picture = np.full((8, 8, 3), 200, np.uint8)
         write_examples(where / "examples.npz", [{"image": picture, "masks": []}])
     collect("objects", plan, settings)

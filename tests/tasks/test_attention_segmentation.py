@@ -27,8 +27,8 @@ def work(plan):
     """`work(step, trial, **overrides)` → the prepared run, performed at smoke."""
     settings = plan.experiments.settings({"scale": "smoke"})
 
-    def work(step="voc2012_attention", trial=None, **overrides):
-        run = Run("smoke", "vit_tiny_patch8", 0, (step,), trial)
+    def work(recipe="voc2012_attention", trial=None, **overrides):
+        run = Run("smoke", "vit_tiny_patch8", 0, (recipe,), trial)
         path = f"results/{run.folder('').as_posix()}"
         prepared = prepare(path, plan, overrides=overrides or None)
         perform(prepared, settings)
@@ -75,10 +75,10 @@ def literal(rows, mass):
 def test_a_run_is_the_literal_protocol(work, void):
     trial = None if void == "background" else "void"
     prepared = work(trial=trial, **({} if void == "background" else {"void": void}))
-    step, run = prepared.resolved.step, prepared.resolved.run
-    assert step == AttentionSegmentation(
+    recipe, run = prepared.resolved.recipe, prepared.resolved.run
+    assert recipe == AttentionSegmentation(
         dataset="composites_tiny", image_size=56, layer=1, mass=0.6, void=void,
-        follows=step.follows, compute=step.compute,
+        follows=recipe.follows, compute=recipe.compute,
     )  # fmt: skip
     dataset = get_dataset("composites_tiny")
     scenes = open_scenes(dataset, "test", "data")

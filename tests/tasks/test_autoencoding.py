@@ -33,7 +33,7 @@ PATCHES = (SIDE // PATCH) ** 2
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def recipe(**changes) -> Autoencoding:
+def make_recipe(**changes) -> Autoencoding:
     values = {"dataset": TINY.name, "follows": ["start"], "updates": 1, "batch_size": 8}
     return Autoencoding(**values | {"lr": 1e-3, "image_size": SIDE, "crop_area_min": 0.2} | changes)
 
@@ -51,25 +51,25 @@ def pictures(count: int, runtime: Runtime = CPU, channels: int = 1) -> MemoryIma
     return MemoryImages(pixels, torch.zeros(count), size=SIDE, runtime=runtime)
 
 
-def batches(step: Autoencoding, seed: int, updates: range, runtime: Runtime = CPU) -> list:
+def batches(recipe: Autoencoding, seed: int, updates: range, runtime: Runtime = CPU) -> list:
     source = pictures(40, runtime)
-    return list(training_batches(source, step, seed, updates, PATCHES, TINY, runtime))
+    return list(training_batches(source, recipe, seed, updates, PATCHES, TINY, runtime))
 
 
 # --- training -----------------------------------------------------------
 
 
 def test_masks_depend_on_seed_and_update_alone():
-    step = recipe()
-    whole = batches(step, 0, range(7))  # from one epoch into the next
-    later = batches(step, 0, range(4, 7))  # a resumed run
+    recipe = make_recipe()
+    whole = batches(recipe, 0, range(7))  # from one epoch into the next
+    later = batches(recipe, 0, range(4, 7))  # a resumed run
     for ours, theirs in zip(whole[4:], later, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
-    halves = [batches(step, 0, range(7), rank) for rank in RANKS]
+    halves = [batches(recipe, 0, range(7), rank) for rank in RANKS]
     for both, first, second in zip(whole, *halves, strict=True):
         for k in (0, 1):
             assert torch.equal(torch.cat([first[k], second[k]]), both[k])
-    noise = torch.cat([noise for _, noise in whole + batches(step, 1, range(7))])
+    noise = torch.cat([noise for _, noise in whole + batches(recipe, 1, range(7))])
     assert len(noise.unique(dim=0)) == len(noise) == 14 * 8  # each picture its own, each time
     assert 0.45 < float(noise.mean()) < 0.55
 
@@ -78,11 +78,11 @@ def test_masks_depend_on_seed_and_update_alone():
 @pytest.mark.parametrize("normalise_patches", [False, True])
 def test_parts_of_a_batch_have_its_loss_and_gradient(name, normalise_patches):
     model = network(name, normalise_patches=normalise_patches)
-    ((images, noise),) = batches(recipe(), 0, range(1))
+    ((images, noise),) = batches(make_recipe(), 0, range(1))
 
     def gradient(parts: list) -> tuple[float, list]:
         model.zero_grad()
-        losses = [hidden_loss(model, (images[p], noise[p]), recipe()) for p in parts]
+        losses = [hidden_loss(model, (images[p], noise[p]), make_recipe()) for p in parts]
         loss = sum(value * len(images[p]) for value, p in zip(losses, parts, strict=True)) / 8
         loss.backward()
         return loss.item(), [p.grad.clone() for p in model.parameters() if p.requires_grad]
@@ -98,9 +98,9 @@ def test_parts_of_a_batch_have_its_loss_and_gradient(name, normalise_patches):
 def test_tokens_do_not_decay_as_matrices_do(name):
     model = network(name)
     names = {id(parameter): key for key, parameter in model.named_parameters()}
-    step = recipe(weight_decay=0.1, decay="matrices")
+    recipe = make_recipe(weight_decay=0.1, decay="matrices")
     decayed, kept = (
-        {names[id(p)] for p in group["params"]} for group in parameter_groups(model, step)
+        {names[id(p)] for p in group["params"]} for group in parameter_groups(model, recipe)
     )
     assert {"class_token", "mask_token"} < kept
     assert {key.split(".")[-1] for key in decayed} <= {"weight", "dictionary"}
@@ -115,7 +115,7 @@ def test_tokens_do_not_decay_as_matrices_do(name):
 class Share(Runtime):
     """A rank whose sums are its own share: nobody else is there to add to them."""
 
-    def sum(self, values):
+    def all_reduce_sum(self, values):
         return values
 
 
@@ -144,18 +144,20 @@ def scores_by_hand(source: MemoryImages, value: float) -> list[float]:
 
 @pytest.mark.parametrize("micro_batch", [None, 3])
 def test_scores_by_hand_in_batches_and_by_ranks(micro_batch):
-    step = recipe(compute={"micro_batch": micro_batch})
+    recipe = make_recipe(compute={"micro_batch": micro_batch})
     each = scores_by_hand(pictures(11), 0.3)
     model = constant(0.3)
-    assert evaluate(model, pictures(11), step, TINY, CPU) == pytest.approx(np.mean(each), rel=1e-5)
+    assert evaluate(model, pictures(11), recipe, TINY, CPU) == pytest.approx(
+        np.mean(each), rel=1e-5
+    )
     for rank in RANKS:
         alone = Share(CPU.device, CPU.dtype, "test", rank.rank, rank.world)
-        found = evaluate(model, pictures(11, alone), step, TINY, alone)
+        found = evaluate(model, pictures(11, alone), recipe, TINY, alone)
         assert found == pytest.approx(np.mean(each[rank.rank :: 2]), rel=1e-5)
 
 
 def test_a_normalised_patch_predicted_by_its_mean_has_its_variance():
-    found = evaluate(constant(0.0, normalise_patches=True), pictures(5), recipe(), TINY, CPU)
+    found = evaluate(constant(0.0, normalise_patches=True), pictures(5), make_recipe(), TINY, CPU)
     count = 3 * PATCH**2  # the variance is that over one less
     assert found == pytest.approx((count - 1) / count, rel=1e-5)
 
@@ -172,7 +174,7 @@ def test_spaced_indices_are_distinct_and_reach_over_all():
 def test_examples_show_what_was_hidden_and_what_was_predicted(normalise_patches):
     source = pictures(13)
     model = constant(0.0, normalise_patches=normalise_patches)
-    found = examples(model, source, recipe(), TINY, RANKS[0])  # a rank sees all of them
+    found = examples(model, source, make_recipe(), TINY, RANKS[0])  # a rank sees all of them
     assert len(found) == 6
     for place, example in zip(spaced(13, 6), found, strict=True):
         hidden = hidden_by_hand(place)
@@ -255,7 +257,7 @@ def test_a_killed_run_ends_bit_for_bit_the_same(bring, monkeypatch):
 def test_a_chain_from_pre_training_to_transfer(bring, plan):
     trained = bring("crate_mae_base")
     found, spec = metrics_of(trained), trained.resolved.spec
-    assert tuple(found) == tuple(sorted(trained.resolved.step.METRICS))
+    assert tuple(found) == tuple(sorted(trained.resolved.recipe.METRICS))
     forward = 2 * autoencoder_macs(spec, image_size=SIDE, mask_ratio=0.75)
     assert (found["images"], found["flops"]) == (512, forward)
     assert found["train_flops"] == 3 * forward * 2 * 1024
@@ -273,7 +275,7 @@ def test_a_chain_from_pre_training_to_transfer(bring, plan):
         (chosen, "train_reconstruction"),
         (open_split(TINY, "test", **opened), "reconstruction"),
     ):
-        again = evaluate(model, pictures, trained.resolved.step, TINY, CPU)
+        again = evaluate(model, pictures, trained.resolved.recipe, TINY, CPU)
         assert again == pytest.approx(found[key], abs=2e-6)
     assert [set(e) for e in read_examples(trained.folder.examples)] == 6 * [
         {"image", "masked", "reconstruction", "attention"}
@@ -282,17 +284,17 @@ def test_a_chain_from_pre_training_to_transfer(bring, plan):
     # its encoder as a classifier: every weight as it was, and a head of its own; the control's too
     for parent in (untrained, trained):
         chain = (*parent.resolved.run.chain, "cifar10_mae")
-        carried = bring("crate_mae_base", chain, "as_it_is", epochs=0.0)
-        before, after = (read_weights(p.folder.weights) for p in (parent, carried))
+        transferred = bring("crate_mae_base", chain, "as_it_is", epochs=0.0)
+        before, after = (read_weights(p.folder.weights) for p in (parent, transferred))
         encoder = [name for name in before if not name.startswith(("decoder_", "mask_token"))]
         assert set(after) == {*encoder, "head.weight", "head.bias"}
         assert all(torch.equal(before[name], after[name]) for name in encoder)
-        record = read_json(carried.folder.record)
+        record = read_json(transferred.folder.record)
         assert record["carried"] == {"new": ["head.weight", "head.bias"], "resized": []}
-    assert metrics_of(carried)["train_flops"] == found["train_flops"]
+    assert metrics_of(transferred)["train_flops"] == found["train_flops"]
     classifier = 2 * macs(spec, image_size=SIDE, num_classes=10)
-    assert metrics_of(carried)["flops"] == classifier
-    assert cost(plan, dataclasses.replace(carried.resolved.run, trial=None)).parameters == sum(
+    assert metrics_of(transferred)["flops"] == classifier
+    assert cost(plan, dataclasses.replace(transferred.resolved.run, trial=None)).parameters == sum(
         tensor.numel() for tensor in after.values()
     )
 
@@ -332,9 +334,9 @@ def test_a_mask_must_hide_some_patches_and_keep_some(plan):
 
 
 def test_the_published_recipe_and_sizes(plan):
-    step = plan.experiments.step("imagenet1k_mae", "paper")
-    assert (step.lr, step.weight_decay, step.batch_size) == (3e-5, 0.1, 4096)
-    assert (step.epochs, step.warmup_epochs, step.mask_ratio) == (800, 40, 0.75)
+    recipe = plan.experiments.recipe("imagenet1k_mae", "paper")
+    assert (recipe.lr, recipe.weight_decay, recipe.batch_size) == (3e-5, 0.1, 4096)
+    assert (recipe.epochs, recipe.warmup_epochs, recipe.mask_ratio) == (800, 40, 0.75)
     printed = {
         "crate_mae_small": 25.4,
         "crate_mae_base": 44.6,

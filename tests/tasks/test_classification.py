@@ -119,7 +119,12 @@ def test_the_head_starts_from_zeros_and_compute_adds_up(transfer):
 
 def test_a_trial_plan_is_the_tables_recipe(plan: Plan):
     """The published transfer, as `paper.md` has it."""
-    step = plan.experiments.step("flowers102_crate", "paper")
-    assert (step.lr, step.epochs, step.batch_size, step.weight_decay) == (1e-4, 400, 256, 0.01)
-    assert step.dont_load == ["head", "norm"]
-    assert step.evaluate_epochs == 1
+    recipe = plan.experiments.recipe("flowers102_crate", "paper")
+    assert (recipe.lr, recipe.epochs, recipe.batch_size, recipe.weight_decay) == (
+        1e-4,
+        400,
+        256,
+        0.01,
+    )
+    assert recipe.dont_load == ["head", "norm"]
+    assert recipe.evaluate_epochs == 1

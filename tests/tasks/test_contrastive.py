@@ -71,7 +71,7 @@ class Places:
     def __len__(self):
         return len(self.kinds)
 
-    def evaluation(self, step, batch_size):
+    def evaluation(self, recipe, batch_size):
         mine = range(self.runtime.rank, len(self), self.runtime.world)
         for start in range(0, len(mine), batch_size):
             places = torch.tensor(mine[start : start + batch_size])
@@ -84,7 +84,7 @@ def test_retrieval_and_loss_over_held_out_pairs_by_hand():
     images, texts = (torch.nn.functional.normalize(torch.randn(count, 8), dim=1) for _ in range(2))
     kinds = torch.arange(count) % 3  # captions that several pictures share
     dataset = dataclasses.replace(get_dataset("captioned_tiny"), mean=(0.0,), std=(1 / 255,))
-    step = Contrastive(
+    recipe = Contrastive(
         dataset=dataset.name, follows=["start"], updates=1, batch_size=4, lr=1e-3,
         evaluation_batch=size, context_length=1, compute={"micro_batch": 3},
     )  # fmt: skip
@@ -95,7 +95,7 @@ def test_retrieval_and_loss_over_held_out_pairs_by_hand():
         return images[looked_at[-1]]
 
     model.encode_image, model.encode_text = encode_image, lambda _: texts[looked_at[-1]]
-    found = evaluate(model, Places(kinds, CPU), step, dataset, CPU)
+    found = evaluate(model, Places(kinds, CPU), recipe, dataset, CPU)
     order = torch.randperm(count, generator=generator_for("pairs"))
     losses, hits = [], []
     for start in (0, size):  # two whole batches; the ninth pair is left out
@@ -172,9 +172,9 @@ def test_two_stages_and_their_zero_shot_accuracy(bring, plan, model):
     first, second = bring(model), bring(model, FINE)
     for prepared in (first, second):
         found = metrics_of(prepared)
-        assert tuple(found) == tuple(sorted(prepared.resolved.step.METRICS))
+        assert tuple(found) == tuple(sorted(prepared.resolved.recipe.METRICS))
         lines = [json.loads(line) for line in prepared.folder.history.read_text().splitlines()]
-        assert lines[-1]["seen"] == prepared.resolved.step.updates * 32
+        assert lines[-1]["seen"] == prepared.resolved.recipe.updates * 32
         assert any("contrastive_loss" in line for line in lines)
     before, after = (read_weights(p.folder.weights) for p in (first, second))
     assert before["vision.positions"].shape[1] == 1 + 2 * 2
@@ -192,7 +192,7 @@ def test_two_stages_and_their_zero_shot_accuracy(bring, plan, model):
     assert cost(plan, second.resolved.run).parameters == sum(t.numel() for t in after.values())
 
     looked = metrics_of(bring(model, (*FINE, "imagenet1k_zeroshot")))
-    assert set(looked) == set(plan.experiments.step("imagenet1k_zeroshot", "smoke").METRICS)
+    assert set(looked) == set(plan.experiments.recipe("imagenet1k_zeroshot", "smoke").METRICS)
     assert looked["images"] == 512
     new = metrics_of(bring(model, trial="new", updates=0))
     assert metrics_of(first)["contrastive_loss"] < new["contrastive_loss"] - 0.1

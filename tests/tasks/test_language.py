@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 IDS = np.random.RandomState(0).randint(0, 50, 101).astype(np.uint16)
 
 
-def recipe(**changes) -> Language:
+def make_recipe(**changes) -> Language:
     values = {"dataset": "speeches_tiny", "follows": ["start"], "updates": 1, "batch_size": 4}
     return Language(**values | {"lr": 1e-3, "block_size": 8} | changes)
 
@@ -45,7 +45,7 @@ def model():
 
 
 def test_windows_are_pieces_of_the_text_with_the_tokens_that_follow():
-    batches = list(training_windows(np.arange(101), recipe(), 0, range(200), CPU))
+    batches = list(training_windows(np.arange(101), make_recipe(), 0, range(200), CPU))
     starts = set()
     for ids, targets in batches:
         assert ids.shape == targets.shape == (4, 8)
@@ -56,14 +56,14 @@ def test_windows_are_pieces_of_the_text_with_the_tokens_that_follow():
 
 
 def test_windows_depend_on_the_update_alone():
-    step = recipe()
-    whole = list(training_windows(IDS, step, 0, range(6), CPU))
-    later = list(training_windows(IDS, step, 0, range(4, 6), CPU))  # a resumed run
+    recipe = make_recipe()
+    whole = list(training_windows(IDS, recipe, 0, range(6), CPU))
+    later = list(training_windows(IDS, recipe, 0, range(4, 6), CPU))  # a resumed run
     assert all((a[0] == b[0]).all() for a, b in zip(whole[4:], later, strict=True))
-    halves = [list(training_windows(IDS, step, 0, range(6), rank)) for rank in RANKS]
+    halves = [list(training_windows(IDS, recipe, 0, range(6), rank)) for rank in RANKS]
     for (ids, _), (first, _), (second, _) in zip(whole, *halves, strict=True):
         assert (torch.cat([first, second]) == ids).all()
-    assert (next(training_windows(IDS, step, 1, range(1), CPU))[0] != whole[0][0]).any()
+    assert (next(training_windows(IDS, recipe, 1, range(1), CPU))[0] != whole[0][0]).any()
 
 
 def test_a_text_must_hold_a_window(plan):
@@ -86,9 +86,9 @@ def test_every_token_but_the_first_is_predicted_once(count):
             context = torch.from_numpy(ids[first:place].astype(np.int64))[None]
             logits = network(context)[0, -1].double()
             wanted -= float(logits.log_softmax(0)[ids[place]])
-    step = recipe(compute={"micro_batch": 3})
-    assert evaluate(network, ids, step, CPU) == pytest.approx(wanted, rel=1e-6)
-    shares = [evaluate(network, ids, step, rank) for rank in alone(RANKS)]
+    recipe = make_recipe(compute={"micro_batch": 3})
+    assert evaluate(network, ids, recipe, CPU) == pytest.approx(wanted, rel=1e-6)
+    shares = [evaluate(network, ids, recipe, rank) for rank in alone(RANKS)]
     assert sum(shares) == pytest.approx(wanted, rel=1e-6)
 
 
@@ -96,7 +96,7 @@ def alone(ranks):
     """Ranks whose sums are their own shares: nobody else is there to add to them."""
 
     class Share(Runtime):
-        def sum(self, values):
+        def all_reduce_sum(self, values):
             return values
 
     return [Share(**dataclasses.asdict(rank) | {"device": rank.device}) for rank in ranks]
@@ -115,7 +115,7 @@ def test_scores_by_hand():
 
 def test_the_loss_is_the_mean_over_all_tokens():
     network = model()
-    ids, targets = next(training_windows(IDS, recipe(), 0, range(1), CPU))
+    ids, targets = next(training_windows(IDS, make_recipe(), 0, range(1), CPU))
     with torch.no_grad():
         each = -network(ids).log_softmax(-1).gather(-1, targets[..., None])
         assert float(next_token_loss(network, (ids, targets))) == pytest.approx(float(each.mean()))
@@ -194,9 +194,9 @@ def test_speed_is_measured_and_leaves_nothing(small, tmp_path):
         ("crate_base_patch16", "openwebtext", "a model of images cannot do"),
     ],
 )
-def test_images_and_text_do_not_mix(plan, model, step, told):
+def test_images_and_text_do_not_mix(plan, model, recipe, told):
     with pytest.raises(UsageError, match=told):
-        plan.resolve(Run("paper", model, 0, (step,)))
+        plan.resolve(Run("paper", model, 0, (recipe,)))
 
 
 def test_tuning_prefers_the_lower_cross_entropy(plan, tmp_path, monkeypatch, capsys):

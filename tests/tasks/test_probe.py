@@ -52,8 +52,8 @@ def metrics_of(prepared):
 
 def features_of(prepared, weights=None, kind="mean"):
     """Split → features and labels, computed plainly."""
-    step, run = prepared.resolved.step, prepared.resolved.run
-    dataset = get_dataset(step.dataset)
+    recipe, run = prepared.resolved.recipe, prepared.resolved.run
+    dataset = get_dataset(recipe.dataset)
     torch.manual_seed(seed_for(0, "init", *run.chain))
     model = pretrained(prepared.resolved.spec, weights, image_size=28)
     found = {}
@@ -207,10 +207,10 @@ def test_the_key_tells_what_features_depend_on(plan, tmp_path):
     parent = tmp_path / "weights.safetensors"
     parent.write_bytes(b"one")
 
-    def key(step="cifar10_knn", split="train", roll=0, **overrides):
-        run = Run("smoke", MODEL, 0, (step,), "other" if overrides else None)
+    def key(recipe="cifar10_knn", split="train", roll=0, **overrides):
+        run = Run("smoke", MODEL, 0, (recipe,), "other" if overrides else None)
         resolved = plan.resolve(run, overrides or None)
-        dataset = get_dataset(resolved.step.dataset)
+        dataset = get_dataset(resolved.recipe.dataset)
         source = open_split(dataset, split, size=28, runtime=CPU, data_root="data")
         source.labels = source.labels.roll(roll)
         return task._key(resolved, dataset, split, source, parent)
@@ -287,13 +287,13 @@ def test_accuracy_by_hand():
 
 def test_held_out_pictures_are_fitted_to_in_the_end(plan):
     real, own, embedded = map(get_dataset, ("cifar10", "flowers102", "clip_art_topics"))
-    step = plan.experiments.step("cifar10_probe", "paper")
-    knn = plan.experiments.step("cifar10_knn", "paper")
+    recipe = plan.experiments.recipe("cifar10_probe", "paper")
+    knn = plan.experiments.recipe("cifar10_knn", "paper")
     for dataset in (real, own, embedded):
-        assert step.splits(dataset) == ["train", "validation", "test"]
+        assert recipe.splits(dataset) == ["train", "validation", "test"]
     assert knn.splits(real) == ["train", "validation", "test"]  # 5,000 of the 50,000
     assert knn.splits(own) == knn.splits(embedded) == ["train", "test"]
-    validated = step.model_copy(update={"evaluate": "validation"})
+    validated = recipe.model_copy(update={"evaluate": "validation"})
     assert validated.splits(real) == ["train", "validation"]
 
     counts = cost(plan, Run("paper", "vit_small_patch16", 0, (PARENT, "cifar10_probe")))
@@ -320,12 +320,14 @@ def test_cut_parts_are_the_training_split(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (4, 4)).save(path)
     names = {}
-    for split, spare in (
+    for split, held_out_for in (
         ("train", "test"), ("train", "validation"), ("validation", "test"), ("test", "test"),
     ):  # fmt: skip
-        source = open_split(dataset, split, size=4, runtime=CPU, data_root=tmp_path, spare=spare)
+        source = open_split(
+            dataset, split, size=4, runtime=CPU, data_root=tmp_path, held_out_for=held_out_for
+        )
         pictures = source.pictures
-        names[split, spare] = {pictures.name(index) for index in range(len(pictures))}
+        names[split, held_out_for] = {pictures.name(index) for index in range(len(pictures))}
         assert len(task._labels(source)) == len(pictures)
     assert dataset.held_out("validation")
     assert names["train", "test"] == names["train", "validation"] | names["validation", "test"]
@@ -349,7 +351,7 @@ def test_the_identity_holds_only_what_decides(plan):
     for changed in ({"penalties": [1.0]}, {"features": "token"}, {"eval_resize": 256}):
         assert identity(linear, **changed) != linear.identity
     assert identity(knn, neighbours=5) != knn.identity
-    small = plan.experiments.step("pets_knn", "mini")
+    small = plan.experiments.recipe("pets_knn", "mini")
     assert (small.image_size, small.eval_resize, small.method) == (28, None, "knn")
     assert (small.neighbours, small.temperature) == (20, 0.07)
 
@@ -408,7 +410,7 @@ def test_weights_of_another_model_are_refused(plan, tmp_path):
 
 
 def test_the_defaults_mean_what_they_meant():
-    step = Probe(dataset="cifar10", follows=["start"])
-    assert step.penalties == [1e-4, 1e-3, 1e-2, 1e-1, 1.0]
-    assert (step.method, step.features, step.image_size) == ("linear", "token", 224)
-    assert (step.neighbours, step.temperature, step.eval_resize) == (20, 0.07, None)
+    recipe = Probe(dataset="cifar10", follows=["start"])
+    assert recipe.penalties == [1e-4, 1e-3, 1e-2, 1e-1, 1.0]
+    assert (recipe.method, recipe.features, recipe.image_size) == ("linear", "token", 224)
+    assert (recipe.neighbours, recipe.temperature, recipe.eval_resize) == (20, 0.07, None)

@@ -51,7 +51,7 @@ PLAIN = dataclasses.replace(
 )
 
 
-def recipe(**changes) -> Segmentation:
+def make_recipe(**changes) -> Segmentation:
     values = {"dataset": "composites", "follows": ["start"], "updates": 1, "batch_size": 4}
     values |= {"lr": 1e-3, "image_size": 16, "stride": 10, "resize": [64, 16]}
     return Segmentation(**values | changes)
@@ -109,10 +109,10 @@ def coordinates(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("ratio", [[1.0, 1.0], [0.5, 2.0]])
 def test_picture_and_map_stay_together(ratio):
     picture, labels = coordinates(64, 96)
-    step = recipe(image_size=48, resize=[96, 64], ratio=ratio, photometric=False)
+    recipe = make_recipe(image_size=48, resize=[96, 64], ratio=ratio, photometric=False)
     flipped, corners = set(), set()
     for seed in range(40):
-        pixels, map_ = training_crop(Image.fromarray(picture), labels, step, seed, FILL)
+        pixels, map_ = training_crop(Image.fromarray(picture), labels, recipe, seed, FILL)
         assert (pixels.shape, map_.shape) == ((3, 48, 48), (48, 48))
         red, green = pixels[0].float() / 2, pixels[1].float() / 2
         inside = map_ != IGNORED
@@ -129,8 +129,8 @@ def test_picture_and_map_stay_together(ratio):
 
 def test_a_small_picture_is_filled_up():
     picture, labels = coordinates(8, 12)
-    step = recipe(ratio=[1.0, 1.0], resize=[12, 8], photometric=False, flip=False)
-    pixels, map_ = training_crop(Image.fromarray(picture), labels, step, 0, FILL)
+    recipe = make_recipe(ratio=[1.0, 1.0], resize=[12, 8], photometric=False, flip=False)
+    pixels, map_ = training_crop(Image.fromarray(picture), labels, recipe, 0, FILL)
     assert np.array_equal(pixels[:, :8, :12].permute(1, 2, 0), picture)
     assert np.array_equal(map_[:8, :12], labels)
     assert (map_[8:] == IGNORED).all()
@@ -212,18 +212,18 @@ def test_colours_follow_their_seed():
 def test_workers_and_ranks_change_no_batch():
     source = {"scenes": random_scenes(), "dataset": PLAIN}
 
-    def batches(step, runtimes):
+    def batches(recipe, runtimes):
         parts = [
-            list(LabelledScenes(**source, runtime=r).training(step, 3, 1, 5)) for r in runtimes
+            list(LabelledScenes(**source, runtime=r).training(recipe, 3, 1, 5)) for r in runtimes
         ]
         return [
             [torch.cat(t) for t in zip(*batch, strict=True)] for batch in zip(*parts, strict=True)
         ]
 
-    alone = batches(recipe(), [CPU])
+    alone = batches(make_recipe(), [CPU])
     assert [(p.shape, m.shape) for p, m in alone] == [((4, 3, 16, 16), (4, 16, 16))] * 4
-    helped = batches(recipe(compute={"workers": 2}), [CPU])
-    shared = batches(recipe(), RANKS)
+    helped = batches(make_recipe(compute={"workers": 2}), [CPU])
+    shared = batches(make_recipe(), RANKS)
     for one, two, three in zip(alone, helped, shared, strict=True):
         for a, b, c in zip(one, two, three, strict=True):
             assert torch.equal(a, b)
@@ -267,11 +267,11 @@ class ByPlace(torch.nn.Module):
 
 @pytest.mark.parametrize("micro", [1, 3, None])
 def test_overlapping_windows_are_averaged(micro):
-    step = recipe(compute={"micro_batch": micro}, resize=[40, 24])
+    recipe = make_recipe(compute={"micro_batch": micro}, resize=[40, 24])
     scenes = random_scenes(4)
     source = LabelledScenes(scenes, PLAIN, runtime=CPU)
     model = ByPlace(16, 5)
-    found = list(segment(model, readable(source.evaluation(step)), step, PLAIN, CPU))
+    found = list(segment(model, readable(source.evaluation(recipe)), recipe, PLAIN, CPU))
     assert len(found) == 4
     for index, (truth, answer) in enumerate(found):
         assert np.array_equal(truth, scenes.labels(index))
@@ -306,8 +306,8 @@ def test_a_picture_smaller_than_the_window():
         seen.append(images)
         return torch.stack([images[:, 0], 0.1 + 0 * images[:, 0]], 1)
 
-    step = recipe(resize=[11, 7])
-    ((truth, answer),) = segment(network, source.evaluation(step), step, PLAIN, CPU)
+    recipe = make_recipe(resize=[11, 7])
+    ((truth, answer),) = segment(network, source.evaluation(recipe), recipe, PLAIN, CPU)
     assert truth.shape == answer.shape == (7, 11)
     assert (answer == 0).all()
     ((window,),) = seen
@@ -381,11 +381,11 @@ def test_the_loss_counts_labelled_pixels_only():
 
 def test_a_damaged_picture_is_left_out_of_a_test_and_ends_a_training(capsys):
     source = LabelledScenes(random_scenes(broken=[2]), PLAIN, runtime=CPU)
-    pairs = ((truth, truth) for _, truth in readable(source.evaluation(recipe())))
+    pairs = ((truth, truth) for _, truth in readable(source.evaluation(make_recipe())))
     assert evaluate(pairs, PLAIN, CPU) == {"miou": 100, "macc": 100, "aacc": 100, "images": 7}
     assert capsys.readouterr().err == "warning: left out: picture 2 is damaged\n"
     with pytest.raises(RunError, match=r"^picture 2 is damaged$"):
-        list(source.training(recipe(compute={"workers": 1}), 0, 0, 2))
+        list(source.training(make_recipe(compute={"workers": 1}), 0, 0, 2))
     with pytest.raises(RunError, match="none of 0 pictures"):
         evaluate([], PLAIN, CPU)
 
@@ -408,7 +408,7 @@ def test_all_ranks_are_measured_with_the_saved_statistics():
     class Two(Runtime):
         """Adds what the other rank has, as an all-reduce would."""
 
-        def sum(self, values):
+        def all_reduce_sum(self, values):
             return values.add_(others.pop(0))
 
     mine, other = torch.nn.BatchNorm2d(3), torch.nn.BatchNorm2d(3)
@@ -428,7 +428,7 @@ def test_all_ranks_are_measured_with_the_saved_statistics():
 )
 def test_no_picture_is_alone_under_batch_norm(batch_size, micro, world, fits):
     class Planned:
-        step, run = recipe(batch_size=batch_size, compute={"micro_batch": micro}), "this run"
+        recipe, run = make_recipe(batch_size=batch_size, compute={"micro_batch": micro}), "this run"
 
     runtime = dataclasses.replace(CPU, world=world)
     model = torch.nn.BatchNorm2d(1)

@@ -75,16 +75,16 @@ class StopsAt(Exception):
     """Stands in for a killed process."""
 
 
-def train(folder, step, *, seed=0, die_at=None, ends_at=None, poison=None, identity="id"):
+def train(folder, recipe, *, seed=0, die_at=None, ends_at=None, poison=None, identity="id"):
     """Fit a small CRATE-alpha on fixed pictures, 8 updates an epoch; weights and history."""
     torch.manual_seed(0)
     shape = {"num_classes": 4, "image_size": 14, "dim": 8, "depth": 2, "heads": 2, "patch_size": 7}
-    model = create_model(ALPHA, drop_path=step.drop_path, **shape)
+    model = create_model(ALPHA, drop_path=recipe.drop_path, **shape)
     images = torch.randn(96, 3, 14, 14, generator=torch.Generator().manual_seed(1))
     labels = torch.arange(96) % 4
 
     def batches(first):
-        for index in range(first, int(step.epochs * 8)):
+        for index in range(first, int(recipe.epochs * 8)):
             if index == die_at:
                 raise StopsAt
             if index == ends_at:
@@ -98,7 +98,7 @@ def train(folder, step, *, seed=0, die_at=None, ends_at=None, poison=None, ident
         loss=lambda network, batch: F.cross_entropy(network(batch[0]).float(), batch[1]),
         batches=batches,
         steps_per_epoch=8,
-        step=step,
+        recipe=recipe,
         runtime=CPU,
         folder=RunFolder(folder),
         identity=identity,
@@ -127,9 +127,11 @@ def folders(tmp_path: Path, count: int) -> list[Path]:
 
 def test_micro_batches_change_nothing(tmp_path):
     one, other = folders(tmp_path, 2)
-    step = small(drop_path=0.0)
-    weights, lines = train(one, step)
-    cut = step.model_copy(update={"compute": step.compute.model_copy(update={"micro_batch": 5})})
+    recipe = small(drop_path=0.0)
+    weights, lines = train(one, recipe)
+    cut = recipe.model_copy(
+        update={"compute": recipe.compute.model_copy(update={"micro_batch": 5})}
+    )
     cut_weights, cut_lines = train(other, cut)  # 5 + 5 + 2: unequal parts are weighed
     for name, tensor in weights.items():
         torch.testing.assert_close(cut_weights[name], tensor, atol=2e-5, rtol=1e-4, msg=name)
@@ -138,24 +140,24 @@ def test_micro_batches_change_nothing(tmp_path):
 
 def test_seeds_decide_drop_path(tmp_path):
     first, again, other = folders(tmp_path, 3)
-    step = small(drop_path=0.5)
-    weights, lines = train(first, step)
+    recipe = small(drop_path=0.5)
+    weights, lines = train(first, recipe)
     torch.rand(3)  # the state of the global generator must not matter
-    assert equal(train(again, step)[0], weights)
+    assert equal(train(again, recipe)[0], weights)
     assert history(again) == lines
-    assert not equal(train(other, step, seed=1)[0], weights)  # from the same start
+    assert not equal(train(other, recipe, seed=1)[0], weights)  # from the same start
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "lion"])
 def test_resumed_between_two_log_lines_ends_the_same(tmp_path, optimizer):
     whole, cut = folders(tmp_path, 2)
-    step = small(drop_path=0.3, optimizer=optimizer, epochs=3, compute={"checkpoint_seconds": 0})
-    weights, lines = train(whole, step)
+    recipe = small(drop_path=0.3, optimizer=optimizer, epochs=3, compute={"checkpoint_seconds": 0})
+    weights, lines = train(whole, recipe)
     assert [line["step"] for line in lines] == [20, 24]  # every LOG_EVERY updates, and the last
     for die_at in (7, 21, 22):  # 21: a line was written that must stay, with one loss after it
         with pytest.raises(StopsAt):
-            train(cut, step, die_at=die_at)
-    assert equal(train(cut, step)[0], weights)
+            train(cut, recipe, die_at=die_at)
+    assert equal(train(cut, recipe)[0], weights)
     assert history(cut) == lines
 
 
@@ -175,10 +177,10 @@ def test_history_holds_the_mean_loss_and_the_rate(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("checkpoint_seconds", [0, 30])
 def test_a_loss_that_is_not_finite_names_its_update(tmp_path, checkpoint_seconds):
-    step = small(compute={"checkpoint_seconds": checkpoint_seconds})
+    recipe = small(compute={"checkpoint_seconds": checkpoint_seconds})
     told = r"the loss is nan at update 11 \(epoch 1\.25\)"
     with pytest.raises(RunError, match=told):
-        train(tmp_path, step, poison=10)
+        train(tmp_path, recipe, poison=10)
     # and a checkpoint from before, if there is one, is not poisoned
     if checkpoint_seconds == 0:
         saved = torch.load(RunFolder(tmp_path).checkpoint("id"), weights_only=True)
@@ -202,10 +204,10 @@ class Code:
 
 
 def test_damaged_checkpoints_are_refused(tmp_path):
-    step = small(compute={"checkpoint_seconds": 0})
+    recipe = small(compute={"checkpoint_seconds": 0})
     path, trap = RunFolder(tmp_path).checkpoint("id"), tmp_path / "executed"
     with pytest.raises(StopsAt):
-        train(tmp_path, step, die_at=5)
+        train(tmp_path, recipe, die_at=5)
     good = path.read_bytes()
     generator = random.Random(0)
     flipped = bytearray(good)
@@ -216,26 +218,26 @@ def test_damaged_checkpoints_are_refused(tmp_path):
     for content in damaged:
         path.write_bytes(content)
         with pytest.raises(RunError, match="damaged checkpoint") as caught:
-            train(tmp_path, step)
+            train(tmp_path, recipe)
         assert "\n" not in str(caught.value)
         assert str(path) in str(caught.value)
     torch.save({"identity": "id", "done": Code(trap)}, path)  # whole, but with code in it
     with pytest.raises(RunError, match="damaged checkpoint") as caught:
-        train(tmp_path, step)
+        train(tmp_path, recipe)
     assert "\n" not in str(caught.value)
     assert not trap.exists()
     path.write_bytes(good)  # nothing else was the matter
-    train(tmp_path, step)
+    train(tmp_path, recipe)
 
 
 def test_foreign_checkpoints_are_refused(tmp_path):
-    step = small(compute={"checkpoint_seconds": 0})
+    recipe = small(compute={"checkpoint_seconds": 0})
     mine, theirs = (RunFolder(tmp_path).checkpoint(name) for name in ("mine", "theirs"))
     with pytest.raises(StopsAt):
-        train(tmp_path, step, die_at=5, identity="theirs")
+        train(tmp_path, recipe, die_at=5, identity="theirs")
     mine.write_bytes(theirs.read_bytes())
     with pytest.raises(RunError, match="belongs to another run"):
-        train(tmp_path, step, identity="mine")
+        train(tmp_path, recipe, identity="mine")
     state = torch.load(theirs, weights_only=True) | {"identity": "mine"}
     for broken in (
         {**state, "model": {"head.weight": torch.ones(1)}},
@@ -245,7 +247,7 @@ def test_foreign_checkpoints_are_refused(tmp_path):
     ):
         torch.save(broken, mine)
         with pytest.raises(RunError, match="does not fit the model") as caught:
-            train(tmp_path, step, identity="mine")
+            train(tmp_path, recipe, identity="mine")
         assert "\n" not in str(caught.value)
 
 

@@ -14,7 +14,7 @@ from crate.training.optim import AdamW, learning_rate, make_optimizer, parameter
 TINY = {"num_classes": 3, "image_size": 14, "dim": 8, "depth": 1, "heads": 2, "patch_size": 7}
 
 
-def recipe(**keys) -> Training:
+def make_recipe(**keys) -> Training:
     base = {"task": "any", "dataset": "any", "follows": [], "epochs": 1.0, "batch_size": 1}
     return Training(**base | {"lr": 1e-3} | keys)
 
@@ -76,8 +76,10 @@ def test_lion_decays_the_kernels_group_only():
     model = nn.Linear(1, 1)
     nn.init.ones_(model.weight)
     nn.init.ones_(model.bias)
-    step = recipe(optimizer="lion", lr=0.1, weight_decay=0.5, decay="kernels", betas=[0.9, 0.99])
-    optimizer = make_optimizer(model, step)
+    recipe = make_recipe(
+        optimizer="lion", lr=0.1, weight_decay=0.5, decay="kernels", betas=[0.9, 0.99]
+    )
+    optimizer = make_optimizer(model, recipe)
     # By hand: p ← (1 − lr wd) p − lr sign(0.9 m + 0.1 g), then m ← 0.99 m + 0.01 g.
     for gradient, weight, bias in [
         (2.0, 0.95 - 0.1, 1 - 0.1),
@@ -104,28 +106,28 @@ def test_lion_decays_the_kernels_group_only():
     ],
 )
 def test_schedule_by_hand(index, rate):
-    step = recipe(lr=1.0, min_lr=0.1)
-    assert learning_rate(step, index, total=20, warmup=4) == pytest.approx(rate, abs=1e-12)
+    recipe = make_recipe(lr=1.0, min_lr=0.1)
+    assert learning_rate(recipe, index, total=20, warmup=4) == pytest.approx(rate, abs=1e-12)
 
 
 def test_schedule_without_warm_up_or_cosine():
-    assert learning_rate(recipe(lr=2.0), 0, total=5, warmup=0) == 2.0
-    assert learning_rate(recipe(lr=2.0), 4, total=5, warmup=5) == 2.0  # all of it warm-up
-    linear = recipe(lr=1.0, min_lr=0.2, schedule="linear")
+    assert learning_rate(make_recipe(lr=2.0), 0, total=5, warmup=0) == 2.0
+    assert learning_rate(make_recipe(lr=2.0), 4, total=5, warmup=5) == 2.0  # all of it warm-up
+    linear = make_recipe(lr=1.0, min_lr=0.2, schedule="linear")
     rates = [learning_rate(linear, index, total=12, warmup=2) for index in (0, 1, 2, 7, 12)]
     assert rates == pytest.approx([0.5, 1.0, 1.0, 0.6, 0.2])
 
 
 def test_length_in_epochs_or_updates():
-    assert recipe(epochs=1.5).total_updates(10) == 15
-    counted = recipe(epochs=None, updates=7, warmup_updates=9)
+    assert make_recipe(epochs=1.5).total_updates(10) == 15
+    counted = make_recipe(epochs=None, updates=7, warmup_updates=9)
     assert (counted.total_updates(10), counted.warmup(10)) == (7, 7)
-    assert recipe(epochs=4, warmup_epochs=0.26).warmup(10) == 3
-    assert recipe(epochs=None, updates=7).trains
-    assert not recipe(epochs=None, updates=0).trains
+    assert make_recipe(epochs=4, warmup_epochs=0.26).warmup(10) == 3
+    assert make_recipe(epochs=None, updates=7).trains
+    assert not make_recipe(epochs=None, updates=0).trains
     for wrong in ({"epochs": 1, "updates": 5}, {"epochs": None}):
         with pytest.raises(ValueError, match="one of 'epochs' and 'updates'"):
-            recipe(**wrong)
+            make_recipe(**wrong)
 
 
 KERNELS = {
@@ -152,7 +154,7 @@ def test_decay_touches_kernels_or_everything(name):
     names = {id(parameter): key for key, parameter in model.named_parameters()}
 
     def decayed(decay: str) -> set[str]:
-        groups = parameter_groups(model, recipe(weight_decay=0.3, decay=decay))
+        groups = parameter_groups(model, make_recipe(weight_decay=0.3, decay=decay))
         assert sorted(names[id(p)] for g in groups for p in g["params"]) == sorted(names.values())
         assert [group["weight_decay"] for group in groups] == [0.3, 0.0][: 1 + (decay != "all")]
         return {names[id(parameter)] for parameter in groups[0]["params"]}
@@ -165,7 +167,9 @@ def test_layer_decay_by_hand():
     """BEiT's: with 2 blocks the head has factor 1, the last block 0.5, the stem 0.125."""
     model = create_model("crate_alpha_base_patch32", **(TINY | {"depth": 2}))
     names = {id(parameter): key for key, parameter in model.named_parameters()}
-    groups = parameter_groups(model, recipe(weight_decay=0.3, decay="matrices", layer_decay=0.5))
+    groups = parameter_groups(
+        model, make_recipe(weight_decay=0.3, decay="matrices", layer_decay=0.5)
+    )
     scale = {names[id(p)]: group["scale"] for group in groups for p in group["params"]}
     decay = {names[id(p)]: group["weight_decay"] for group in groups for p in group["params"]}
     assert scale.keys() == set(names.values())

@@ -24,7 +24,7 @@ class Rank(Runtime):
 
     barrier: threading.Barrier = dataclasses.field(default_factory=lambda: threading.Barrier(1))
 
-    def agree(self, *values):
+    def all_reduce_max(self, *values):
         self.barrier.wait(timeout=20)  # raises a RuntimeError where a rank is gone
         return list(values)
 

@@ -16,13 +16,13 @@ def threads_of(wildcards):
 
     More than the machine has means one run at a time, and so does a run that measures time.
     """
-    step = run_of(wildcards).step
-    return 1 if LAUNCHED else workflow.cores if step.TIMED else step.compute.cores
+    recipe = run_of(wildcards).recipe
+    return 1 if LAUNCHED else workflow.cores if recipe.TIMED else recipe.compute.cores
 
 
 def gpu_of(wildcards):
     """1 for a run that uses this machine's GPUs; it has them for itself."""
-    return int(not LAUNCHED and run_of(wildcards).step.compute.gpus > 0)
+    return int(not LAUNCHED and run_of(wildcards).recipe.compute.gpus > 0)
 
 
 def parent_of(wildcards):
@@ -73,5 +73,5 @@ def caption_of(table):
 def needed_datasets(dag):
     """The data sets of all runs that are going to start."""
     jobs = [job for job in dag.needrun_jobs() if job.rule.name in STEPS]
-    steps = [run_of(job.wildcards).step for job in jobs]
-    return {step.dataset for step in steps if step.READS_DATA}
+    recipes = [run_of(job.wildcards).recipe for job in jobs]
+    return {recipe.dataset for recipe in recipes if recipe.READS_DATA}

@@ -17,7 +17,7 @@ for task, steps in STEPS.items():
             chain=rf"(.+/)?({'|'.join(steps)})",
         threads: threads_of
         resources:
-            mem_mb=lambda wildcards: 1000 * run_of(wildcards).step.compute.memory_gb,
+            mem_mb=lambda wildcards: 1000 * run_of(wildcards).recipe.compute.memory_gb,
             jobs=int(LAUNCHED),
             gpu=gpu_of,
         params:

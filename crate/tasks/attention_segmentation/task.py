@@ -52,28 +52,30 @@ def run(
         have no class but the background and so no part in the mean, and not those that failed) and
         details for run.json; empty on other ranks than 0.
     """
-    step, run_ = resolved.step, resolved.run
-    dataset = get_dataset(step.dataset)
+    recipe, run_ = resolved.recipe, resolved.run
+    dataset = get_dataset(recipe.dataset)
     if dataset.scenes not in WITH_BACKGROUND:
         raise UsageError(f"{run_}: {dataset.title} has no maps with a background class")
-    scenes = open_scenes(dataset, step.evaluate, data_root)
-    if step.answer == "model":
+    scenes = open_scenes(dataset, recipe.evaluate, data_root)
+    if recipe.answer == "model":
         model = parents_network(resolved, parent, runtime)
 
     def look(index: int) -> dict:
         """The best Jaccard index of each class of a picture, and the network's seconds."""
-        labels = resized_map(scenes.labels(index), step.image_size)
-        if step.answer == "ground_truth":
+        labels = resized_map(scenes.labels(index), recipe.image_size)
+        if recipe.answer == "ground_truth":
             masks = [labels == wanted for wanted in classes_of(labels)]
-            return {"jaccard": scores(np.array(masks), labels, step.void)}
-        if step.answer == "whole_image":
-            return {"jaccard": scores(np.ones((1, *labels.shape), bool), labels, step.void)}
+            return {"jaccard": scores(np.array(masks), labels, recipe.void)}
+        if recipe.answer == "whole_image":
+            return {"jaccard": scores(np.ones((1, *labels.shape), bool), labels, recipe.void)}
         began = time.perf_counter()
-        masks = attention_masks(attention(model, scenes.picture(index), step, dataset), step.mass)
+        masks = attention_masks(
+            attention(model, scenes.picture(index), recipe, dataset), recipe.mass
+        )
         seconds = round(time.perf_counter() - began, 5)
-        patch = step.image_size // masks.shape[-1]
+        patch = recipe.image_size // masks.shape[-1]
         masks = masks.repeat(patch, axis=1).repeat(patch, axis=2)  # (K, S, S), nearest neighbour
-        return {"jaccard": scores(masks, labels, step.void), "seconds": seconds}
+        return {"jaccard": scores(masks, labels, recipe.void), "seconds": seconds}
 
     found = work_through(
         look,
@@ -102,20 +104,20 @@ def run(
     times = [part["seconds"] for part in there if "seconds" in part]
     if times:
         details["seconds_per_picture"] = round(statistics.median(times), 5)
-    if step.answer == "model":
-        write_examples(folder.examples, _examples(model, scenes, found, step, dataset))
+    if recipe.answer == "model":
+        write_examples(folder.examples, _examples(model, scenes, found, recipe, dataset))
     return metrics, details
 
 
 def attention(
-    model: nn.Module, picture: Image.Image, step: AttentionSegmentation, dataset: ImageSet
+    model: nn.Module, picture: Image.Image, recipe: AttentionSegmentation, dataset: ImageSet
 ) -> np.ndarray:
     """(K, h, w) float32: how the class token attends to each patch, by head."""
     device = next(model.parameters()).device
-    square = picture.resize((step.image_size, step.image_size), Image.Resampling.BILINEAR)
+    square = picture.resize((recipe.image_size, recipe.image_size), Image.Resampling.BILINEAR)
     pixels = torch.from_numpy(np.array(square)).permute(2, 0, 1)[None]  # (1, 3, S, S)
-    with torch.inference_mode(), precision(step, device):
-        rows = class_attention(model, normalise(pixels.to(device), dataset), step.layer)[0]
+    with torch.inference_mode(), precision(recipe, device):
+        rows = class_attention(model, normalise(pixels.to(device), dataset), recipe.layer)[0]
     if not rows.isfinite().all():
         raise RunError("the network's attention is not finite")
     side = math.isqrt(rows.shape[-1])
@@ -169,13 +171,13 @@ def _examples(
     model: nn.Module,
     scenes: Scenes,
     found: list[dict],
-    step: AttentionSegmentation,
+    recipe: AttentionSegmentation,
     dataset: ImageSet,
 ) -> list[dict]:
     examples = []
     for index in range(min(EXAMPLES, len(scenes))):
         if "failed" not in found[index]:
             picture = scenes.picture(index)
-            rows = attention(model, picture, step, dataset)
+            rows = attention(model, picture, recipe, dataset)
             examples.append({"image": np.asarray(picture), "attention": rows.astype(np.float16)})
     return examples

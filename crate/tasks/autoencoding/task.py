@@ -16,7 +16,7 @@ from crate.errors import UsageError
 from crate.models.autoencoder import MaskedAutoencoder
 from crate.models.features import class_attention
 from crate.models.flops_autoencoder import autoencoder_macs
-from crate.models.transfer import carry
+from crate.models.transfer import transfer_weights
 from crate.models.zoo import build_autoencoder
 from crate.planning.loader import Autoencoding
 from crate.planning.plan import Resolved
@@ -51,66 +51,66 @@ def run(
         pass, and of training since the chain's start, three forward passes an image) and details
         for run.json.
     """
-    step, seed = resolved.step, resolved.run.seed
-    dataset = get_dataset(step.dataset)
+    recipe, seed = resolved.recipe, resolved.run.seed
+    dataset = get_dataset(recipe.dataset)
     torch.manual_seed(seed_for(seed, "init", *resolved.run.chain))
     model = build_autoencoder(
         resolved.spec,
-        image_size=step.image_size,
-        normalise_patches=step.normalise_patches,
-        drop_path=step.drop_path,
+        image_size=recipe.image_size,
+        normalise_patches=recipe.normalise_patches,
+        drop_path=recipe.drop_path,
     )
     details: dict = {}
     if parent is not None:
-        details["carried"] = carry(model, read_weights(parent), step.dont_load)
+        details["carried"] = transfer_weights(model, read_weights(parent), recipe.dont_load)
     model.to(runtime.device)
 
-    opened = {"size": step.image_size, "runtime": runtime, "data_root": data_root}
-    evaluated = open_split(dataset, step.evaluate, **opened)
-    source = open_split(dataset, "train", spare=step.evaluate, **opened)
+    opened = {"size": recipe.image_size, "runtime": runtime, "data_root": data_root}
+    evaluated = open_split(dataset, recipe.evaluate, **opened)
+    source = open_split(dataset, "train", held_out_for=recipe.evaluate, **opened)
     details["training_images"] = len(source)
     if runtime.main and (warning := odd_count(dataset, len(source))):
         print(f"warning: {warning}", file=sys.stderr)
     trained_on = source.select(spaced(len(source), len(evaluated)))
 
     updates = 0
-    if step.trains:
-        per_epoch = len(source) // step.batch_size
-        updates = step.total_updates(per_epoch)
+    if recipe.trains:
+        per_epoch = len(source) // recipe.batch_size
+        updates = recipe.total_updates(per_epoch)
         if not per_epoch or not updates:
             raise UsageError(
-                f"{resolved.run}: {len(source):,} images in batches of {step.batch_size:,} are not "
+                f"{resolved.run}: {len(source):,} images in batches of {recipe.batch_size:,} are not "
                 "a single update"
             )
         details |= fit(
             model,
-            loss=lambda network, batch: hidden_loss(network, batch, step),
+            loss=lambda network, batch: hidden_loss(network, batch, recipe),
             batches=lambda first: training_batches(
-                source, step, seed, range(first, updates), patches_of(model), dataset, runtime
+                source, recipe, seed, range(first, updates), patches_of(model), dataset, runtime
             ),
             steps_per_epoch=per_epoch,
-            step=step,
+            recipe=recipe,
             runtime=runtime,
             folder=folder,
             identity=identity,
             seed=seed,
             name=str(resolved.run),
-            watch=lambda: {"reconstruction": evaluate(model, evaluated, step, dataset, runtime)},
+            watch=lambda: {"reconstruction": evaluate(model, evaluated, recipe, dataset, runtime)},
             size=len(source),
         )
     if runtime.main:
         save_weights(model, folder)
-        write_examples(folder.examples, examples(model, evaluated, step, dataset, runtime))
+        write_examples(folder.examples, examples(model, evaluated, recipe, dataset, runtime))
     forward = 2 * autoencoder_macs(
-        resolved.spec, image_size=step.image_size, mask_ratio=step.mask_ratio
+        resolved.spec, image_size=recipe.image_size, mask_ratio=recipe.mask_ratio
     )
     before = read_json(parent.with_name("metrics.json"))["metrics"] if parent else {}
     return {
-        "reconstruction": evaluate(model, evaluated, step, dataset, runtime),
-        "train_reconstruction": evaluate(model, trained_on, step, dataset, runtime),
+        "reconstruction": evaluate(model, evaluated, recipe, dataset, runtime),
+        "train_reconstruction": evaluate(model, trained_on, recipe, dataset, runtime),
         "images": len(evaluated),
         "flops": forward,
-        "train_flops": before.get("train_flops", 0) + 3 * forward * updates * step.batch_size,
+        "train_flops": before.get("train_flops", 0) + 3 * forward * updates * recipe.batch_size,
     }, details
 
 
@@ -129,7 +129,7 @@ def patches_of(model: MaskedAutoencoder) -> int:
 
 def training_batches(
     source: Images,
-    step: Autoencoding,
+    recipe: Autoencoding,
     seed: int,
     updates: range,
     patches: int,
@@ -137,17 +137,17 @@ def training_batches(
     runtime: Runtime,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """This rank's images (B, 3, S, S) of each update, and the noise (B, N) that masks them."""
-    pictures = source.training(step, seed, updates.start, updates.stop)
+    pictures = source.training(recipe, seed, updates.start, updates.stop)
     for index, (pixels, _) in zip(updates, pictures, strict=True):
         # drawn for the whole batch: ranks and micro-batches change nothing
-        noise = torch.rand(step.batch_size, patches, generator=generator_for(seed, "mask", index))
-        yield normalise(pixels, dataset), runtime.share(noise).to(pixels.device)
+        noise = torch.rand(recipe.batch_size, patches, generator=generator_for(seed, "mask", index))
+        yield normalise(pixels, dataset), runtime.shard(noise).to(pixels.device)
 
 
-def hidden_loss(network: nn.Module, batch: tuple[Tensor, ...], step: Autoencoding) -> Tensor:
+def hidden_loss(network: nn.Module, batch: tuple[Tensor, ...], recipe: Autoencoding) -> Tensor:
     """Mean squared error of a batch's hidden patches."""
     images, noise = batch
-    return network(images, step.mask_ratio, noise)[0]
+    return network(images, recipe.mask_ratio, noise)[0]
 
 
 # --- evaluation -----------------------------------------------------------
@@ -164,7 +164,7 @@ def fixed_noise(places: range | np.ndarray, patches: int) -> Tensor:
 def evaluate(
     model: MaskedAutoencoder,
     source: Images,
-    step: Autoencoding,
+    recipe: Autoencoding,
     dataset: ImageSet,
     runtime: Runtime,
 ) -> float:
@@ -172,15 +172,15 @@ def evaluate(
     model.eval()
     sums = torch.zeros(2, dtype=torch.float64, device=runtime.device)
     place = runtime.rank
-    most = min(step.compute.micro_batch or EVALUATION_BATCH, EVALUATION_BATCH)
-    for pixels, _ in source.evaluation(step, most):
+    most = min(recipe.compute.micro_batch or EVALUATION_BATCH, EVALUATION_BATCH)
+    for pixels, _ in source.evaluation(recipe, most):
         after = place + len(pixels) * runtime.world
         noise = fixed_noise(range(place, after, runtime.world), patches_of(model))
         place = after
-        loss, _, _ = model(normalise(pixels, dataset), step.mask_ratio, noise.to(pixels.device))
+        loss, _, _ = model(normalise(pixels, dataset), recipe.mask_ratio, noise.to(pixels.device))
         sums[0] += loss.double() * len(pixels)  # as many patches are hidden in each picture
         sums[1] += len(pixels)
-    total, images = runtime.sum(sums).tolist()
+    total, images = runtime.all_reduce_sum(sums).tolist()
     return round(total / images, 6)
 
 
@@ -188,7 +188,7 @@ def evaluate(
 def examples(
     model: MaskedAutoencoder,
     source: Images,
-    step: Autoencoding,
+    recipe: Autoencoding,
     dataset: ImageSet,
     runtime: Runtime,
 ) -> list[dict]:
@@ -202,10 +202,10 @@ def examples(
     places = spaced(len(source), EXAMPLES)
     chosen = source.select(places)
     chosen.runtime = dataclasses.replace(runtime, rank=0, world=1)
-    ((pixels, _),) = chosen.evaluation(step, len(places))
+    ((pixels, _),) = chosen.evaluation(recipe, len(places))
     images = normalise(pixels, dataset)
     noise = fixed_noise(places, patches_of(model)).to(images.device)
-    _, prediction, mask = model(images, step.mask_ratio, noise)
+    _, prediction, mask = model(images, recipe.mask_ratio, noise)
     restored = model.complete(images, prediction, mask)
     hidden = model.unpatchify(mask[..., None].expand_as(prediction)) > 0
     original = displayed(images, dataset)

@@ -11,7 +11,7 @@ from crate.data.catalogue import ImageSet, get_dataset, odd_count
 from crate.data.images import mix, normalise, open_split
 from crate.errors import UsageError
 from crate.models.flops import macs
-from crate.models.transfer import carry, vision_weights
+from crate.models.transfer import transfer_weights, vision_weights
 from crate.models.zoo import build
 from crate.planning.plan import Resolved
 from crate.records import RunFolder, read_json
@@ -42,57 +42,59 @@ def run(
         pass, and of training since the chain's start, three forward passes an image) and details
         for run.json.
     """
-    step, seed = resolved.step, resolved.run.seed
-    dataset = get_dataset(step.dataset)
+    recipe, seed = resolved.recipe, resolved.run.seed
+    dataset = get_dataset(recipe.dataset)
     torch.manual_seed(seed_for(seed, "init", *resolved.run.chain))
     model = build(
         resolved.spec,
         num_classes=dataset.classes,
-        image_size=step.image_size,
-        drop_path=step.drop_path,
+        image_size=recipe.image_size,
+        drop_path=recipe.drop_path,
     )
     details: dict = {}
     if parent is not None:
-        details["carried"] = carry(model, vision_weights(read_weights(parent)), step.dont_load)
-    if step.zero_head:
+        details["carried"] = transfer_weights(
+            model, vision_weights(read_weights(parent)), recipe.dont_load
+        )
+    if recipe.zero_head:
         for parameter in model.head.parameters():
             torch.nn.init.zeros_(parameter)
     model.to(runtime.device)
 
-    opened = {"size": step.image_size, "runtime": runtime, "data_root": data_root}
-    evaluated = open_split(dataset, step.evaluate, **opened)  # first: it must not fail afterwards
+    opened = {"size": recipe.image_size, "runtime": runtime, "data_root": data_root}
+    evaluated = open_split(dataset, recipe.evaluate, **opened)  # first: it must not fail afterwards
 
     def accuracy() -> dict:
-        most = step.compute.micro_batch or EVALUATION_BATCH
-        batches = evaluated.evaluation(step, min(most, EVALUATION_BATCH))
+        most = recipe.compute.micro_batch or EVALUATION_BATCH
+        batches = evaluated.evaluation(recipe, min(most, EVALUATION_BATCH))
         return evaluate(model, batches, dataset, runtime)
 
     updates, per_epoch = 0, 1
-    if step.trains:
-        source = open_split(dataset, "train", spare=step.evaluate, **opened)
+    if recipe.trains:
+        source = open_split(dataset, "train", held_out_for=recipe.evaluate, **opened)
         if runtime.main and (warning := odd_count(dataset, len(source))):
             print(f"warning: {warning}", file=sys.stderr)
-        per_epoch = len(source) // step.batch_size
+        per_epoch = len(source) // recipe.batch_size
         details["training_images"] = len(source)
-        total = updates = step.total_updates(per_epoch)
+        total = updates = recipe.total_updates(per_epoch)
         if not per_epoch or not total:
             raise UsageError(
-                f"{resolved.run}: {len(source):,} images in batches of {step.batch_size:,} are not "
+                f"{resolved.run}: {len(source):,} images in batches of {recipe.batch_size:,} are not "
                 "a single update"
             )
 
         def training_batches(first: int):
             for index, (pixels, labels) in enumerate(
-                source.training(step, seed, first, total), start=first
+                source.training(recipe, seed, first, total), start=first
             ):
                 images = normalise(pixels, dataset)
                 mix_seed = seed_for(seed, "mix", index)
-                yield mix(images, labels, step, dataset.classes, mix_seed)
+                yield mix(images, labels, recipe, dataset.classes, mix_seed)
 
         def loss(network: nn.Module, batch: tuple[torch.Tensor, ...]) -> torch.Tensor:
             images, targets = batch
             return F.cross_entropy(
-                network(images).float(), targets, label_smoothing=step.label_smoothing
+                network(images).float(), targets, label_smoothing=recipe.label_smoothing
             )
 
         details |= fit(
@@ -100,7 +102,7 @@ def run(
             loss=loss,
             batches=training_batches,
             steps_per_epoch=per_epoch,
-            step=step,
+            recipe=recipe,
             runtime=runtime,
             folder=folder,
             identity=identity,
@@ -112,11 +114,13 @@ def run(
     if runtime.main:
         save_weights(model, folder)
     metrics = accuracy()
-    forward = 2 * macs(resolved.spec, image_size=step.image_size, num_classes=dataset.classes)
+    forward = 2 * macs(resolved.spec, image_size=recipe.image_size, num_classes=dataset.classes)
     before = read_json(parent.with_name("metrics.json"))["metrics"] if parent else {}
     metrics["flops"] = forward
-    metrics["train_flops"] = before.get("train_flops", 0) + 3 * forward * updates * step.batch_size
-    if step.evaluate_epochs:
+    metrics["train_flops"] = (
+        before.get("train_flops", 0) + 3 * forward * updates * recipe.batch_size
+    )
+    if recipe.evaluate_epochs:
         metrics |= best_epoch(read_history(folder), metrics["top1"], updates / per_epoch)
     return metrics, details
 
@@ -153,7 +157,7 @@ def evaluate(model: nn.Module, batches, dataset: ImageSet, runtime: Runtime) -> 
         sums[2] -= likely.masked_fill(~given, -torch.inf).logsumexp(1).sum().double()
         sums[3] += len(labels)
         counts += torch.bincount(labels[given], minlength=dataset.classes)
-    sums, counts = runtime.sum(sums).cpu(), runtime.sum(counts).cpu()
+    sums, counts = runtime.all_reduce_sum(sums).cpu(), runtime.all_reduce_sum(counts).cpu()
     images = int(sums[3])
     top1, top5, cross_entropy = (sums[:3] / images).tolist()
     return {

@@ -17,7 +17,7 @@ from crate.environment import open_clip_part
 from crate.errors import RunError, UsageError
 from crate.models.contrastive import ContrastiveModel
 from crate.models.flops_contrastive import image_macs, text_macs
-from crate.models.transfer import carry
+from crate.models.transfer import transfer_weights
 from crate.models.zoo import build_contrastive
 from crate.planning.loader import EXPERIMENTS, Contrastive
 from crate.planning.plan import Resolved
@@ -46,82 +46,82 @@ def run(
         reads as their own, both over the evaluated pairs in batches of `evaluation_batch`; FLOPs of
         one pair's forward pass, and of training since the chain's start) and details for run.json.
     """
-    step, seed = resolved.step, resolved.run.seed
-    dataset = get_dataset(step.dataset)
-    encode = caption_tokenizer(step.tokenizer, step.context_length, data_root)
+    recipe, seed = resolved.recipe, resolved.run.seed
+    dataset = get_dataset(recipe.dataset)
+    encode = caption_tokenizer(recipe.tokenizer, recipe.context_length, data_root)
     torch.manual_seed(seed_for(seed, "init", *resolved.run.chain))
     model = build_contrastive(
         resolved.spec,
-        image_size=step.image_size,
+        image_size=recipe.image_size,
         vocab_size=encode.vocab_size,
-        context_length=step.context_length,
-        drop_path=step.drop_path,
+        context_length=recipe.context_length,
+        drop_path=recipe.drop_path,
     )
     details: dict = {}
     if parent is not None:
-        details["carried"] = carry(model, read_weights(parent), step.dont_load)
-    elif step.text_tower:
-        load_text_tower(model, step.text_tower, data_root)
-    if step.freeze_text:
+        details["carried"] = transfer_weights(model, read_weights(parent), recipe.dont_load)
+    elif recipe.text_tower:
+        load_text_tower(model, recipe.text_tower, data_root)
+    if recipe.freeze_text:
         model.freeze_text()
     model.to(runtime.device)
 
     opened = {
-        "size": step.image_size,
+        "size": recipe.image_size,
         "encode": encode,
         "runtime": runtime,
         "data_root": data_root,
-        "bad_pairs": step.bad_pairs,
+        "bad_pairs": recipe.bad_pairs,
     }
-    evaluated = open_pairs(dataset, step.evaluate, **opened)
+    evaluated = open_pairs(dataset, recipe.evaluate, **opened)
     updates = 0
-    if step.trains:
-        source = open_pairs(dataset, "train", spare=step.evaluate, **opened)
+    if recipe.trains:
+        source = open_pairs(dataset, "train", held_out_for=recipe.evaluate, **opened)
         details["training_pairs"] = len(source)
-        per_epoch = len(source) // step.batch_size
-        updates = step.total_updates(per_epoch)
+        per_epoch = len(source) // recipe.batch_size
+        updates = recipe.total_updates(per_epoch)
         if not per_epoch or not updates:
             raise UsageError(
-                f"{resolved.run}: {len(source):,} pairs in batches of {step.batch_size:,} are not "
+                f"{resolved.run}: {len(source):,} pairs in batches of {recipe.batch_size:,} are not "
                 "a single update"
             )
 
         def training_batches(first: int):
-            for pixels, ids in source.training(step, seed, first, updates):
+            for pixels, ids in source.training(recipe, seed, first, updates):
                 yield normalise(pixels, dataset), ids
 
         details |= fit(
             model,
             loss=functools.partial(
-                matching_loss, clip_loss=clip_loss(runtime), micro=step.compute.micro_batch
+                matching_loss, clip_loss=clip_loss(runtime), micro=recipe.compute.micro_batch
             ),
             batches=training_batches,
             steps_per_epoch=per_epoch,
-            step=step,
+            recipe=recipe,
             runtime=runtime,
             folder=folder,
             identity=identity,
             seed=seed,
             name=str(resolved.run),
-            watch=lambda: evaluate(model, evaluated, step, dataset, runtime),
+            watch=lambda: evaluate(model, evaluated, recipe, dataset, runtime),
             size=len(source),
             unit="pairs",
             micro_batches=False,
         )
         skipped = torch.tensor(float(source.bad), device=runtime.device)
-        details["bad_pairs"] = int(runtime.sum(skipped))  # since this process began
+        details["bad_pairs"] = int(runtime.all_reduce_sum(skipped))  # since this process began
         if runtime.main and details["bad_pairs"]:
             print(f"{resolved.run}: {details['bad_pairs']:,} bad pairs skipped", file=sys.stderr)
     if runtime.main:
         save_weights(model, folder)
-    images = 2 * image_macs(resolved.spec, image_size=step.image_size)
-    texts = 2 * text_macs(resolved.spec, context_length=step.context_length)
-    trained = 3 * images + (1 if step.freeze_text else 3) * texts
+    images = 2 * image_macs(resolved.spec, image_size=recipe.image_size)
+    texts = 2 * text_macs(resolved.spec, context_length=recipe.context_length)
+    trained = 3 * images + (1 if recipe.freeze_text else 3) * texts
     before = read_json(parent.with_name("metrics.json"))["metrics"] if parent else {}
-    return evaluate(model, evaluated, step, dataset, runtime) | {
+    return evaluate(model, evaluated, recipe, dataset, runtime) | {
         "pairs": len(evaluated),
         "flops": images + texts,
-        "train_flops": before.get("train_flops", 0) + trained * updates * step.batch_size,
+        "train_flops": before.get("train_flops", 0) + trained * updates * recipe.batch_size,
     }, details
 
 
@@ -175,7 +175,7 @@ def matching_loss(
 
 @torch.inference_mode()
 def evaluate(
-    model: ContrastiveModel, source: Pairs, step: Contrastive, dataset: PairSet, runtime: Runtime
+    model: ContrastiveModel, source: Pairs, recipe: Contrastive, dataset: PairSet, runtime: Runtime
 ) -> dict:
     """Loss and retrieval over all pairs of all ranks, in float32.
 
@@ -186,16 +186,18 @@ def evaluate(
     count, place = len(source), runtime.rank
     images = torch.zeros(count, model.spec.embed_dim, device=runtime.device)
     texts = torch.zeros_like(images)
-    ids = torch.zeros(count, step.context_length, dtype=torch.int64, device=runtime.device)
-    most = min(step.compute.micro_batch or step.evaluation_batch, step.evaluation_batch)
-    for pixels, captions in source.evaluation(step, most):
+    ids = torch.zeros(count, recipe.context_length, dtype=torch.int64, device=runtime.device)
+    most = min(recipe.compute.micro_batch or recipe.evaluation_batch, recipe.evaluation_batch)
+    for pixels, captions in source.evaluation(recipe, most):
         places = slice(place, place + len(pixels) * runtime.world, runtime.world)
         images[places] = model.encode_image(normalise(pixels, dataset))
         texts[places] = model.encode_text(captions)
         ids[places] = captions
         place += len(pixels) * runtime.world
-    images, texts, ids = (runtime.sum(each) for each in (images, texts, ids))  # the others' are 0
-    size = min(step.evaluation_batch, count)
+    images, texts, ids = (
+        runtime.all_reduce_sum(each) for each in (images, texts, ids)
+    )  # the others' are 0
+    size = min(recipe.evaluation_batch, count)
     order = torch.randperm(count, generator=generator_for("pairs")).to(runtime.device)
     loss = hits = torch.zeros((), device=runtime.device)
     batches = order[: count // size * size].split(size)

@@ -16,7 +16,7 @@ from crate.errors import UsageError
 from crate.models import ngram
 from crate.models.flops import language_macs
 from crate.models.language import LanguageModel
-from crate.models.transfer import carry
+from crate.models.transfer import transfer_weights
 from crate.planning.loader import Language
 from crate.planning.plan import Resolved
 from crate.records import RunFolder, read_json
@@ -50,8 +50,8 @@ def run(
         comes before; FLOPs of the forward pass of one window of `block_size` tokens, and of
         training since the chain's start, three forward passes a window) and details for run.json.
     """
-    step, seed, dataset = resolved.step, resolved.run.seed, get_dataset(resolved.step.dataset)
-    evaluated = open_tokens(dataset, step.evaluate, data_root)  # first: it must not fail later
+    recipe, seed, dataset = resolved.recipe, resolved.run.seed, get_dataset(resolved.recipe.dataset)
+    evaluated = open_tokens(dataset, recipe.evaluate, data_root)  # first: it must not fail later
     vocabulary = evaluated.tokenizer.vocab_size
     if not evaluated.tokenizer.lengths[evaluated.ids[1:]].any():
         raise UsageError(f"{resolved.run}: {evaluated.title} has no text after its first token")
@@ -59,9 +59,9 @@ def run(
     weights = None if parent is None else read_weights(parent)
     counted = weights and ngram.from_state({name: t.numpy() for name, t in weights.items()})
     details: dict = {"evaluated_sha256": evaluated.sha256}  # of token files
-    if step.answer != "model":
-        source = open_training(dataset, step, data_root, runtime, details)
-        counted = ngram.count(source.ids, vocabulary, 1 if step.answer == "unigram" else 2)
+    if recipe.answer != "model":
+        source = open_training(dataset, recipe, data_root, runtime, details)
+        counted = ngram.count(source.ids, vocabulary, 1 if recipe.answer == "unigram" else 2)
         if runtime.main:
             state = {name: torch.from_numpy(array) for name, array in counted.state().items()}
             save_tensors(state, folder.weights)
@@ -73,36 +73,36 @@ def run(
     model = LanguageModel(
         resolved.spec,
         vocab_size=vocabulary,
-        block_size=step.block_size,
-        drop_path=step.drop_path,
+        block_size=recipe.block_size,
+        drop_path=recipe.drop_path,
     )
     if weights is not None:
-        details["carried"] = carry(model, weights, step.dont_load)
+        details["carried"] = transfer_weights(model, weights, recipe.dont_load)
     model.to(runtime.device)
 
     def measure() -> dict:
-        return scores(evaluate(model, evaluated.ids, step, runtime), evaluated)
+        return scores(evaluate(model, evaluated.ids, recipe, runtime), evaluated)
 
     updates = 0
-    if step.trains:
-        source = open_training(dataset, step, data_root, runtime, details)
-        if len(source.ids) <= step.block_size:
+    if recipe.trains:
+        source = open_training(dataset, recipe, data_root, runtime, details)
+        if len(source.ids) <= recipe.block_size:
             raise UsageError(
                 f"{resolved.run}: {source.title} has {len(source.ids):,} tokens to train on, one "
-                f"window needs {step.block_size + 1:,}"
+                f"window needs {recipe.block_size + 1:,}"
             )
-        per_epoch = max(1, len(source.ids) // (step.batch_size * step.block_size))
-        updates = step.total_updates(per_epoch)
+        per_epoch = max(1, len(source.ids) // (recipe.batch_size * recipe.block_size))
+        updates = recipe.total_updates(per_epoch)
         if not updates:
-            raise UsageError(f"{resolved.run}: {step.epochs} epochs are not a single update")
+            raise UsageError(f"{resolved.run}: {recipe.epochs} epochs are not a single update")
         details |= fit(
             model,
             loss=next_token_loss,
             batches=lambda first: training_windows(
-                source.ids, step, seed, range(first, updates), runtime
+                source.ids, recipe, seed, range(first, updates), runtime
             ),
             steps_per_epoch=per_epoch,
-            step=step,
+            recipe=recipe,
             runtime=runtime,
             folder=folder,
             identity=identity,
@@ -111,21 +111,21 @@ def run(
             watch=lambda: {"cross_entropy": measure()["cross_entropy"]},
             size=len(source.ids),
             unit="tokens",
-            per_example=step.block_size,
+            per_example=recipe.block_size,
         )
     if runtime.main:
         save_weights(model, folder)
-    forward = 2 * language_macs(resolved.spec, vocab_size=vocabulary, tokens=step.block_size)
+    forward = 2 * language_macs(resolved.spec, vocab_size=vocabulary, tokens=recipe.block_size)
     before = read_json(parent.with_name("metrics.json"))["metrics"] if parent else {}
-    trained = before.get("train_flops", 0) + 3 * forward * updates * step.batch_size
+    trained = before.get("train_flops", 0) + 3 * forward * updates * recipe.batch_size
     return measure() | {"flops": forward, "train_flops": trained}, details
 
 
 def open_training(
-    dataset: TextSet, step: Language, data_root: str | Path, runtime: Runtime, details: dict
+    dataset: TextSet, recipe: Language, data_root: str | Path, runtime: Runtime, details: dict
 ) -> Tokens:
     """The text to train on, or to count; its size goes into `details`."""
-    source = open_tokens(dataset, "train", data_root, spare=step.evaluate)
+    source = open_tokens(dataset, "train", data_root, held_out_for=recipe.evaluate)
     if runtime.main and (warning := odd_count(dataset, source.documents)):
         print(f"warning: {warning}", file=sys.stderr)
     details |= {"training_documents": source.documents, "training_tokens": len(source.ids)}
@@ -134,18 +134,18 @@ def open_training(
 
 
 def training_windows(
-    ids: np.ndarray, step: Language, seed: int, updates: range, runtime: Runtime
+    ids: np.ndarray, recipe: Language, seed: int, updates: range, runtime: Runtime
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """This rank's windows of each update, and the tokens that follow: both (B, block_size) int64.
 
     Each begins anywhere in the text, documents run into each other: nanoGPT's batches.
     """
-    last = len(ids) - step.block_size  # starts; one more token is the last target
-    within = np.arange(step.block_size + 1)
+    last = len(ids) - recipe.block_size  # starts; one more token is the last target
+    within = np.arange(recipe.block_size + 1)
     for index in updates:
         generator = generator_for(seed, "windows", index)
-        starts = torch.randint(last, (step.batch_size,), generator=generator)
-        mine = runtime.share(starts).numpy()
+        starts = torch.randint(last, (recipe.batch_size,), generator=generator)
+        mine = runtime.shard(starts).numpy()
         windows = torch.from_numpy(ids[mine[:, None] + within].astype(np.int64))
         if runtime.device.type == "cuda":
             windows = windows.pin_memory().to(runtime.device, non_blocking=True)
@@ -162,16 +162,16 @@ def next_token_loss(network: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, ids: np.ndarray, step: Language, runtime: Runtime) -> float:
+def evaluate(model: nn.Module, ids: np.ndarray, recipe: Language, runtime: Runtime) -> float:
     """Nats of all tokens but the first, over all ranks, in float32.
 
     The text is cut into windows of `block_size` that share no token: each token is predicted once,
     from those before it in its window, as many as a training batch has on average.
     """
     model.eval()
-    size = step.block_size
+    size = recipe.block_size
     count = -(-(len(ids) - 1) // size)  # windows, the last one possibly shorter
-    most = step.compute.micro_batch or max(
+    most = recipe.compute.micro_batch or max(
         1, EVALUATION_LOGITS // (size * model.token_embedding.num_embeddings)
     )
     lost = torch.zeros((), dtype=torch.float64, device=runtime.device)
@@ -185,7 +185,7 @@ def evaluate(model: nn.Module, ids: np.ndarray, step: Language, runtime: Runtime
         lost += F.cross_entropy(
             logits.flatten(0, 1), targets.flatten(), ignore_index=PADDING, reduction="sum"
         ).double()
-    return float(runtime.sum(lost))
+    return float(runtime.all_reduce_sum(lost))
 
 
 def scores(lost: float, evaluated: Tokens) -> dict:

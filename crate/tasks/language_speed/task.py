@@ -33,8 +33,8 @@ def run(
         bytes: a GPU's, as torch's allocator counts it, or on a CPU by how much the process grew)
         and details (updates timed).
     """
-    step, device = resolved.step, runtime.device
-    vocabulary = get_tokenizer(get_dataset(step.dataset).tokenizer).vocab_size
+    recipe, device = resolved.recipe, runtime.device
+    vocabulary = get_tokenizer(get_dataset(recipe.dataset).tokenizer).vocab_size
     process, on_gpu = psutil.Process(), device.type == "cuda"
     before = peak = process.memory_info().rss
     if on_gpu:
@@ -43,27 +43,30 @@ def run(
     model = LanguageModel(
         resolved.spec,
         vocab_size=vocabulary,
-        block_size=step.block_size,
-        drop_path=step.drop_path,
+        block_size=recipe.block_size,
+        drop_path=recipe.drop_path,
     ).to(device)
-    optimizer, trained = make_optimizer(model, step), spread(model, step, runtime)
-    shape = (step.batch_size // runtime.world, step.block_size + 1)
+    optimizer, trained = make_optimizer(model, recipe), spread(model, recipe, runtime)
+    shape = (recipe.batch_size // runtime.world, recipe.block_size + 1)
     windows = torch.randint(vocabulary, shape, device=device)
     batch = (windows[:, :-1], windows[:, 1:])
-    micro = step.compute.micro_batch
+    micro = recipe.compute.micro_batch
 
     model.train()
     began, took = time.perf_counter(), []
-    while len(took) < 2 or runtime.agree(int(time.perf_counter() - began < step.seconds))[0]:
+    while (
+        len(took) < 2
+        or runtime.all_reduce_max(int(time.perf_counter() - began < recipe.seconds))[0]
+    ):
         start = time.perf_counter()
-        update(trained, optimizer, next_token_loss, batch, micro, step, runtime)
+        update(trained, optimizer, next_token_loss, batch, micro, recipe, runtime)
         if on_gpu:
             torch.cuda.synchronize(device)
         took.append(time.perf_counter() - start)
         peak = max(peak, process.memory_info().rss)
     timed = sorted(took[1:])  # the first also chooses kernels
     memory = torch.cuda.max_memory_allocated(device) if on_gpu else peak - before
-    tokens = step.batch_size * step.block_size
+    tokens = recipe.batch_size * recipe.block_size
     return {
         "tokens_per_second": round(tokens / timed[len(timed) // 2], 1),
         "peak_memory": memory,

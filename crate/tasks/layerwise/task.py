@@ -53,18 +53,18 @@ def run(
         UsageError: several processes. RunError: tokens that are not finite, weights of another
         model, a picture that cannot be read.
     """
-    step, run_ = resolved.step, resolved.run
-    dataset = get_dataset(step.dataset)
+    recipe, run_ = resolved.recipe, resolved.run
+    dataset = get_dataset(recipe.dataset)
     if runtime.world > 1:
         raise UsageError(f"{run_}: this is the work of one process, not of {runtime.world}")
-    splits = {"evaluated": step.evaluate} | ({} if dataset.scenes else {"train": "train"})
+    splits = {"evaluated": recipe.evaluate} | ({} if dataset.scenes else {"train": "train"})
     sources = {
-        key: _batches(dataset, split, step, runtime, data_root) for key, split in splits.items()
+        key: _batches(dataset, split, recipe, runtime, data_root) for key, split in splits.items()
     }  # all first: a later one must not fail after hours
     model = parents_network(resolved, parent, runtime)
     layers: dict = {}
     for key, (count, batches) in sources.items():
-        found = _measure(model, count, batches, step, dataset, f"{run_} ({splits[key]})")
+        found = _measure(model, count, batches, recipe, dataset, f"{run_} ({splits[key]})")
         layers[key] = {
             term: {"mean": _rounded(values.mean(1)), "std": _rounded(values.std(1, correction=0))}
             for term, values in found["terms"].items()
@@ -86,19 +86,19 @@ def spaced(count: int, wanted: int) -> np.ndarray:
 
 
 def _batches(
-    dataset: ImageSet, split: str, step: Layerwise, runtime: Runtime, data_root: str | Path
+    dataset: ImageSet, split: str, recipe: Layerwise, runtime: Runtime, data_root: str | Path
 ) -> tuple[int, Iterator[Tensor]]:
     """How many pictures are looked at, and their pixels in batches: uint8 (B, C, H, H)."""
-    size = min(step.compute.micro_batch or BATCH, BATCH)
+    size = min(recipe.compute.micro_batch or BATCH, BATCH)
     if dataset.scenes:
         scenes = open_scenes(dataset, split, data_root)
-        chosen = spaced(len(scenes), step.pictures).tolist()
+        chosen = spaced(len(scenes), recipe.pictures).tolist()
         parts = [chosen[start : start + size] for start in range(0, len(chosen), size)]
-        return len(chosen), (_squares(scenes, part, step.image_size, runtime) for part in parts)
-    opened = {"size": step.image_size, "runtime": runtime, "data_root": data_root}
-    source = open_split(dataset, split, spare=step.evaluate, **opened)
-    source = source.select(spaced(len(source), step.pictures))
-    return len(source), (pixels for pixels, _ in source.evaluation(step, size))
+        return len(chosen), (_squares(scenes, part, recipe.image_size, runtime) for part in parts)
+    opened = {"size": recipe.image_size, "runtime": runtime, "data_root": data_root}
+    source = open_split(dataset, split, held_out_for=recipe.evaluate, **opened)
+    source = source.select(spaced(len(source), recipe.pictures))
+    return len(source), (pixels for pixels, _ in source.evaluation(recipe, size))
 
 
 def _squares(scenes, chosen: list[int], size: int, runtime: Runtime) -> Tensor:
@@ -113,7 +113,7 @@ def _measure(
     model: nn.Module,
     count: int,
     batches: Iterator[Tensor],
-    step: Layerwise,
+    recipe: Layerwise,
     dataset: ImageSet,
     name: str,
 ) -> dict:
@@ -123,7 +123,7 @@ def _measure(
     found: dict[str, list[Tensor]] = {}
     shown: list[tuple[Tensor, Tensor]] = []  # pixels and last tokens of the first pictures
     done = 0
-    with torch.inference_mode(), precision(step, device), stop_signals() as stop:
+    with torch.inference_mode(), precision(recipe, device), stop_signals() as stop:
         for pixels in batches:
             if stop.asked:
                 raise Stopped(
@@ -133,7 +133,7 @@ def _measure(
                 )
             images = normalise(pixels, dataset)
             by_layer: dict[str, list[Tensor]] = {}
-            chosen = {"weight": step.weight, "epsilon": step.epsilon}
+            chosen = {"weight": recipe.weight, "epsilon": recipe.epsilon}
             for terms, record in layer_terms(model, images, **chosen):
                 tokens = record["output"]
                 terms["norm"] = terms["norms"].mean(-1)

@@ -48,9 +48,9 @@ def run(
         metrics (average precision of boxes and masks in %, masks found, pictures scored) and
         details for run.json; empty on other ranks than 0.
     """
-    step, run_ = resolved.step, resolved.run
-    dataset = get_dataset(step.dataset)
-    scenes = open_scenes(dataset, step.evaluate, data_root)
+    recipe, run_ = resolved.recipe, resolved.run
+    dataset = get_dataset(recipe.dataset)
+    scenes = open_scenes(dataset, recipe.evaluate, data_root)
     if not scenes.has_objects:
         raise UsageError(f"{run_}: {dataset.title} has no annotated objects")
     truth = scenes.objects()
@@ -58,26 +58,26 @@ def run(
     annotated: dict[int, list[dict]] = {number: [] for number in sizes}
     for annotation in truth["annotations"]:
         annotated[annotation["image_id"]].append(annotation)
-    refine = step.crf and crf.available()
-    without = step.crf and not refine and step.answer == "model"
+    refine = recipe.crf and crf.available()
+    without = recipe.crf and not refine and recipe.answer == "model"
     if runtime.main:
         for problem in (*scenes.problems, *([WITHOUT_CRF] if without else [])):
             print(f"warning: {problem}", file=sys.stderr)
 
-    if step.answer == "model":
+    if recipe.answer == "model":
         model = parents_network(resolved, parent, runtime)
 
     def look(index: int) -> dict:
         """Encoded masks (and boxes, where they are not those around the masks), and seconds."""
         number = scenes.ids[index]
         width, height = sizes[number]
-        if step.answer == "ground_truth":
+        if recipe.answer == "ground_truth":
             own = [a for a in annotated[number] if not a.get("iscrowd")]
             masks = [coco.outline_rle(a["segmentation"], height, width) for a in own]
             return {"masks": masks, "boxes": [a["bbox"] for a in own]}
-        if step.answer == "whole_image":
+        if recipe.answer == "whole_image":
             return {"masks": [coco.encode(np.ones((height, width), bool))]}
-        masks, seconds = find(model, scenes.picture(index), step, dataset, refine=refine)
+        masks, seconds = find(model, scenes.picture(index), recipe, dataset, refine=refine)
         return {"masks": [coco.encode(mask) for mask in masks], "seconds": seconds}
 
     found = work_through(
@@ -117,7 +117,7 @@ _NUMBERED = {"images": "id", "annotations": "image_id"}  # where entries name th
 
 
 def find(
-    model: nn.Module, picture: Image.Image, step: Objects, dataset: ImageSet, *, refine: bool
+    model: nn.Module, picture: Image.Image, recipe: Objects, dataset: ImageSet, *, refine: bool
 ) -> tuple[list[np.ndarray], tuple[float, float]]:
     """The objects of one RGB picture: bool (H, W) each, and the seconds of network and cut.
 
@@ -127,25 +127,25 @@ def find(
     """
     device = next(model.parameters()).device
     began = time.perf_counter()
-    square = squared(picture, step.image_size)
+    square = squared(picture, recipe.image_size)
     pixels = torch.from_numpy(np.array(square)).permute(2, 0, 1)[None]  # (1, 3, S, S)
-    with torch.inference_mode(), precision(step, device):
+    with torch.inference_mode(), precision(recipe, device):
         images = normalise(pixels.to(device), dataset)
-        features = patch_features(model, images, step.layer, step.feature)
+        features = patch_features(model, images, recipe.layer, recipe.feature)
     features = features[0].float().cpu().numpy()  # (N, d)
     if not np.isfinite(features).all():
         raise RunError("the network's features are not finite")
     seen = time.perf_counter()
-    side = step.image_size // model.spec.patch_size
+    side = recipe.image_size // model.spec.patch_size
     masks = find_objects(
         picture,
         features,
         (side, side),
-        image_size=step.image_size,
-        tau=step.tau,
-        masks=step.masks,
+        image_size=recipe.image_size,
+        tau=recipe.tau,
+        masks=recipe.masks,
         crf=refine,
-        solver=step.solver,
+        solver=recipe.solver,
     )
     ended = time.perf_counter()
     return masks, (round(seen - began, 5), round(ended - seen, 5))

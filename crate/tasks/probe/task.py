@@ -61,49 +61,49 @@ def run(
         UsageError: a data set without the splits or labels that a probe needs; several processes.
         RunError: features that are not finite, a fit that does not end, weights of another model.
     """
-    step, run_, device = resolved.step, resolved.run, runtime.device
-    dataset = get_dataset(step.dataset)
+    recipe, run_, device = resolved.recipe, resolved.run, runtime.device
+    dataset = get_dataset(recipe.dataset)
     if runtime.world > 1:
         raise UsageError(f"{run_}: a probe is the work of one process, not of {runtime.world}")
     if dataset.scenes:
         raise UsageError(f"{run_}: {dataset.title} has no one label a picture to probe for")
-    splits = step.splits(dataset)
+    splits = recipe.splits(dataset)
     for split in splits:
         if split not in dataset.splits:
             raise unknown("split", split, dataset.splits, f"{run_}: {dataset.title}")
-    opened = {"size": step.image_size, "runtime": runtime, "data_root": data_root}
+    opened = {"size": recipe.image_size, "runtime": runtime, "data_root": data_root}
     sources = {
-        split: open_split(dataset, split, spare="validation", **opened) for split in splits
+        split: open_split(dataset, split, held_out_for="validation", **opened) for split in splits
     }  # all first: a later one must not fail after hours
     network = functools.cache(lambda: parents_network(resolved, parent, runtime))
     parts: dict[str, Part] = {}
     for split, source in sources.items():
-        extract = functools.partial(_extract, network, source, step, dataset, f"{run_} ({split})")
+        extract = functools.partial(_extract, network, source, recipe, dataset, f"{run_} ({split})")
         features = _kept(extract, _key(resolved, dataset, split, source, parent), parent)
         parts[split] = (features.to(device), _labels(source).to(device))
     network.cache_clear()  # the fit may need its memory
 
-    train, judged = parts["train"], parts[step.evaluate]
+    train, judged = parts["train"], parts[recipe.evaluate]
     whole = train
-    if step.evaluate == "test" and dataset.held_out("validation"):
+    if recipe.evaluate == "test" and dataset.held_out("validation"):
         whole = tuple(map(torch.cat, zip(train, parts["validation"], strict=True)))
     details: dict = {"training_images": len(whole[1])}
-    if step.evaluate == "test" and (warning := odd_count(dataset, len(whole[1]))):
+    if recipe.evaluate == "test" and (warning := odd_count(dataset, len(whole[1]))):
         print(f"warning: {warning}", file=sys.stderr)
-    if step.method == "knn":
+    if recipe.method == "knn":
         votes = neighbour_votes(
             judged[0],
             *whole,
             classes=dataset.classes,
-            neighbours=step.neighbours,
-            temperature=step.temperature,
+            neighbours=recipe.neighbours,
+            temperature=recipe.temperature,
         )
         # what got no vote is no guess
         return accuracy(votes.masked_fill(votes == 0, -torch.inf), judged[1]), details
-    penalty = step.penalties[0]
-    if len(step.penalties) > 1:
+    penalty = recipe.penalties[0]
+    if len(recipe.penalties) > 1:
         penalty, details["validation_top1"] = choose(
-            step.penalties, train, parts["validation"], classes=dataset.classes
+            recipe.penalties, train, parts["validation"], classes=dataset.classes
         )
     probe = LinearProbe(*whole, classes=dataset.classes, penalty=penalty)
     details |= {"gradient": probe.gradient, "iterations": probe.iterations}
@@ -144,7 +144,7 @@ def accuracy(scores: Tensor, labels: Tensor) -> dict:
 def _extract(
     network: Callable[[], nn.Module],
     source: MemoryImages | StreamedImages,
-    step: Probe,
+    recipe: Probe,
     dataset: ImageSet,
     name: str,
 ) -> Tensor:
@@ -153,8 +153,8 @@ def _extract(
     device = next(model.parameters()).device
     progress = Progress(name, total=len(source), unit="images")
     parts, done = [], 0
-    batches = source.evaluation(step, min(step.compute.micro_batch or BATCH, BATCH))
-    with torch.inference_mode(), precision(step, device), stop_signals() as stop:
+    batches = source.evaluation(recipe, min(recipe.compute.micro_batch or BATCH, BATCH))
+    with torch.inference_mode(), precision(recipe, device), stop_signals() as stop:
         for pixels, _ in batches:
             if stop.asked:
                 raise Stopped(
@@ -162,7 +162,7 @@ def _extract(
                     f"{len(source):,}; the next start begins this split anew",
                     stop.asked,
                 )
-            features = image_features(model, normalise(pixels, dataset), step.features)
+            features = image_features(model, normalise(pixels, dataset), recipe.features)
             parts.append(features.float().cpu())
             done += len(pixels)
             progress.update(done, "")
@@ -186,7 +186,7 @@ def _key(
     parent: Path | None,
 ) -> dict:
     """What features depend on; the labels stand for which pictures there are."""
-    step = resolved.step
+    recipe = resolved.recipe
     return {
         "weights": parent and file_sha256(parent),
         "model": resolved.config["model"],
@@ -194,10 +194,10 @@ def _key(
         "data": {"name": dataset.name} | resolved.config["data"],
         "split": split,
         "labels": _digest(_labels(source)),
-        "image_size": step.image_size,
-        "eval_resize": step.eval_resize,
-        "features": step.features,
-        "precision": "bfloat16" if step.compute.autocast == "bfloat16" else "float32",
+        "image_size": recipe.image_size,
+        "eval_resize": recipe.eval_resize,
+        "features": recipe.features,
+        "precision": "bfloat16" if recipe.compute.autocast == "bfloat16" else "float32",
     }
 
 

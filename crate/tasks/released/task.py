@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from crate.checkpoints.convert import convert, read, require, sizes
+from crate.checkpoints.convert import convert, locate, read, sizes
 from crate.data.catalogue import get_dataset
 from crate.errors import RunError
 from crate.models.zoo import build, build_contrastive
@@ -31,13 +31,13 @@ def run(
     Raises:
         RunError: the file is not here, is damaged, or holds another architecture or head.
     """
-    classes = get_dataset(resolved.step.dataset).classes
-    path = require(resolved.run.model, classes, EXPERIMENTS, data_root)
+    classes = get_dataset(resolved.recipe.dataset).classes
+    path = locate(resolved.run.model, classes, EXPERIMENTS, data_root)
     state = convert(read(path), resolved.spec, where=path)
     if resolved.spec.kind == "contrastive":
         model = build_contrastive(resolved.spec, **sizes(state, resolved.spec))
     else:
-        model = build(resolved.spec, num_classes=classes, image_size=resolved.step.image_size)
+        model = build(resolved.spec, num_classes=classes, image_size=resolved.recipe.image_size)
         found = state["head.weight"].shape[0]
         if found != classes:
             raise RunError(f"{path}: its head has {found:,} classes, not {classes:,}")

@@ -48,72 +48,72 @@ def run(
     Returns:
         metrics (`scores`, all in %, and the number of pictures evaluated) and details for run.json.
     """
-    step, dataset = resolved.step, get_dataset(resolved.step.dataset)
-    if step.stride > step.image_size:
+    recipe, dataset = resolved.recipe, get_dataset(resolved.recipe.dataset)
+    if recipe.stride > recipe.image_size:
         raise UsageError(
-            f"{resolved.run}: a stride of {step.stride} leaves gaps between windows of "
-            f"{step.image_size} pixels"
+            f"{resolved.run}: a stride of {recipe.stride} leaves gaps between windows of "
+            f"{recipe.image_size} pixels"
         )
 
-    def open_part(split: str, spare: str = "test") -> LabelledScenes:
-        scenes = open_scenes(dataset, split, data_root, spare=spare)
+    def open_part(split: str, held_out_for: str = "test") -> LabelledScenes:
+        scenes = open_scenes(dataset, split, data_root, held_out_for=held_out_for)
         if not scenes.has_maps:
             raise UsageError(f"{resolved.run}: {dataset.title} has no class maps")
         return LabelledScenes(scenes, dataset, runtime=runtime)
 
-    evaluated = open_part(step.evaluate)  # first: it must not fail afterwards
-    if step.answer == "ground_truth":
-        pairs = ((truth, truth) for _, truth in readable(evaluated.evaluation(step)))
+    evaluated = open_part(recipe.evaluate)  # first: it must not fail afterwards
+    if recipe.answer == "ground_truth":
+        pairs = ((truth, truth) for _, truth in readable(evaluated.evaluation(recipe)))
         return evaluate(pairs, dataset, runtime), {}
-    if step.answer == "whole_image":
-        common = most_frequent(open_part("train", step.evaluate))
+    if recipe.answer == "whole_image":
+        common = most_frequent(open_part("train", recipe.evaluate))
         pairs = (
             (truth, torch.full_like(truth, common))
-            for _, truth in readable(evaluated.evaluation(step))
+            for _, truth in readable(evaluated.evaluation(recipe))
         )
         return evaluate(pairs, dataset, runtime), {"most_frequent_class": common}
 
     seed = resolved.run.seed
     torch.manual_seed(seed_for(seed, "init", *resolved.run.chain))
     weights = None if parent is None else read_weights(parent)
-    model, carried = build_segmenter(resolved.spec, step, dataset.classes, weights)
-    details: dict = {} if parent is None else {"carried": carried}
+    model, transferred = build_segmenter(resolved.spec, recipe, dataset.classes, weights)
+    details: dict = {} if parent is None else {"carried": transferred}
     model.to(runtime.device)
 
     def measure() -> dict:
         same_statistics(model, runtime)
         model.eval()
-        pictures = readable(evaluated.evaluation(step))
-        return evaluate(segment(model, pictures, step, dataset, runtime), dataset, runtime)
+        pictures = readable(evaluated.evaluation(recipe))
+        return evaluate(segment(model, pictures, recipe, dataset, runtime), dataset, runtime)
 
-    if step.trains:
-        source = open_part("train", step.evaluate)
+    if recipe.trains:
+        source = open_part("train", recipe.evaluate)
         if runtime.main and (warning := odd_count(dataset, len(source))):
             print(f"warning: {warning}", file=sys.stderr)
-        per_epoch = len(source) // step.batch_size
+        per_epoch = len(source) // recipe.batch_size
         details["training_images"] = len(source)
-        total = step.total_updates(per_epoch)
+        total = recipe.total_updates(per_epoch)
         if not per_epoch or not total:
             raise UsageError(
-                f"{resolved.run}: {len(source):,} images in batches of {step.batch_size:,} are not "
+                f"{resolved.run}: {len(source):,} images in batches of {recipe.batch_size:,} are not "
                 "a single update"
             )
         model = prepare_norms(model, resolved, runtime)
 
         def training_batches(first: int) -> Iterator[tuple[Tensor, Tensor]]:
-            for pixels, maps in source.training(step, seed, first, total):
+            for pixels, maps in source.training(recipe, seed, first, total):
                 yield normalise(pixels, dataset), maps
 
         def loss(network: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
             images, maps = batch
-            return segmentation_loss(network(images), maps, step.auxiliary)
+            return segmentation_loss(network(images), maps, recipe.auxiliary)
 
         details |= fit(
             model,
             loss=loss,
             batches=training_batches,
             steps_per_epoch=per_epoch,
-            step=step,
+            recipe=recipe,
             runtime=runtime,
             folder=folder,
             identity=identity,
@@ -155,11 +155,11 @@ def prepare_norms(model: Segmenter, resolved: Resolved, runtime: Runtime) -> Seg
     """
     if runtime.world > 1 and runtime.device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    step = resolved.step
-    if step.decoder != "upernet":
+    recipe = resolved.recipe
+    if recipe.decoder != "upernet":
         return model
-    size = step.batch_size // runtime.world
-    micro = min(step.compute.micro_batch or size, size)
+    size = recipe.batch_size // runtime.world
+    micro = min(recipe.compute.micro_batch or size, size)
     if 1 in (micro, size % micro):
         raise UsageError(
             f"{resolved.run}: BatchNorm needs two pictures at once, and {size} a process in "
@@ -173,7 +173,7 @@ def same_statistics(model: nn.Module, runtime: Runtime) -> None:
     if runtime.world > 1:
         for buffer in model.buffers():
             buffer.mul_(int(runtime.main))
-            runtime.sum(buffer)
+            runtime.all_reduce_sum(buffer)
 
 
 # --- evaluation -----------------------------------------------------------
@@ -199,33 +199,33 @@ def most_frequent(source: LabelledScenes) -> int:
     for index in chosen[source.runtime.rank :: source.runtime.world].tolist():
         labels = torch.from_numpy(source.scenes.labels(index))
         counts += torch.bincount(labels.flatten(), minlength=256).to(counts.device)
-    counts = source.runtime.sum(counts)[: source.dataset.classes]
+    counts = source.runtime.all_reduce_sum(counts)[: source.dataset.classes]
     if not counts.any():
         raise RunError(f"no class in {len(chosen)} maps of {source.dataset.title}")
     return int(counts.argmax())
 
 
 def segment(
-    model: nn.Module, pictures: Iterable, step: Segmentation, dataset: ImageSet, runtime: Runtime
+    model: nn.Module, pictures: Iterable, recipe: Segmentation, dataset: ImageSet, runtime: Runtime
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Truth and answer of each picture, (H, W) each at its own size: the class of each pixel.
 
     pictures: pixels (3, h, w) and map (H, W), both uint8. Their windows go through the network
     together, up to `micro_batch`.
     """
-    size = step.image_size
-    most = step.compute.micro_batch or min(
+    size = recipe.image_size
+    most = recipe.compute.micro_batch or min(
         max(1, EVALUATION_LOGITS // (dataset.classes * size**2)), EVALUATION_WINDOWS
     )
     group, waiting = [], 0
     for pixels, truth in pictures:
         images = normalise(pixels[None].to(runtime.device), dataset)
         group.append((images[0], truth.to(runtime.device)))
-        waiting += len(windows(*images.shape[-2:], size, step.stride))
+        waiting += len(windows(*images.shape[-2:], size, recipe.stride))
         if waiting >= most:
-            yield from _segment(model, group, size, step.stride, most)
+            yield from _segment(model, group, size, recipe.stride, most)
             group, waiting = [], 0
-    yield from _segment(model, group, size, step.stride, most)
+    yield from _segment(model, group, size, recipe.stride, most)
 
 
 @torch.inference_mode()
@@ -290,7 +290,7 @@ def evaluate(pairs: Iterable[tuple[Tensor, Tensor]], dataset: ImageSet, runtime:
     for truth, answer in pairs:
         sums[:-1] += confusion(truth, answer, dataset.classes).flatten().to(sums.device)
         sums[-1] += 1
-    *counts, images = runtime.sum(sums).tolist()
+    *counts, images = runtime.all_reduce_sum(sums).tolist()
     if not any(counts):
         raise RunError(f"{dataset.title}: none of {images} pictures that could be read has a label")
     matrix = np.array(counts, dtype=np.float64).reshape(dataset.classes, -1)

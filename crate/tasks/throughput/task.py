@@ -29,18 +29,18 @@ def run(
         image's forward pass by torch's counter, two for a multiply-accumulate; parameters) and
         details (images a batch, batches timed, peak bytes of a GPU's memory).
     """
-    step, device = resolved.step, runtime.device
-    shape = {"image_size": step.image_size, "num_classes": get_dataset(step.dataset).classes}
+    recipe, device = resolved.recipe, runtime.device
+    shape = {"image_size": recipe.image_size, "num_classes": get_dataset(recipe.dataset).classes}
     with torch.device("meta"):
         model = build(resolved.spec, **shape).eval()
-    flops = count_flops(model, step.image_size)
+    flops = count_flops(model, recipe.image_size)
     # any dense values do: the published initialisation of a large model takes longer than the rest
     model.to_empty(device=device)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(std=0.02)
-    batch = step.batch_size if device.type == "cuda" else 1
-    images = torch.randn(batch, 3, step.image_size, step.image_size, device=device)
+    batch = recipe.batch_size if device.type == "cuda" else 1
+    images = torch.randn(batch, 3, recipe.image_size, recipe.image_size, device=device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
@@ -53,7 +53,7 @@ def run(
         return time.perf_counter() - began
 
     began, took = time.perf_counter(), []
-    while not took or time.perf_counter() - began < step.seconds:
+    while not took or time.perf_counter() - began < recipe.seconds:
         took.append(forward())
     timed = took[1:] or took  # the first batch also chooses kernels
     median = sorted(timed)[len(timed) // 2]

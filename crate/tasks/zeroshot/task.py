@@ -12,7 +12,7 @@ from crate.data.images import open_split
 from crate.errors import RunError
 from crate.models.contrastive import ContrastiveModel
 from crate.models.features import precision
-from crate.models.transfer import carry
+from crate.models.transfer import transfer_weights
 from crate.models.zoo import build_contrastive
 from crate.planning.plan import Resolved
 from crate.records import RunFolder
@@ -44,35 +44,35 @@ def run(
         UsageError: the set has no names for its classes.
         RunError: the weights were trained with another tokenizer.
     """
-    step, run_ = resolved.step, resolved.run
-    dataset = get_dataset(step.dataset)
+    recipe, run_ = resolved.recipe, resolved.run
+    dataset = get_dataset(recipe.dataset)
     names = class_names(dataset)
-    encode = caption_tokenizer(step.tokenizer, step.context_length, data_root)
-    opened = {"size": step.image_size, "runtime": runtime, "data_root": data_root}
-    pictures = open_split(dataset, step.evaluate, **opened)
+    encode = caption_tokenizer(recipe.tokenizer, recipe.context_length, data_root)
+    opened = {"size": recipe.image_size, "runtime": runtime, "data_root": data_root}
+    pictures = open_split(dataset, recipe.evaluate, **opened)
     torch.manual_seed(seed_for(run_.seed, "init", *run_.chain))
     model = build_contrastive(
         resolved.spec,
-        image_size=step.image_size,
+        image_size=recipe.image_size,
         vocab_size=encode.vocab_size,
-        context_length=step.context_length,
+        context_length=recipe.context_length,
     )
     if parent is not None:
         weights = read_weights(parent)
         rows = len(weights.get("text.token_embedding.weight", ()))
         if rows and rows != encode.vocab_size:
             raise RunError(
-                f"{run_}: the text tower knows {rows:,} tokens, and '{step.tokenizer}' has "
+                f"{run_}: the text tower knows {rows:,} tokens, and '{recipe.tokenizer}' has "
                 f"{encode.vocab_size:,}: it was trained with another tokenizer"
             )
-        carry(model, weights, [])
+        transfer_weights(model, weights, [])
     model.to(runtime.device).eval()
-    most = min(step.compute.micro_batch or EVALUATION_BATCH, EVALUATION_BATCH)
-    with torch.inference_mode(), precision(step, runtime.device):
-        texts = class_features(model, names, phrases(step.templates), encode, most)
-        batches = pictures.evaluation(step, most)
+    most = min(recipe.compute.micro_batch or EVALUATION_BATCH, EVALUATION_BATCH)
+    with torch.inference_mode(), precision(recipe, runtime.device):
+        texts = class_features(model, names, phrases(recipe.templates), encode, most)
+        batches = pictures.evaluation(recipe, most)
         metrics = evaluate(Classifier(model, texts), batches, dataset, runtime)
-    return metrics, {"phrases": len(phrases(step.templates))}
+    return metrics, {"phrases": len(phrases(recipe.templates))}
 
 
 class Classifier(nn.Module):

@@ -37,8 +37,8 @@ def work(plan):
     """`work(step, trial, **overrides)` → the prepared run, performed at smoke."""
     settings = plan.experiments.settings({"scale": "smoke"})
 
-    def work(step="coco_maskcut_cpal", trial=None, **overrides):
-        run = Run("smoke", MODEL, 0, (step,), trial)
+    def work(recipe="coco_maskcut_cpal", trial=None, **overrides):
+        run = Run("smoke", MODEL, 0, (recipe,), trial)
         path = f"results/{run.folder('').as_posix()}"
         prepared = prepare(path, plan, overrides=overrides or None)
         perform(prepared, settings)
@@ -49,7 +49,7 @@ def work(plan):
 
 def test_a_run_is_the_plain_loop(work):
     prepared = work()
-    step, run = prepared.resolved.step, prepared.resolved.run
+    recipe, run = prepared.resolved.recipe, prepared.resolved.run
     dataset = get_dataset("composites_tiny")
     scenes = open_scenes(dataset, "test", "data")
     torch.manual_seed(seed_for(0, "init", *run.chain))
@@ -60,7 +60,7 @@ def test_a_run_is_the_plain_loop(work):
         pixels = np.array(picture.resize((56, 56), Image.Resampling.LANCZOS))
         images = normalise(torch.tensor(pixels).permute(2, 0, 1)[None], dataset)
         with torch.no_grad():
-            features = patch_features(model, images, step.layer, "key")[0].numpy()
+            features = patch_features(model, images, recipe.layer, "key")[0].numpy()
         found = find_objects(
             picture, features, (14, 14), image_size=56, tau=0.15, masks=3, crf=False
         )
@@ -69,7 +69,7 @@ def test_a_run_is_the_plain_loop(work):
     metrics = read_json(prepared.folder.metrics)["metrics"]
     counts = {"objects": len(results), "images": 16}
     assert metrics == pytest.approx(expected | counts, abs=1e-6)
-    assert set(metrics) == set(step.METRICS)
+    assert set(metrics) == set(recipe.METRICS)
 
     assert not prepared.folder.weights.exists()
     assert not list(prepared.folder.folder.glob("*.jsonl"))
