@@ -21,8 +21,8 @@ from PIL import Image
 from crate.data.catalogue import DATASETS
 from crate.data.images import open_split
 from crate.data.listing import list_part, write_index
-from crate.planning.loader import Classification
 from crate.runtime import Runtime
+from crate.tasks.classification.recipe import Classification
 
 CPU = Runtime(torch.device("cpu"), torch.float32, "benchmark")
 CLASSES, PER_CLASS, BATCH = 8, 16, 32

@@ -3,12 +3,16 @@
 import contextlib
 import functools
 import importlib.util
+import os
 import platform
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 
 from crate.errors import UsageError
+
+# The folder of recipes, scales and tables.
+EXPERIMENTS = Path(os.environ.get("CRATE_EXPERIMENTS", "experiments"))
 
 
 def cpu_name() -> str:

@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from crate.environment import cpu_name, describe_machine
 from crate.errors import RunError
-from crate.planning.loader import Compute
+from crate.recipes import Compute
 
 
 def seed_for(*parts: object) -> int:

@@ -19,8 +19,9 @@ from mkdocs.structure.files import File
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the package beside this folder, installed or not
 from crate.data.catalogue import get_dataset  # noqa: E402
-from crate.planning.loader import Experiments, Recipe  # noqa: E402
+from crate.planning.loader import Experiments  # noqa: E402
 from crate.planning.plan import Plan  # noqa: E402
+from crate.recipes import Recipe  # noqa: E402
 
 PUBLISHED = ROOT / "results/published/mini"
 PLAN = Plan(Experiments(ROOT / "experiments"))

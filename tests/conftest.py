@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from browser import Page, chromium
 
-from crate.planning.loader import SETTINGS_VARIABLE, Experiments
-from crate.planning.plan import Plan, Run
+from crate.planning.loader import Experiments
+from crate.planning.plan import Plan
+from crate.planning.settings import SETTINGS_VARIABLE
 from crate.records import write_json
+from crate.runs import Run
 
 # Bit-identity and golden losses are the CPU's; CUDA_VISIBLE_DEVICES=0 runs the GPU tests too.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")

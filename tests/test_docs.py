@@ -24,8 +24,9 @@ from crate.costs.budget import read_device
 from crate.data.catalogue import get_dataset
 from crate.models import list_models
 from crate.planning.loader import Experiments
-from crate.planning.plan import Plan, parse_path
+from crate.planning.plan import Plan
 from crate.reporting.tuning import nested
+from crate.runs import parse_path
 from crate.workflow import driver
 
 ROOT = Path(__file__).parents[1]

@@ -8,7 +8,7 @@ import torch
 
 from crate import environment
 from crate.errors import UsageError
-from crate.planning.loader import Compute
+from crate.recipes import Compute
 from crate.runtime import Runtime, autocast_dtype, generator_for, seed_for, start
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)

@@ -54,16 +54,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import pydantic
 
 from crate.errors import RunError, UsageError, unknown
-from crate.models.zoo import (
-    CONTRASTIVE_SIZES,
-    MODEL_KINDS,
-    MODELS,
-    ModelSpec,
-    list_models,
-    resolve,
-)
-from crate.planning.loader import Strict, parse, read_yaml
+from crate.models.build import CONTRASTIVE_SIZES
+from crate.models.spec import MODEL_KINDS, ModelSpec
+from crate.models.zoo import MODELS, list_models, resolve
 from crate.records import file_sha256
+from crate.schema import Strict, parse, read_yaml
 
 if TYPE_CHECKING:
     import torch

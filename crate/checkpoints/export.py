@@ -19,15 +19,10 @@ from torch import nn
 
 from crate.checkpoints import convert as released
 from crate.errors import RunError, UsageError
-from crate.models.zoo import (
-    ModelSpec,
-    build,
-    build_autoencoder,
-    build_contrastive,
-    build_language,
-)
-from crate.planning.plan import Run, parse_path
+from crate.models.build import build, build_autoencoder, build_contrastive, build_language
+from crate.models.spec import ModelSpec
 from crate.records import RunFolder, atomic_path, canonical_json, file_sha256, read_json
+from crate.runs import Run, parse_path
 from crate.training.loop import read_weights
 
 ONNX_LIMIT = 2**31 - 1  # bytes of one protobuf message

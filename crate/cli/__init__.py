@@ -232,8 +232,10 @@ def _pairs(words: Sequence[str], option: str) -> dict[str, str]:
 
 def _open(options, site: dict | None = None):
     """The plan and the settings: the command's own over the workflow's, a site's, config.yaml."""
-    from crate.planning.loader import SETTINGS_VARIABLE, Experiments, read_value
+    from crate.planning.loader import Experiments
     from crate.planning.plan import Plan
+    from crate.planning.settings import SETTINGS_VARIABLE
+    from crate.schema import read_value
 
     experiments = Experiments()
     try:
@@ -276,7 +278,7 @@ def _launch(options) -> None:
     from pathlib import Path
 
     from crate.launch.job import launch
-    from crate.planning.loader import read_yaml
+    from crate.schema import read_yaml
     from crate.training.trackers import check_installed
 
     plan, settings = _open(options, read_yaml(Path(options.configfile)))
@@ -490,7 +492,8 @@ def _weights_list(options) -> None:
     from tabulate import tabulate
 
     from crate.checkpoints.convert import manifest, place, presence
-    from crate.planning.loader import EXPERIMENTS, Experiments
+    from crate.environment import EXPERIMENTS
+    from crate.planning.loader import Experiments
 
     data_root = options.data_root or Experiments().settings().data_root
     entries = manifest(EXPERIMENTS)
@@ -519,7 +522,8 @@ def _weights_import(options) -> None:
     from pathlib import Path
 
     from crate.checkpoints.convert import verify_listed
-    from crate.planning.loader import EXPERIMENTS, Experiments
+    from crate.environment import EXPERIMENTS
+    from crate.planning.loader import Experiments
     from crate.planning.plan import Plan
 
     path, out = Path(options.file), Path(options.out)

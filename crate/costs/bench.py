@@ -29,24 +29,23 @@ from crate.data.captions import VOCABULARIES
 from crate.data.catalogue import get_dataset
 from crate.data.tokenizer import get_tokenizer
 from crate.errors import RunError, UsageError
+from crate.models.build import build, build_autoencoder, build_contrastive, build_language
 from crate.models.features import image_features, parents_network, precision
-from crate.models.zoo import build, build_autoencoder, build_contrastive, build_language
-from crate.planning.loader import (
-    AttentionSegmentation,
-    Autoencoding,
-    Classification,
-    Contrastive,
-    Layerwise,
-    Objects,
-    Probe,
-    Segmentation,
-    Settings,
-    ZeroShot,
-)
-from crate.planning.plan import Plan, Resolved
+from crate.planning.plan import Plan
+from crate.planning.settings import Settings
 from crate.records import now, write_json
 from crate.runtime import Runtime
+from crate.tasks.attention_segmentation.recipe import AttentionSegmentation
+from crate.tasks.autoencoding.recipe import Autoencoding
+from crate.tasks.base import Resolved
+from crate.tasks.classification.recipe import Classification
 from crate.tasks.classification.task import EVALUATION_BATCH
+from crate.tasks.contrastive.recipe import Contrastive
+from crate.tasks.layerwise.recipe import Layerwise
+from crate.tasks.objects.recipe import Objects
+from crate.tasks.probe.recipe import Probe
+from crate.tasks.segmentation.recipe import Segmentation
+from crate.tasks.zeroshot.recipe import ZeroShot
 from crate.training.loop import spread, update
 from crate.training.optim import make_optimizer
 

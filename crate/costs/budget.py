@@ -22,9 +22,10 @@ from crate.costs.cost import (
     workloads,
 )
 from crate.errors import UsageError, unknown
-from crate.planning.loader import Settings
-from crate.planning.plan import Plan, Run
+from crate.planning.plan import Plan
+from crate.planning.settings import Settings
 from crate.records import canonical_json, read_json, short_hash
+from crate.runs import Run
 
 WORK = ("train", "evaluate")
 

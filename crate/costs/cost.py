@@ -15,19 +15,18 @@ from crate.models import flops as complexity
 from crate.models import flops_autoencoder as autoencoder_complexity
 from crate.models import flops_contrastive as contrastive_complexity
 from crate.models import flops_segmenter as segmenter_complexity
-from crate.planning.loader import (
-    AttentionSegmentation,
-    Autoencoding,
-    Contrastive,
-    Layerwise,
-    Objects,
-    Probe,
-    Recipe,
-    Segmentation,
-    Training,
-    ZeroShot,
-)
-from crate.planning.plan import Plan, Resolved, Run
+from crate.planning.plan import Plan
+from crate.recipes import Recipe, Training
+from crate.runs import Run
+from crate.tasks.attention_segmentation.recipe import AttentionSegmentation
+from crate.tasks.autoencoding.recipe import Autoencoding
+from crate.tasks.base import Resolved
+from crate.tasks.contrastive.recipe import Contrastive
+from crate.tasks.layerwise.recipe import Layerwise
+from crate.tasks.objects.recipe import Objects
+from crate.tasks.probe.recipe import Probe
+from crate.tasks.segmentation.recipe import Segmentation
+from crate.tasks.zeroshot.recipe import ZeroShot
 
 # Peak dense bfloat16 TFLOP/s of one device, from the makers' data sheets (A6000: NVIDIA RTX A6000,
 # the device of CRATE-alpha's Table 8; V100: float16).
@@ -65,7 +64,7 @@ def cost(plan: Plan, run: Run, overrides: dict | None = None) -> Cost:
     resolved = plan.resolve(run, overrides)
     recipe, dataset = resolved.recipe, get_dataset(resolved.recipe.dataset)
     steps = [recipe, *(plan.resolve(before).recipe for before in run.ancestors)]
-    if any(getattr(each, "answer", "model") != "model" for each in steps):
+    if any(getattr(each, "predictor", "model") != "model" for each in steps):
         return Cost(0, 0, train_flops=0.0, eval_flops=0.0, disk_bytes=0)  # no network
     parameters, products = complexity_of(resolved)
     forward = 2 * products
@@ -182,7 +181,7 @@ def pictures(recipe: Probe, dataset: Dataset) -> int:
 def not_counted(resolved: Resolved) -> str:
     """What of a run has no closed form, in words; empty where all is counted."""
     recipe = resolved.recipe
-    if isinstance(recipe, Objects) and recipe.answer == "model":
+    if isinstance(recipe, Objects) and recipe.predictor == "model":
         return CUTS
     if isinstance(recipe, Layerwise):
         return RATES

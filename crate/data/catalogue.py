@@ -403,8 +403,8 @@ DATASETS = {
             folders={"train": "train"},
             holdout=10_000,
             approximate=True,
-            instructions="download it with img2dataset (output_format webdataset; the addresses are "
-            "on the model hub, mlfoundations/datacomp_1b) to {home}/train, ",
+            instructions="download it with img2dataset (output_format webdataset; the addresses "
+            "are on the model hub, mlfoundations/datacomp_1b) to {home}/train, ",
         ),
         PairSet(
             name="captioned_pictures",

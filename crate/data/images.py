@@ -22,8 +22,9 @@ from crate.data.catalogue import ImageSet, PairSet, home, split_part
 from crate.data.layouts import open_pictures
 from crate.data.pictures import Pictures
 from crate.errors import RunError
-from crate.planning.loader import Classification, ImageTraining
+from crate.recipes import ImageTraining
 from crate.runtime import Runtime, generator_for, seed_for
+from crate.tasks.classification.recipe import Classification
 
 # --- what a batch is made of -----------------------------------------------------------
 

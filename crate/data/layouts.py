@@ -140,7 +140,7 @@ class _Type:
 class _Unpickler(pickle.Unpickler):
     """Knows the few names that a published batch contains, none of which does anything."""
 
-    KNOWN = {  # noqa: RUF012 (never changed)
+    KNOWN = {
         "numpy.core.multiarray._reconstruct": lambda *_: _Array(),
         "numpy._core.multiarray._reconstruct": lambda *_: _Array(),
         "numpy.ndarray": _Array,

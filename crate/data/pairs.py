@@ -34,8 +34,8 @@ from crate.data.images import (
 )
 from crate.data.pair_shards import PairShards, Shard, list_pairs
 from crate.errors import RunError, unknown
-from crate.planning.loader import Contrastive
 from crate.runtime import Runtime, generator_for, seed_for
+from crate.tasks.contrastive.recipe import Contrastive
 
 Encode = Callable[[list[str]], np.ndarray]  # captions → ids int64 (n, T)
 
@@ -204,7 +204,7 @@ class ShardedPairs:
         return self._load(_EvaluationReader(self, order, recipe), batches, recipe)
 
     def _load(self, reader: "_PairReader", batches: Iterator, recipe: Contrastive) -> Iterator:
-        given = {"step": recipe, "runtime": self.runtime}
+        given = {"recipe": recipe, "runtime": self.runtime}
         for pixels, ids, notes in load_batches(reader, batches, reader.collate, **given):
             for note in notes:
                 self._count(*note)

@@ -19,8 +19,8 @@ from crate.data.catalogue import ImageSet
 from crate.data.images import batch_indices
 from crate.data.scenes import IGNORED
 from crate.errors import RunError
-from crate.planning.loader import Segmentation
 from crate.runtime import Runtime, seed_for
+from crate.tasks.segmentation.recipe import Segmentation
 
 CROP_TRIES = 10  # crops looked at; where one class fills each too much, one more is taken unseen
 BRIGHTNESS = 32  # of 255

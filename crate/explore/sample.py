@@ -105,8 +105,8 @@ def _open(request: Request) -> "tuple[LanguageModel, Tokenizer]":
     """The model with its weights, and the tokenizer it speaks by."""
     from crate.checkpoints import convert as released
     from crate.checkpoints.export import read_finished
+    from crate.models.build import build_language
     from crate.models.transfer import transfer_weights
-    from crate.models.zoo import build_language
 
     if (request.run is None) == (request.weights is None):
         raise UsageError("one of --run and --weights says which model speaks")

@@ -13,12 +13,14 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from crate.data.catalogue import get_dataset
 from crate.data.examples import overlay
+from crate.environment import EXPERIMENTS
 from crate.errors import RunError, UsageError, nearest
-from crate.models.zoo import ModelSpec
-from crate.planning.loader import EXPERIMENTS, Experiments, Objects
+from crate.models.spec import ModelSpec
+from crate.planning.loader import Experiments
 from crate.planning.plan import Plan
 from crate.records import atomic_path, write_json
 from crate.tasks.objects import coco, crf
+from crate.tasks.objects.recipe import Objects
 
 SIDE = 2048  # px, of an overlay's longer side at most
 LONGEST_STEM = 200  # bytes of a file's name, of the 255 that there may be
@@ -118,7 +120,7 @@ def _recipe(request: Request) -> tuple[Objects, ModelSpec]:
     experiments = Experiments()
     scale = request.scale or "paper"
     steps = {name: experiments.recipe(name, scale) for name in experiments.recipes}
-    known = [n for n, s in steps.items() if s.task == "objects" and s.answer == "model"]
+    known = [n for n, s in steps.items() if s.task == "objects" and s.predictor == "model"]
     if request.protocol not in known:
         near = nearest(request.protocol, known)
         raise UsageError(f"--protocol: '{request.protocol}' finds no objects{near}")

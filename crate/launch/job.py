@@ -25,9 +25,12 @@ from pathlib import Path
 from crate.errors import RunError, Stopped, UsageError
 from crate.launch import slurm
 from crate.launch.run import Prepared, perform, prepare
-from crate.planning.loader import Compute, Experiments, Settings, Site
-from crate.planning.plan import Plan, parse_path
+from crate.planning.loader import Experiments
+from crate.planning.plan import Plan
+from crate.planning.settings import Settings, Site
+from crate.recipes import Compute
 from crate.records import RunFolder, canonical_json, lock, read_json, short_hash, write_json
+from crate.runs import parse_path
 
 STALLS = 3  # starts that ran into the time limit without one more update or picture
 GONE_SECONDS = 10.0  # how long a shared file system may hide what a job wrote last

@@ -21,9 +21,11 @@ from crate.launch.job import (
     read_job,
     state_of,
 )
-from crate.planning.loader import Compute, Recipe, Settings
-from crate.planning.plan import Plan, Run, parse_path
+from crate.planning.plan import Plan
+from crate.planning.settings import Settings
+from crate.recipes import Compute, Recipe
 from crate.records import RunFolder, canonical_json, read_json
+from crate.runs import Run, parse_path
 
 
 def find_jobs(settings: Settings) -> list[tuple[str, RunFolder, Job]]:

@@ -14,9 +14,11 @@ import yaml
 from crate.data.catalogue import check_available, get_dataset
 from crate.environment import describe_machine
 from crate.errors import RunError, Stopped, UsageError
-from crate.planning.loader import Settings
-from crate.planning.plan import Plan, Resolved, parent_weights, parse_path
+from crate.planning.plan import Plan, parent_weights
+from crate.planning.settings import Settings
 from crate.records import RunFolder, git_commit, lock, short_hash, write_text
+from crate.runs import parse_path
+from crate.tasks.base import Resolved
 from crate.training.trackers import follow
 
 

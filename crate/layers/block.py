@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from torch import Tensor, nn
 
 from crate.layers import attention, sparse_coding
-from crate.models.zoo import ModelSpec
+from crate.models.spec import ModelSpec
 
 
 class DropPath(nn.Module):

@@ -14,8 +14,8 @@ from crate.errors import UsageError
 from crate.layers.block import make_attention, make_blocks, run_blocks
 from crate.layers.sparse_coding import init_dictionary
 from crate.models.flops_autoencoder import kept_patches
+from crate.models.spec import ModelSpec, check_positive_int
 from crate.models.vision import ConvStem
-from crate.models.zoo import ModelSpec, check_positive_int
 
 NORM_EPS = 1e-6  # of the last norm of either half, whatever that of the blocks
 VARIANCE_EPS = 1e-6  # of a normalised patch

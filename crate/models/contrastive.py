@@ -14,8 +14,8 @@ from torch.utils.checkpoint import checkpoint
 
 from crate.errors import UsageError
 from crate.layers.block import make_blocks, run_blocks
+from crate.models.spec import ModelSpec, check_positive_int
 from crate.models.vision import VisionTransformer
-from crate.models.zoo import ModelSpec, check_positive_int
 
 TEMPERATURE = 0.07  # at the start: the cosines are divided by it
 MOST_SCALE = 100.0  # by which they are ever multiplied, as in CLIP

@@ -16,12 +16,12 @@ from crate.errors import UsageError, unknown
 from crate.layers.attention import MSSA
 from crate.layers.block import run_blocks
 from crate.models.autoencoder import NORM_EPS, MaskedAutoencoder
+from crate.models.spec import ModelSpec
 from crate.models.transfer import transfer_weights, vision_weights
 from crate.models.vision import VisionTransformer
-from crate.models.zoo import ModelSpec
-from crate.planning.loader import Recipe
-from crate.planning.plan import Resolved
+from crate.recipes import Recipe
 from crate.runtime import Runtime, seed_for
+from crate.tasks.base import Resolved
 from crate.training.loop import read_weights
 
 PROJECTIONS = ("query", "key", "value")  # in the order of MHSA's `qkv`

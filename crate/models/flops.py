@@ -4,7 +4,7 @@ d width, L depth, N patches, p patch size, T tokens, V vocabulary. All functions
 for sizes that make no sense.
 """
 
-from crate.models.zoo import ModelSpec, check_positive_int
+from crate.models.spec import ModelSpec, check_positive_int
 
 
 def parameter_count(spec: ModelSpec, *, image_size: int, num_classes: int) -> int:

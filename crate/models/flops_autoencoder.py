@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from crate.errors import UsageError
 from crate.models.flops import _block_macs, _block_parameters
-from crate.models.zoo import ModelSpec
+from crate.models.spec import ModelSpec
 
 
 def kept_patches(patches: int, mask_ratio: float) -> int:

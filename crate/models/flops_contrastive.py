@@ -5,7 +5,7 @@ raise `UsageError` for sizes that make no sense.
 """
 
 from crate.models.flops import _block_macs, _block_parameters, macs, parameter_count
-from crate.models.zoo import ModelSpec, check_positive_int
+from crate.models.spec import ModelSpec, check_positive_int
 
 
 def contrastive_parameter_count(

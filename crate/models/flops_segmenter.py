@@ -7,7 +7,7 @@ C classes, c channels of the decoder. Convolutions count as matrix products, nor
 from dataclasses import replace
 
 from crate.models.flops import _block_macs, macs, parameter_count
-from crate.models.zoo import ModelSpec
+from crate.models.spec import ModelSpec
 
 # Those of crate/models/segmenter.py, which imports torch.
 POOLED = sum(scale**2 for scale in (1, 2, 3, 6))  # pixels of UPerNet's pooled maps together

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from crate.errors import RunError, UsageError
 from crate.layers.attention import KVCache
 from crate.layers.block import make_blocks, run_blocks
-from crate.models.zoo import ModelSpec, check_positive_int
+from crate.models.spec import ModelSpec, check_positive_int
 
 
 class Cache:

@@ -7,11 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crate.errors import UsageError
+from crate.models.build import build
 from crate.models.features import layer_tokens
+from crate.models.spec import ModelSpec
 from crate.models.transfer import transfer_weights
 from crate.models.vision import VisionTransformer
-from crate.models.zoo import ModelSpec, build
-from crate.planning.loader import Segmentation
+from crate.tasks.segmentation.recipe import Segmentation
 
 AUXILIARY_CHANNELS = 256
 DROPOUT = 0.1  # of whole channels before a classifier: mmsegmentation's decode heads

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from crate.errors import UsageError
 from crate.layers.block import make_blocks, run_blocks
-from crate.models.zoo import ModelSpec, check_positive_int
+from crate.models.spec import ModelSpec, check_positive_int
 
 
 class ConvStem(nn.Module):

@@ -1,116 +1,27 @@
 """From experiments to runs: which runs a target needs, and what identifies each.
 
-A run is a model carried through a chain of steps, and its folder is its chain:
-
-    <results>/<scale>/runs/<model>/seed<k>/<step>/<step>/…/metrics.json
-
-The parent of a run is the parent folder, unless its chain begins with `from-<model>-<step>`: then
-it is that run of another model. Tuning trials live beside, under `<scale>/trials/<trial>/runs/…`;
-only their last step is a trial.
 This module imports no torch.
 """
 
 import dataclasses
 import functools
 import itertools
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from crate.data.catalogue import ImageSet, PairSet, TextSet, data_identity, get_dataset
 from crate.errors import RunError, UsageError, nearest, unknown
-from crate.models.zoo import MODEL_KINDS, ModelSpec, list_models, resolve
+from crate.models.spec import MODEL_KINDS, ModelSpec
+from crate.models.zoo import list_models, resolve
 from crate.planning.identity import fingerprint
-from crate.planning.loader import Contrastive, Experiments, Recipe, Settings, Table, Training
-from crate.records import canonical_json, read_json, short_hash
-
-FROM = re.compile(r"from-(?P<model>[^-/]+)-(?P<step>[^-/]+)")
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """One folder of results: which model, which seed, which chain of steps."""
-
-    scale: str
-    model: str
-    seed: int
-    chain: tuple[str, ...]
-    trial: str | None = None
-
-    @property
-    def recipe(self) -> str:
-        return self.chain[-1]
-
-    @property
-    def parent(self) -> "Run | None":
-        """The run whose weights this one starts from; a trial starts from a regular run."""
-        *before, _ = self.chain
-        if not before:
-            return None
-        origin = FROM.fullmatch(before[-1])
-        if origin and len(before) == 1:
-            return Run(self.scale, origin["model"], self.seed, (origin["step"],))
-        return Run(self.scale, self.model, self.seed, tuple(before))
-
-    @property
-    def ancestors(self) -> "list[Run]":
-        """From the first run of the chain to the parent."""
-        parent = self.parent
-        return [] if parent is None else parent.lineage
-
-    @property
-    def lineage(self) -> "list[Run]":
-        """From the first run of the chain to this one."""
-        return [*self.ancestors, self]
-
-    def folder(self, results: str | Path) -> Path:
-        base = Path(results) / self.scale
-        if self.trial is not None:
-            base = base / "trials" / self.trial
-        return base / "runs" / self.model / f"seed{self.seed}" / Path(*self.chain)
-
-    def __str__(self) -> str:
-        return f"{self.model} seed{self.seed} {'/'.join(self.chain)}"
-
-
-PATH = re.compile(
-    r"(?P<results>.*?)/?(?P<scale>[^/]+)/(?:trials/(?P<trial>[^/]+)/)?runs/(?P<model>[^/]+)"
-    r"/seed(?P<seed>[^/]+)/(?P<chain>.+?)(?:/metrics\.json)?/?"
-)
-
-
-def parse_path(path: str) -> tuple[Run, str]:
-    """Read a run and the results folder off a path. Raises `UsageError` if it names no run."""
-    match = PATH.fullmatch(path)
-    if not match:
-        raise UsageError(
-            f"{path}: is no run; a run is results/<scale>/runs/<model>/seed<k>/<step>/…"
-        )
-    if not match["seed"].isdecimal():
-        raise UsageError(f"{path}: the seed '{match['seed']}' is no number")
-    chain = tuple(match["chain"].split("/"))
-    run = Run(match["scale"], match["model"], int(match["seed"]), chain, match["trial"])
-    return run, match["results"] or "."
-
-
-@dataclasses.dataclass(frozen=True)
-class Resolved:
-    """A run with everything that decides its result."""
-
-    run: Run
-    spec: ModelSpec
-    recipe: Recipe
-    config: dict  # canonical: what differs from the defaults
-    code: str  # fingerprint of the code it runs
-
-    @property
-    def config_json(self) -> str:
-        return canonical_json(self.config)
-
-    @property
-    def identity(self) -> str:
-        """Configuration and code; the parent's weights join when the run starts."""
-        return short_hash(self.config_json + self.code)
+from crate.planning.loader import Experiments
+from crate.planning.settings import Settings
+from crate.planning.tables import Table
+from crate.recipes import Recipe, Training
+from crate.records import canonical_json, read_json
+from crate.runs import FROM, Run, parse_path
+from crate.tasks.base import Resolved
+from crate.tasks.contrastive.recipe import Contrastive
 
 
 class Plan:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from crate.data.catalogue import TextSet, get_dataset
 from crate.data.examples import overlay, read_examples
-from crate.planning.loader import Column, Settings, Table
 from crate.planning.plan import Plan
+from crate.planning.settings import Settings
+from crate.planning.tables import Column, Table
 from crate.records import atomic_path
 from crate.reporting.collect import (
     examples_npz,

@@ -20,9 +20,10 @@ import pandas as pd
 from crate.data.catalogue import DATASETS, TextSet, get_dataset, odd_count
 from crate.data.examples import read_examples, write_examples
 from crate.errors import RunError
-from crate.planning.loader import Settings
-from crate.planning.plan import Plan, Run
+from crate.planning.plan import Plan
+from crate.planning.settings import Settings
 from crate.records import canonical_json, read_json, write_text
+from crate.runs import Run
 
 
 def metrics_csv(results: str | Path, scale: str, table: str) -> Path:

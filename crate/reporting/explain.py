@@ -6,11 +6,13 @@ from datetime import datetime
 
 from crate.data.catalogue import DATASETS
 from crate.errors import UsageError, unknown
-from crate.models.zoo import ModelSpec
-from crate.planning.loader import RECIPE_TYPES, Settings
-from crate.planning.plan import Plan, Run
+from crate.models.spec import ModelSpec
+from crate.planning.plan import Plan
+from crate.planning.settings import Settings
 from crate.reporting.collect import Found, ancestry, look_up
 from crate.reporting.tables import MARKS, number
+from crate.runs import Run
+from crate.tasks import recipe_types
 
 
 def explain(table: str, label: str, key: str | None, plan: Plan, settings: Settings) -> str:
@@ -119,7 +121,7 @@ def _recorded(record: dict, run: Run, plan: Plan) -> dict:
     if not past:
         return plan.resolve(run).config
     model = [field.name for field in dataclasses.fields(ModelSpec)]
-    step = [name for schema in RECIPE_TYPES.values() for name in schema.model_fields]
+    step = [name for schema in recipe_types().values() for name in schema.model_fields]
     order = {"model": model, "step": step}
     return {
         part: {key: past[part][key] for key in (*order[part], *past[part]) if key in past[part]}

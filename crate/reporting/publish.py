@@ -4,12 +4,13 @@ import shutil
 from pathlib import Path
 
 from crate.errors import RunError
-from crate.planning.loader import Settings
-from crate.planning.plan import Plan, parse_path
+from crate.planning.plan import Plan
+from crate.planning.settings import Settings
 from crate.records import atomic_path
 from crate.reporting.collect import metrics_csv, read_csv, read_metrics, write_joined_metrics
 from crate.reporting.report import write_report
 from crate.reporting.tuning import add_outcomes, read_outcomes
+from crate.runs import parse_path
 
 
 def publish(plan: Plan, settings: Settings) -> list[Path]:

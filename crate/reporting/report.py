@@ -18,13 +18,15 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from crate.errors import RunError
-from crate.planning.loader import Column, Settings, Table
-from crate.planning.plan import Plan, Run
+from crate.planning.plan import Plan
+from crate.planning.settings import Settings
+from crate.planning.tables import Column, Table
 from crate.records import read_json, write_text
 from crate.reporting.charts import COLOURS
 from crate.reporting.collect import Found, ancestry, metrics_csv, read_metrics, training_curves
 from crate.reporting.explain import account, config_words, wall_seconds
 from crate.reporting.tables import MARKS, Cell, Sheet, cells_of, lay_out, number
+from crate.runs import Run
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 

@@ -14,8 +14,9 @@ from pathlib import Path
 import pandas as pd
 from tabulate import tabulate
 
-from crate.planning.loader import Column, Row, Settings, Table
 from crate.planning.plan import Plan
+from crate.planning.settings import Settings
+from crate.planning.tables import Column, Row, Table
 from crate.records import write_text
 from crate.reporting.collect import read_metrics
 

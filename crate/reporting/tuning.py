@@ -14,9 +14,11 @@ from pathlib import Path
 
 from crate.data.catalogue import get_dataset
 from crate.errors import RunError, UsageError, unknown
-from crate.planning.loader import Settings, load_value, merge
-from crate.planning.plan import Plan, Run
+from crate.planning.plan import Plan
+from crate.planning.settings import Settings
 from crate.records import atomic_path, canonical_json, read_json
+from crate.runs import Run
+from crate.schema import load_value, merge
 
 # `recipe` is the whole configuration tried (JSON); `setting` only what the grid changed
 FIELDS = ["step", "setting", "model", "seed", "metric", "value", "recipe"]

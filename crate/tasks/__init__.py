@@ -1,6 +1,24 @@
-"""One file per kind of step. Each has
+"""One folder for each kind of step: its recipe, its cost, its task.
 
-    run(resolved, *, runtime, folder, identity, parent, data_root) -> (metrics, details)
+May import training, checkpoints, models, layers, data and the ground.
 
-where `metrics` are the numbers of metrics.json and `details` what run.json records beside them.
+    <kind>/recipe.py   the schema: a `Recipe`, named RECIPE; no torch
+    <kind>/cost.py     what a run of it costs; no torch
+    <kind>/task.py     run(resolved, *, runtime, folder, identity, parent, data_root), which returns
+                       the numbers of metrics.json and the details that run.json records
+
+A folder with a recipe is a kind of step: nothing else lists it.
 """
+
+import functools
+import importlib
+from pathlib import Path
+
+from crate.recipes import Recipe
+
+
+@functools.cache
+def recipe_types() -> dict[str, type[Recipe]]:
+    """Kind of step → schema of its recipes."""
+    kinds = sorted(path.parent.name for path in Path(__file__).parent.glob("*/recipe.py"))
+    return {kind: importlib.import_module(f"crate.tasks.{kind}.recipe").RECIPE for kind in kinds}

@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from crate.errors import RunError, Stopped
-from crate.planning.loader import Training
+from crate.recipes import Training
 from crate.records import RunFolder, atomic_path
 from crate.runtime import Runtime, seed_for, stop_signals
 from crate.training.optim import learning_rate, make_optimizer

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.optim.adamw import adamw
 
-from crate.planning.loader import Training
+from crate.recipes import Training
 
 
 class AdamW:

@@ -17,9 +17,11 @@ from pathlib import Path
 from crate.data.catalogue import usage_of
 from crate.errors import RunError, UsageError, nearest
 from crate.launch import slurm
-from crate.planning.loader import SETTINGS_VARIABLE, Experiments, Settings
-from crate.planning.plan import Plan, parse_path
+from crate.planning.loader import Experiments
+from crate.planning.plan import Plan
+from crate.planning.settings import SETTINGS_VARIABLE, Settings
 from crate.records import lock
+from crate.runs import parse_path
 from crate.training import trackers
 
 

@@ -21,9 +21,10 @@ import yaml
 from crate.checkpoints import convert as released
 from crate.checkpoints.convert import convert, find, locate, manifest, read, sizes, to_official
 from crate.errors import RunError, UsageError
+from crate.models.build import CONTRASTIVE_SIZES, build
 from crate.models.flops import parameter_count
 from crate.models.flops_contrastive import contrastive_parameter_count
-from crate.models.zoo import CONTRASTIVE_SIZES, MODELS, build, resolve
+from crate.models.zoo import MODELS, resolve
 
 ROOT = Path(__file__).parents[2]
 SMALL = {"dim": 24, "heads": 3, "depth": 3, "patch_size": 8}

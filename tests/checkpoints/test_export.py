@@ -17,9 +17,10 @@ import torch
 
 from crate import cli
 from crate.checkpoints.convert import convert, place, read, sizes, to_official
-from crate.models.zoo import build, resolve
-from crate.planning.plan import Run
+from crate.models.build import build
+from crate.models.zoo import resolve
 from crate.records import RunFolder, file_sha256, write_json
+from crate.runs import Run
 from crate.training.loop import read_weights, save_weights
 
 ROOT = Path(__file__).parents[2]

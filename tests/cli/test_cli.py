@@ -8,8 +8,8 @@ import pytest
 
 from crate import cli
 from crate.data import catalogue as registry
-from crate.planning.plan import Run
 from crate.records import write_json
+from crate.runs import Run
 
 ROOT = Path(__file__).parents[2]
 ALPHA = "crate_alpha_base_patch32"

@@ -21,8 +21,8 @@ from crate.costs.cost import (
 from crate.data.catalogue import get_dataset
 from crate.errors import UsageError
 from crate.models.flops_contrastive import image_macs, text_macs
-from crate.planning.plan import Run, parse_path
 from crate.records import write_json
+from crate.runs import Run, parse_path
 
 ALPHA = "crate_alpha_base_patch32"
 PRETRAINED = Run("paper", ALPHA, 0, ("imagenet21k",))
@@ -113,7 +113,7 @@ def test_a_faster_device_takes_less(plan):
 
 def test_windows_of_a_picture(plan):
     from crate.data.segmentation import scaled_size, windows
-    from crate.planning.loader import Segmentation
+    from crate.tasks.segmentation.recipe import Segmentation
 
     recipe = plan.experiments.recipe("ade20k", "paper")
     for changes in ({}, {"stride": 100}, {"image_size": 1024, "stride": 512}):

@@ -17,8 +17,8 @@ from writers import cifar_batch
 
 from crate.data.catalogue import DATASETS
 from crate.data.images import normalise, open_split
-from crate.planning.loader import Classification
 from crate.runtime import Runtime
+from crate.tasks.classification.recipe import Classification
 
 CPU = Runtime(torch.device("cpu"), torch.float32, "test")
 FOOLBOX = importlib.util.find_spec("foolbox")

@@ -29,8 +29,8 @@ from crate.data.images import (
     sample_crops,
 )
 from crate.errors import RunError
-from crate.planning.loader import Classification
 from crate.runtime import Runtime
+from crate.tasks.classification.recipe import Classification
 
 CPU = Runtime(torch.device("cpu"), torch.float32, "test")
 RANKS = [dataclasses.replace(CPU, rank=rank, world=2) for rank in (0, 1)]

@@ -19,8 +19,8 @@ from crate.data.catalogue import DATASETS
 from crate.data.images import open_split
 from crate.data.layouts import open_pictures
 from crate.errors import RunError, UsageError
-from crate.planning.loader import Classification
 from crate.runtime import Runtime
+from crate.tasks.classification.recipe import Classification
 
 CPU = Runtime(torch.device("cpu"), torch.float32, "test")
 CIFAR = {

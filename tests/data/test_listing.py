@@ -21,8 +21,8 @@ from crate.data.images import open_split
 from crate.data.listing import index_path, list_part, read_index, write_index
 from crate.data.pictures import FilePictures, ShardPictures
 from crate.errors import RunError
-from crate.planning.loader import Classification
 from crate.runtime import Runtime
+from crate.tasks.classification.recipe import Classification
 
 CPU = Runtime(torch.device("cpu"), torch.float32, "test")
 CLASSES = ["n00000001", "n00000002", "n00000003", "n00000004"]

@@ -28,8 +28,8 @@ from crate.data.pair_shards import list_pairs, places_path, read_shard, write_pa
 from crate.data.pairs import MemoryPairs, Order, ShardedPairs, open_pairs
 from crate.data.prepare import prepare
 from crate.errors import RunError, UsageError
-from crate.planning.loader import Contrastive
 from crate.runtime import Runtime
+from crate.tasks.contrastive.recipe import Contrastive
 
 CPU = Runtime(torch.device("cpu"), torch.float32, "test")
 RANKS = [Runtime(torch.device("cpu"), torch.float32, "test", rank, 2) for rank in range(2)]

@@ -16,9 +16,9 @@ from crate.data.catalogue import get_dataset
 from crate.data.images import normalise
 from crate.explore.inspect import CODES, GAP, LABEL, TEXT, _square, draw_attention, draw_codes, look
 from crate.explore.segment import open_picture
-from crate.models.zoo import build, build_autoencoder, build_contrastive, build_language
-from crate.planning.plan import Run
+from crate.models.build import build, build_autoencoder, build_contrastive, build_language
 from crate.records import RunFolder, file_sha256, write_json
+from crate.runs import Run
 from crate.training.loop import save_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -11,8 +11,8 @@ from crate.cli import main
 from crate.data.tokenizer import get_tokenizer
 from crate.models import create_model
 from crate.models.language import generate
-from crate.planning.plan import Run
 from crate.records import file_sha256, write_json
+from crate.runs import Run
 from crate.training.loop import save_tensors
 
 PROMPT = "Größe: "  # letters of two bytes

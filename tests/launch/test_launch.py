@@ -13,9 +13,10 @@ from crate.launch import job as launch
 from crate.launch import slurm
 from crate.launch.job import Item, Job, Work, job_parameters, read_job
 from crate.launch.run import prepare
-from crate.planning.loader import Compute, Settings
-from crate.planning.plan import parse_path
+from crate.planning.settings import Settings
+from crate.recipes import Compute
 from crate.records import RunFolder, read_json, write_json
+from crate.runs import parse_path
 
 EIGHT = Compute(nodes=2, gpus=8, threads=2, workers=3, hours=48, memory_gb=240)
 RUN = "results/smoke/runs/crate_base_patch32_plain/seed0/imagenet21k"

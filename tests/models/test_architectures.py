@@ -8,7 +8,8 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
-from crate.models.zoo import build, resolve
+from crate.models.build import build
+from crate.models.zoo import resolve
 
 SIZES = {"num_classes": 7, "image_size": 32}
 SMALL = {"dim": 24, "heads": 3, "depth": 3, "patch_size": 8}

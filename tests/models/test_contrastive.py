@@ -20,6 +20,7 @@ from crate.checkpoints.convert import convert, convert_text, read, sizes, to_off
 from crate.checkpoints.export import import_official
 from crate.errors import RunError, UsageError
 from crate.models import create_model
+from crate.models.build import build, build_contrastive
 from crate.models.flops import parameter_count
 from crate.models.flops_contrastive import (
     contrastive_parameter_count,
@@ -28,7 +29,7 @@ from crate.models.flops_contrastive import (
     text_parameter_count,
 )
 from crate.models.transfer import transfer_weights, vision_weights
-from crate.models.zoo import build, build_contrastive, resolve
+from crate.models.zoo import resolve
 
 CRATE, VIT = "crate_alpha_clipa_base_patch16", "vit_clipa_base_patch16"
 TOWERS = {"dim": 24, "heads": 3, "depth": 2, "patch_size": 8, "embed_dim": 20}

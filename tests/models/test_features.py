@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from crate.errors import RunError, UsageError
+from crate.models.build import create_model
 from crate.models.features import (
     class_attention,
     image_features,
@@ -13,7 +14,7 @@ from crate.models.features import (
     pretrained,
 )
 from crate.models.vision import resize_positions
-from crate.models.zoo import create_model, resolve
+from crate.models.zoo import resolve
 
 SIZES = {"dim": 24, "depth": 3, "heads": 3}
 MODELS = ("crate_alpha_base_patch8", "crate_base_patch8", "vit_base_patch8")

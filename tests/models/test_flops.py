@@ -4,13 +4,14 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from crate.models.build import build, build_language
 from crate.models.flops import (
     language_macs,
     language_parameter_count,
     macs,
     parameter_count,
 )
-from crate.models.zoo import build, build_language, list_models, resolve
+from crate.models.zoo import list_models, resolve
 
 SIZE = {"image_size": 224, "num_classes": 1000}
 

@@ -5,10 +5,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from crate.models import flops_segmenter as closed
+from crate.models.build import build
 from crate.models.features import class_attention, patch_features
 from crate.models.segmenter import AUXILIARY_CHANNELS, build_segmenter
-from crate.models.zoo import build, resolve
-from crate.planning.loader import Segmentation
+from crate.models.zoo import resolve
+from crate.tasks.segmentation.recipe import Segmentation
 
 MODELS = ("crate_alpha_base_patch16", "vit_base_patch16")
 

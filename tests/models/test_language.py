@@ -12,11 +12,12 @@ from crate import cli
 from crate.checkpoints.convert import convert, sizes, to_official
 from crate.errors import RunError, UsageError
 from crate.models import create_model
+from crate.models.build import build_language
 from crate.models.language import Cache, choose, generate
 from crate.models.transfer import transfer_weights
-from crate.models.zoo import build_language, list_models, resolve
-from crate.planning.plan import Run
+from crate.models.zoo import list_models, resolve
 from crate.records import RunFolder, write_json
+from crate.runs import Run
 from crate.training.loop import read_weights, save_weights
 
 NAMES = [name for name in list_models("*gpt*") if name.endswith("_base")]  # one a family

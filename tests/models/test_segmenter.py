@@ -5,10 +5,11 @@ import torch
 import torch.nn.functional as F
 
 from crate.errors import RunError, UsageError
+from crate.models.build import build
 from crate.models.features import layer_tokens
 from crate.models.segmenter import build_segmenter
-from crate.models.zoo import ModelSpec, build
-from crate.planning.loader import Segmentation
+from crate.models.spec import ModelSpec
+from crate.tasks.segmentation.recipe import Segmentation
 from crate.training.optim import parameter_groups
 
 SPEC = ModelSpec(dim=8, depth=3, heads=2, patch_size=2)

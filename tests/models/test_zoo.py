@@ -7,7 +7,8 @@ import pytest
 
 from crate.errors import UsageError
 from crate.models import create_model, list_models
-from crate.models.zoo import ModelSpec, resolve
+from crate.models.spec import ModelSpec
+from crate.models.zoo import resolve
 
 
 def changes(a, b):

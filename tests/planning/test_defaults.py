@@ -8,8 +8,8 @@ import dataclasses
 
 from pydantic_core import PydanticUndefined
 
-from crate.models.zoo import ModelSpec
-from crate.planning.loader import Classification
+from crate.models.spec import ModelSpec
+from crate.tasks.classification.recipe import Classification
 
 STEP = {
     "evaluate": "test",

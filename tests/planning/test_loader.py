@@ -4,8 +4,10 @@ import pytest
 import yaml
 
 from crate.errors import UsageError
-from crate.planning.loader import Experiments, Settings, parse, read_yaml
+from crate.planning.loader import Experiments
 from crate.planning.plan import Plan
+from crate.planning.settings import Settings
+from crate.schema import parse, read_yaml
 
 
 def validate(folder, scale="paper"):

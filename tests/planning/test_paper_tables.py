@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from crate.costs.cost import complexity_of
-from crate.models.zoo import build
+from crate.models.build import build
 from crate.planning.loader import Experiments
-from crate.planning.plan import Plan, Run
+from crate.planning.plan import Plan
+from crate.runs import Run
 from crate.tasks.throughput.task import count_flops
 
 ROOT = Path(__file__).parents[2]

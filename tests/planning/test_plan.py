@@ -10,7 +10,8 @@ from crate.errors import UsageError
 from crate.planning import loader as config
 from crate.planning import plan as plan_module
 from crate.planning.loader import Experiments
-from crate.planning.plan import Plan, Run, parse_path
+from crate.planning.plan import Plan
+from crate.runs import Run, parse_path
 
 ALPHA = "crate_alpha_base_patch32"
 

@@ -15,8 +15,9 @@ import pytest
 
 from crate.data.examples import read_examples, write_examples
 from crate.errors import RunError, UsageError
-from crate.planning.loader import Column, Experiments
-from crate.planning.plan import Plan, Run
+from crate.planning.loader import Experiments
+from crate.planning.plan import Plan
+from crate.planning.tables import Column
 from crate.records import read_json, write_json
 from crate.reporting.charts import _titled, write_figure
 from crate.reporting.collect import (
@@ -34,6 +35,7 @@ from crate.reporting.collect import (
 from crate.reporting.publish import publish
 from crate.reporting.tables import Cell, cells_of, lay_out, number, verdict, write_table
 from crate.reporting.tuning import FIELDS, add_outcomes, read_outcomes
+from crate.runs import Run
 
 ONE = Column(label="accuracy", metric="top1", chain="a")
 ROWS = ["CRATE", "+ overcomplete", "+ decoupled", "+ residual (CRATE-alpha)"]

@@ -13,10 +13,10 @@ from crate.data.scenes import open_scenes
 from crate.errors import RunError, UsageError
 from crate.launch.run import perform, prepare
 from crate.models.features import pretrained
-from crate.planning.loader import AttentionSegmentation
-from crate.planning.plan import Run
 from crate.records import read_json
+from crate.runs import Run
 from crate.runtime import seed_for
+from crate.tasks.attention_segmentation.recipe import AttentionSegmentation
 from crate.tasks.attention_segmentation.task import attention_masks, classes_of, scores
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -16,10 +16,10 @@ from crate.launch.run import perform, prepare
 from crate.models import create_model
 from crate.models.flops import macs
 from crate.models.flops_autoencoder import autoencoder_macs
-from crate.planning.loader import Autoencoding
-from crate.planning.plan import Run
 from crate.records import read_json
+from crate.runs import Run
 from crate.runtime import Runtime, generator_for
+from crate.tasks.autoencoding.recipe import Autoencoding
 from crate.tasks.autoencoding.task import evaluate, examples, hidden_loss, spaced, training_batches
 from crate.training import loop as train
 from crate.training.loop import read_weights

@@ -9,7 +9,8 @@ import torch
 from crate.data.catalogue import get_dataset
 from crate.launch.run import perform, prepare
 from crate.models.flops import macs
-from crate.planning.plan import Plan, Run
+from crate.planning.plan import Plan
+from crate.runs import Run
 from crate.runtime import Runtime
 from crate.tasks.classification.task import best_epoch, evaluate
 from crate.training.loop import read_weights

@@ -20,10 +20,12 @@ from crate.data.catalogue import get_dataset
 from crate.errors import RunError, UsageError
 from crate.launch.run import perform, prepare
 from crate.models import create_model
-from crate.planning.loader import Contrastive, Experiments
-from crate.planning.plan import Plan, Run
+from crate.planning.loader import Experiments
+from crate.planning.plan import Plan
 from crate.records import read_json
+from crate.runs import Run
 from crate.runtime import Runtime, generator_for
+from crate.tasks.contrastive.recipe import Contrastive
 from crate.tasks.contrastive.task import clip_loss, evaluate, matching_loss
 from crate.tasks.zeroshot.task import Classifier, class_features
 from crate.training.loop import read_weights

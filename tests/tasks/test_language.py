@@ -13,12 +13,14 @@ from crate.data.tokenizer import get_tokenizer
 from crate.errors import UsageError
 from crate.launch.run import perform, prepare
 from crate.models import create_model
-from crate.planning.loader import Experiments, Language
-from crate.planning.plan import Plan, Run
+from crate.planning.loader import Experiments
+from crate.planning.plan import Plan
 from crate.records import RunFolder, read_json
 from crate.reporting import tuning as tune
+from crate.runs import Run
 from crate.runtime import Runtime
 from crate.tasks.language import task
+from crate.tasks.language.recipe import Language
 from crate.tasks.language.task import evaluate, next_token_loss, scores, training_windows
 from crate.training.loop import read_history, read_weights
 

@@ -16,12 +16,15 @@ from crate.launch.run import perform, prepare
 from crate.models.features import pretrained
 from crate.models.flops import macs
 from crate.models.objective import layer_terms
-from crate.planning.loader import Experiments, Layerwise, parse
-from crate.planning.plan import Plan, Run
+from crate.planning.loader import Experiments
+from crate.planning.plan import Plan
 from crate.records import read_json
 from crate.reporting.charts import _layers, write_figure
 from crate.reporting.collect import collect, layers_json, read_layers
+from crate.runs import Run
 from crate.runtime import Runtime, seed_for
+from crate.schema import parse
+from crate.tasks.layerwise.recipe import Layerwise
 from crate.tasks.layerwise.task import _histogram, spaced
 from crate.training.loop import read_weights
 from crate.workflow.driver import collected_files

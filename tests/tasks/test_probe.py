@@ -17,11 +17,11 @@ from crate.launch.run import perform, prepare
 from crate.models.features import image_features, pretrained
 from crate.models.flops import macs
 from crate.models.probes import LinearProbe, neighbour_votes
-from crate.planning.loader import Probe
-from crate.planning.plan import Run
 from crate.records import read_json
+from crate.runs import Run
 from crate.runtime import Runtime, seed_for
 from crate.tasks.probe import task
+from crate.tasks.probe.recipe import Probe
 from crate.tasks.probe.task import accuracy, choose
 from crate.training.loop import read_weights
 

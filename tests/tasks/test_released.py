@@ -13,7 +13,8 @@ from crate.checkpoints.convert import to_official
 from crate.cli import main
 from crate.models import create_model
 from crate.planning.loader import Experiments
-from crate.planning.plan import Plan, parse_path
+from crate.planning.plan import Plan
+from crate.runs import parse_path
 from crate.training.loop import read_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -23,10 +23,12 @@ from crate.data.segmentation import (
 )
 from crate.errors import RunError, UsageError
 from crate.launch.run import perform, prepare
-from crate.planning.loader import Experiments, Segmentation
-from crate.planning.plan import Plan, Run
+from crate.planning.loader import Experiments
+from crate.planning.plan import Plan
+from crate.runs import Run
 from crate.runtime import Runtime
 from crate.tasks.segmentation import task
+from crate.tasks.segmentation.recipe import Segmentation
 from crate.tasks.segmentation.task import (
     confusion,
     evaluate,

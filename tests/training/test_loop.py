@@ -26,10 +26,12 @@ import crate.training.loop
 from crate.cli import main
 from crate.errors import RunError
 from crate.models import create_model
-from crate.planning.loader import Classification, Experiments
-from crate.planning.plan import Plan, parse_path
+from crate.planning.loader import Experiments
+from crate.planning.plan import Plan
 from crate.records import RunFolder, read_json, short_hash
+from crate.runs import parse_path
 from crate.runtime import Runtime
+from crate.tasks.classification.recipe import Classification
 from crate.training.loop import fit, read_weights
 
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from crate.models import create_model
-from crate.planning.loader import Training
+from crate.recipes import Training
 from crate.training.optim import AdamW, learning_rate, make_optimizer, parameter_groups
 
 TINY = {"num_classes": 3, "image_size": 14, "dim": 8, "depth": 1, "heads": 2, "patch_size": 7}

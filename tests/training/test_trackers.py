@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import crate.training.loop
 from crate import cli
 from crate.launch.run import perform, prepare
-from crate.planning.loader import Settings
+from crate.planning.settings import Settings
 from crate.records import RunFolder, read_json
 from crate.training.trackers import follow
 

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from crate.costs.cost import complexity_of
-from crate.planning.plan import Resolved
 from crate.records import RunFolder
+from crate.tasks.base import Resolved
 
 
 def run(

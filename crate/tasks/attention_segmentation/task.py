@@ -22,10 +22,10 @@ from crate.data.images import normalise
 from crate.data.scenes import IGNORED, Scenes, open_scenes
 from crate.errors import RunError, UsageError
 from crate.models.features import class_attention, parents_network, precision
-from crate.planning.loader import AttentionSegmentation
-from crate.planning.plan import Resolved
 from crate.records import RunFolder
 from crate.runtime import Runtime
+from crate.tasks.attention_segmentation.recipe import AttentionSegmentation
+from crate.tasks.base import Resolved
 from crate.training.per_image import report, work_through
 
 BACKGROUND = 0
@@ -57,16 +57,16 @@ def run(
     if dataset.scenes not in WITH_BACKGROUND:
         raise UsageError(f"{run_}: {dataset.title} has no maps with a background class")
     scenes = open_scenes(dataset, recipe.evaluate, data_root)
-    if recipe.answer == "model":
+    if recipe.predictor == "model":
         model = parents_network(resolved, parent, runtime)
 
     def look(index: int) -> dict:
         """The best Jaccard index of each class of a picture, and the network's seconds."""
         labels = resized_map(scenes.labels(index), recipe.image_size)
-        if recipe.answer == "ground_truth":
+        if recipe.predictor == "ground_truth":
             masks = [labels == wanted for wanted in classes_of(labels)]
             return {"jaccard": scores(np.array(masks), labels, recipe.void)}
-        if recipe.answer == "whole_image":
+        if recipe.predictor == "whole_image":
             return {"jaccard": scores(np.ones((1, *labels.shape), bool), labels, recipe.void)}
         began = time.perf_counter()
         masks = attention_masks(
@@ -104,7 +104,7 @@ def run(
     times = [part["seconds"] for part in there if "seconds" in part]
     if times:
         details["seconds_per_picture"] = round(statistics.median(times), 5)
-    if recipe.answer == "model":
+    if recipe.predictor == "model":
         write_examples(folder.examples, _examples(model, scenes, found, recipe, dataset))
     return metrics, details
 

@@ -14,14 +14,14 @@ from crate.data.examples import EXAMPLES, write_examples
 from crate.data.images import MemoryImages, StreamedImages, normalise, open_split
 from crate.errors import UsageError
 from crate.models.autoencoder import MaskedAutoencoder
+from crate.models.build import build_autoencoder
 from crate.models.features import class_attention
 from crate.models.flops_autoencoder import autoencoder_macs
 from crate.models.transfer import transfer_weights
-from crate.models.zoo import build_autoencoder
-from crate.planning.loader import Autoencoding
-from crate.planning.plan import Resolved
 from crate.records import RunFolder, read_json
 from crate.runtime import Runtime, generator_for, seed_for
+from crate.tasks.autoencoding.recipe import Autoencoding
+from crate.tasks.base import Resolved
 from crate.training.loop import fit, read_weights, save_weights
 
 Images = MemoryImages | StreamedImages

@@ -10,12 +10,12 @@ from torch import nn
 from crate.data.catalogue import ImageSet, get_dataset, odd_count
 from crate.data.images import mix, normalise, open_split
 from crate.errors import UsageError
+from crate.models.build import build
 from crate.models.flops import macs
 from crate.models.transfer import transfer_weights, vision_weights
-from crate.models.zoo import build
-from crate.planning.plan import Resolved
 from crate.records import RunFolder, read_json
 from crate.runtime import Runtime, seed_for
+from crate.tasks.base import Resolved
 from crate.training.loop import fit, read_history, read_weights, save_weights
 
 EVALUATION_BATCH = 500

@@ -13,16 +13,16 @@ from crate.data.captions import caption_tokenizer
 from crate.data.catalogue import PairSet, get_dataset
 from crate.data.images import normalise
 from crate.data.pairs import Pairs, open_pairs
-from crate.environment import open_clip_part
+from crate.environment import EXPERIMENTS, open_clip_part
 from crate.errors import RunError, UsageError
+from crate.models.build import build_contrastive
 from crate.models.contrastive import ContrastiveModel
 from crate.models.flops_contrastive import image_macs, text_macs
 from crate.models.transfer import transfer_weights
-from crate.models.zoo import build_contrastive
-from crate.planning.loader import EXPERIMENTS, Contrastive
-from crate.planning.plan import Resolved
 from crate.records import RunFolder, read_json
 from crate.runtime import Runtime, generator_for, seed_for
+from crate.tasks.base import Resolved
+from crate.tasks.contrastive.recipe import Contrastive
 from crate.training.loop import fit, read_weights, save_weights
 
 

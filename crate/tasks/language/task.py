@@ -17,10 +17,10 @@ from crate.models import ngram
 from crate.models.flops import language_macs
 from crate.models.language import LanguageModel
 from crate.models.transfer import transfer_weights
-from crate.planning.loader import Language
-from crate.planning.plan import Resolved
 from crate.records import RunFolder, read_json
 from crate.runtime import Runtime, generator_for, seed_for
+from crate.tasks.base import Resolved
+from crate.tasks.language.recipe import Language
 from crate.training.loop import fit, read_weights, save_tensors, save_weights
 
 # Windows evaluated together, without `micro_batch`: as many as have this many logits.
@@ -59,9 +59,9 @@ def run(
     weights = None if parent is None else read_weights(parent)
     counted = weights and ngram.from_state({name: t.numpy() for name, t in weights.items()})
     details: dict = {"evaluated_sha256": evaluated.sha256}  # of token files
-    if recipe.answer != "model":
+    if recipe.predictor != "model":
         source = open_training(dataset, recipe, data_root, runtime, details)
-        counted = ngram.count(source.ids, vocabulary, 1 if recipe.answer == "unigram" else 2)
+        counted = ngram.count(source.ids, vocabulary, 1 if recipe.predictor == "unigram" else 2)
         if runtime.main:
             state = {name: torch.from_numpy(array) for name, array in counted.state().items()}
             save_tensors(state, folder.weights)

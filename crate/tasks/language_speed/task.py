@@ -9,9 +9,9 @@ import torch
 from crate.data.catalogue import get_dataset
 from crate.data.tokenizer import get_tokenizer
 from crate.models.language import LanguageModel
-from crate.planning.plan import Resolved
 from crate.records import RunFolder
 from crate.runtime import Runtime
+from crate.tasks.base import Resolved
 from crate.tasks.language.task import next_token_loss
 from crate.training.loop import spread, update
 from crate.training.optim import make_optimizer

@@ -16,10 +16,10 @@ from crate.data.scenes import open_scenes
 from crate.errors import Stopped, UsageError
 from crate.models.features import parents_network, precision
 from crate.models.objective import layer_terms, principal_colours
-from crate.planning.loader import Layerwise
-from crate.planning.plan import Resolved
 from crate.records import RunFolder
 from crate.runtime import Runtime, stop_signals
+from crate.tasks.base import Resolved
+from crate.tasks.layerwise.recipe import Layerwise
 from crate.training.progress import Progress
 
 BATCH = 50  # pictures at once, at most

@@ -17,12 +17,12 @@ from crate.data.images import normalise
 from crate.data.scenes import Scenes, open_scenes
 from crate.errors import RunError, UsageError
 from crate.models.features import parents_network, patch_features, precision
-from crate.planning.loader import Objects
-from crate.planning.plan import Resolved
 from crate.records import RunFolder
 from crate.runtime import Runtime
+from crate.tasks.base import Resolved
 from crate.tasks.objects import coco, crf
 from crate.tasks.objects.maskcut import find_objects, squared
+from crate.tasks.objects.recipe import Objects
 from crate.training.per_image import report, work_through
 
 WITHOUT_CRF = "without CRF: pydensecrf is not installed ('make crf', then run it with --force)"
@@ -59,23 +59,23 @@ def run(
     for annotation in truth["annotations"]:
         annotated[annotation["image_id"]].append(annotation)
     refine = recipe.crf and crf.available()
-    without = recipe.crf and not refine and recipe.answer == "model"
+    without = recipe.crf and not refine and recipe.predictor == "model"
     if runtime.main:
         for problem in (*scenes.problems, *([WITHOUT_CRF] if without else [])):
             print(f"warning: {problem}", file=sys.stderr)
 
-    if recipe.answer == "model":
+    if recipe.predictor == "model":
         model = parents_network(resolved, parent, runtime)
 
     def look(index: int) -> dict:
         """Encoded masks (and boxes, where they are not those around the masks), and seconds."""
         number = scenes.ids[index]
         width, height = sizes[number]
-        if recipe.answer == "ground_truth":
+        if recipe.predictor == "ground_truth":
             own = [a for a in annotated[number] if not a.get("iscrowd")]
             masks = [coco.outline_rle(a["segmentation"], height, width) for a in own]
             return {"masks": masks, "boxes": [a["bbox"] for a in own]}
-        if recipe.answer == "whole_image":
+        if recipe.predictor == "whole_image":
             return {"masks": [coco.encode(np.ones((height, width), bool))]}
         masks, seconds = find(model, scenes.picture(index), recipe, dataset, refine=refine)
         return {"masks": [coco.encode(mask) for mask in masks], "seconds": seconds}

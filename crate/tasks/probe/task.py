@@ -24,10 +24,10 @@ from crate.data.images import MemoryImages, StreamedImages, normalise, open_spli
 from crate.errors import RunError, Stopped, UsageError, unknown
 from crate.models.features import image_features, parents_network, precision
 from crate.models.probes import LinearProbe, neighbour_votes
-from crate.planning.loader import Probe
-from crate.planning.plan import Resolved
 from crate.records import RunFolder, atomic_path, canonical_json, file_sha256, lock, short_hash
 from crate.runtime import Runtime, stop_signals
+from crate.tasks.base import Resolved
+from crate.tasks.probe.recipe import Probe
 from crate.training.progress import Progress
 
 BATCH = 500  # pictures at once, at most

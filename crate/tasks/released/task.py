@@ -4,11 +4,11 @@ from pathlib import Path
 
 from crate.checkpoints.convert import convert, locate, read, sizes
 from crate.data.catalogue import get_dataset
+from crate.environment import EXPERIMENTS
 from crate.errors import RunError
-from crate.models.zoo import build, build_contrastive
-from crate.planning.loader import EXPERIMENTS
-from crate.planning.plan import Resolved
+from crate.models.build import build, build_contrastive
 from crate.records import RunFolder, file_sha256
+from crate.tasks.base import Resolved
 from crate.training.loop import save_weights
 
 

@@ -15,10 +15,10 @@ from crate.data.scenes import IGNORED, open_scenes
 from crate.data.segmentation import LabelledScenes, windows
 from crate.errors import RunError, UsageError
 from crate.models.segmenter import Segmenter, build_segmenter
-from crate.planning.loader import Segmentation
-from crate.planning.plan import Resolved
 from crate.records import RunFolder
 from crate.runtime import Runtime, seed_for
+from crate.tasks.base import Resolved
+from crate.tasks.segmentation.recipe import Segmentation
 from crate.training.loop import fit, read_weights, save_weights
 
 # Windows looked at together in a test, without `micro_batch`: as many as have this many logits.
@@ -62,10 +62,10 @@ def run(
         return LabelledScenes(scenes, dataset, runtime=runtime)
 
     evaluated = open_part(recipe.evaluate)  # first: it must not fail afterwards
-    if recipe.answer == "ground_truth":
+    if recipe.predictor == "ground_truth":
         pairs = ((truth, truth) for _, truth in readable(evaluated.evaluation(recipe)))
         return evaluate(pairs, dataset, runtime), {}
-    if recipe.answer == "whole_image":
+    if recipe.predictor == "whole_image":
         common = most_frequent(open_part("train", recipe.evaluate))
         pairs = (
             (truth, torch.full_like(truth, common))

@@ -7,10 +7,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from crate.data.catalogue import get_dataset
-from crate.models.zoo import build
-from crate.planning.plan import Resolved
+from crate.models.build import build
 from crate.records import RunFolder
 from crate.runtime import Runtime
+from crate.tasks.base import Resolved
 
 
 def run(

@@ -10,13 +10,13 @@ from crate.data.captions import caption_tokenizer, class_names, phrases
 from crate.data.catalogue import get_dataset
 from crate.data.images import open_split
 from crate.errors import RunError
+from crate.models.build import build_contrastive
 from crate.models.contrastive import ContrastiveModel
 from crate.models.features import precision
 from crate.models.transfer import transfer_weights
-from crate.models.zoo import build_contrastive
-from crate.planning.plan import Resolved
 from crate.records import RunFolder
 from crate.runtime import Runtime, seed_for
+from crate.tasks.base import Resolved
 from crate.tasks.classification.task import EVALUATION_BATCH, evaluate
 from crate.training.loop import read_weights
 

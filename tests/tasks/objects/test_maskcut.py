@@ -139,8 +139,8 @@ def test_the_iterative_solver_finds_the_masks_of_the_dense_one(solvers_of_any_si
 def test_the_solvers_agree_on_photographs(solvers_of_any_size):
     import torch
 
+    from crate.models.build import create_model
     from crate.models.features import patch_features
-    from crate.models.zoo import create_model
 
     torch.manual_seed(0)
     size = {"dim": 48, "depth": 2, "heads": 4, "image_size": 224, "num_classes": 1}

@@ -21,8 +21,8 @@ from crate.data.scenes import open_scenes
 from crate.errors import RunError, UsageError
 from crate.launch.run import perform, prepare
 from crate.models.features import patch_features, pretrained
-from crate.planning.plan import Run
 from crate.records import read_json
+from crate.runs import Run
 from crate.runtime import seed_for
 from crate.tasks.objects import coco, crf
 from crate.tasks.objects import task as objects

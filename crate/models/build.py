@@ -1,0 +1,115 @@
+"""Models by name or by specification, freshly initialised. torch is imported when one is built."""
+
+from crate.errors import UsageError
+from crate.models.spec import MODEL_KINDS, ModelSpec
+from crate.models.zoo import MODELS, resolve
+
+# What `create_model` takes, and by default.
+VISION_SIZES = {"num_classes": 1000, "image_size": 224}
+LANGUAGE_SIZES = {"vocab_size": 50_257, "block_size": 1024}  # GPT-2's
+AUTOENCODER_SIZES = {"image_size": 224, "normalise_patches": False}
+CONTRASTIVE_SIZES = {"image_size": 224, "vocab_size": 32_000, "context_length": 32}  # CLIPA's
+
+
+def create_model(
+    name: str,
+    *,
+    num_classes: int | None = None,
+    image_size: int | None = None,
+    vocab_size: int | None = None,
+    block_size: int | None = None,
+    normalise_patches: bool | None = None,
+    context_length: int | None = None,
+    drop_path: float = 0.0,
+    **overrides: object,
+):
+    """Build a model by name, freshly initialised: `resolve`, then one of the four `build…`.
+
+    A vision model has `num_classes` (1,000) and an `image_size` (224 pixels), a language model a
+    `vocab_size` (50,257) and a `block_size` (1,024 tokens), an autoencoder an `image_size` (224
+    pixels) and `normalise_patches` (no), a contrastive model an `image_size` (224 pixels), a
+    `vocab_size` (32,000) and a `context_length` (32 tokens). Raises `UsageError`, also for a size
+    that only another kind of model has.
+    """
+    spec = resolve(name, **overrides)
+    defaults, construct = {
+        "vision": (VISION_SIZES, build),
+        "language": (LANGUAGE_SIZES, build_language),
+        "autoencoder": (AUTOENCODER_SIZES, build_autoencoder),
+        "contrastive": (CONTRASTIVE_SIZES, build_contrastive),
+    }[MODELS[name].kind]
+    given = {
+        "num_classes": num_classes,
+        "image_size": image_size,
+        "vocab_size": vocab_size,
+        "block_size": block_size,
+        "normalise_patches": normalise_patches,
+        "context_length": context_length,
+    }
+    given = {key: value for key, value in given.items() if value is not None}
+    for key in given:
+        if key not in defaults:
+            kind = MODEL_KINDS[MODELS[name].kind]
+            raise UsageError(f"{name} is {kind} and has no {key}; it has {' and '.join(defaults)}")
+    return construct(spec, **(defaults | given), drop_path=drop_path)
+
+
+def build(spec: ModelSpec, *, num_classes: int, image_size: int, drop_path: float = 0.0):
+    """Build the `VisionTransformer` of a spec, for square images of `image_size` pixels a side.
+
+    drop_path: the last block's stochastic-depth rate, in [0, 1). Raises `UsageError`.
+    """
+    from crate.models.vision import VisionTransformer
+
+    return VisionTransformer(
+        spec, num_classes=num_classes, image_size=image_size, drop_path=drop_path
+    )
+
+
+def build_language(spec: ModelSpec, *, vocab_size: int, block_size: int, drop_path: float = 0.0):
+    """Build the `LanguageModel` of a spec, for blocks of at most `block_size` tokens.
+
+    drop_path: the last block's stochastic-depth rate, in [0, 1). Raises `UsageError`.
+    """
+    from crate.models.language import LanguageModel
+
+    return LanguageModel(spec, vocab_size=vocab_size, block_size=block_size, drop_path=drop_path)
+
+
+def build_autoencoder(
+    spec: ModelSpec, *, image_size: int, normalise_patches: bool = False, drop_path: float = 0.0
+):
+    """Build the `MaskedAutoencoder` of a spec, for square images of `image_size` pixels a side.
+
+    normalise_patches: the loss compares with patches of mean 0 and variance 1.
+    drop_path: the last encoder block's stochastic-depth rate, in [0, 1). Raises `UsageError`.
+    """
+    from crate.models.autoencoder import MaskedAutoencoder
+
+    return MaskedAutoencoder(
+        spec, image_size=image_size, normalise_patches=normalise_patches, drop_path=drop_path
+    )
+
+
+def build_contrastive(
+    spec: ModelSpec,
+    *,
+    image_size: int,
+    vocab_size: int,
+    context_length: int,
+    drop_path: float = 0.0,
+):
+    """Build the `ContrastiveModel` of a spec, for square images and texts of `context_length`.
+
+    vocab_size: token ids are smaller. drop_path: of the vision tower's last block, in [0, 1).
+    Raises `UsageError`.
+    """
+    from crate.models.contrastive import ContrastiveModel
+
+    return ContrastiveModel(
+        spec,
+        image_size=image_size,
+        vocab_size=vocab_size,
+        context_length=context_length,
+        drop_path=drop_path,
+    )

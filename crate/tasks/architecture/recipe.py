@@ -1,0 +1,26 @@
+"""The recipe of counting the size of a published model."""
+
+from typing import Literal
+
+import pydantic
+
+from crate.recipes import Recipe
+
+
+class Architecture(Recipe):
+    """The size of a model as published: nothing is trained and no data are read."""
+
+    METRICS = ("depth", "width", "heads", "parameters", "flops")
+    READS_DATA = False
+    TORCH = False
+    AS_PUBLISHED = True
+    MODEL_KINDS = ("vision", "language", "autoencoder", "contrastive")
+
+    task: Literal["architecture"] = "architecture"
+    image_size: pydantic.PositiveInt = 224
+    mask_ratio: float = pydantic.Field(0.75, gt=0, lt=1)  # of a masked autoencoder
+    block_size: pydantic.PositiveInt = 1024  # of a language model
+    positions: bool = True  # whether a language model's positions count among its parameters
+
+
+RECIPE = Architecture

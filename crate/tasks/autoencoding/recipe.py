@@ -1,0 +1,26 @@
+"""The recipe of masked autoencoding."""
+
+from typing import Literal
+
+import pydantic
+
+from crate.recipes import ImageTraining
+
+
+class Autoencoding(ImageTraining):
+    """A masked autoencoder: most patches of a picture are hidden, and predicted from the others."""
+
+    METRICS = ("reconstruction", "train_reconstruction", "images", "flops", "train_flops")
+    LOWER_IS_BETTER = True
+    MODEL_KINDS = ("autoencoder",)
+
+    task: Literal["autoencoding"] = "autoencoding"
+    mask_ratio: float = pydantic.Field(0.75, gt=0, lt=1)  # share of the patches that is hidden
+    normalise_patches: bool = False  # predict each patch less its mean, over its standard deviation
+
+    @property
+    def evaluated_by(self) -> set[str]:
+        return super().evaluated_by | {"mask_ratio", "normalise_patches"}
+
+
+RECIPE = Autoencoding

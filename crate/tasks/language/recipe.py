@@ -1,0 +1,37 @@
+"""The recipe of language modelling."""
+
+from typing import Literal
+
+import pydantic
+
+from crate.recipes import Training
+
+
+class Language(Training):
+    """A language model: trained on random windows of a text, evaluated on the whole of one.
+
+    Two controls count tokens instead: how often each comes ("unigram"), and after which other one
+    ("bigram"). What follows them in a chain is evaluated by those counts.
+    """
+
+    METRICS = (
+        "cross_entropy", "bits_per_byte", "tokens", "documents", "flops", "train_flops",
+    )  # fmt: skip
+    LOWER_IS_BETTER = True
+
+    task: Literal["language"] = "language"
+    block_size: pydantic.PositiveInt = 1024  # tokens that the network sees at once
+    predictor: Literal["model", "unigram", "bigram"] = pydantic.Field("model", alias="answer")
+
+    @property
+    def trains(self) -> bool:
+        return super().trains and self.predictor == "model"
+
+    @property
+    def evaluated_by(self) -> set[str]:
+        if self.predictor != "model":  # a control without a network
+            return {"task", "dataset", "evaluate", "answer"}
+        return super().evaluated_by | {"block_size"}
+
+
+RECIPE = Language

@@ -1,0 +1,28 @@
+"""The recipe of object discovery by MaskCut."""
+
+from typing import Literal
+
+import pydantic
+
+from crate.recipes import Predictor, Recipe
+
+
+class Objects(Recipe):
+    """MaskCut (Wang et al. 2023, CutLER) on a network's patch features, scored as COCO does."""
+
+    METRICS = (
+        "box_ap", "box_ap50", "box_ap75", "mask_ap", "mask_ap50", "mask_ap75", "objects", "images",
+    )  # fmt: skip
+
+    task: Literal["objects"] = "objects"
+    image_size: pydantic.PositiveInt = 480  # side of the square a picture is scaled to
+    layer: pydantic.NonNegativeInt  # the block whose features are used, from 0
+    feature: Literal["key", "query", "value", "tokens"] = "key"  # tokens: what enters the block
+    tau: float = 0.15  # patches are alike above this cosine
+    masks: pydantic.PositiveInt = 3  # at most, of a picture
+    crf: bool = False
+    solver: Literal["iterative", "dense"] = "iterative"
+    predictor: Predictor = pydantic.Field("model", alias="answer")
+
+
+RECIPE = Objects

@@ -1,0 +1,57 @@
+"""The recipe of probes of frozen features."""
+
+from typing import Literal
+
+import pydantic
+
+from crate.data.catalogue import Dataset
+from crate.recipes import Recipe
+
+
+class Probe(Recipe):
+    """What the features of a frozen network tell of a picture's class; no network is trained.
+
+    "linear": logistic regression, on features standardised by the mean and variance of those it
+    is fitted to. Of several penalties, the one with the best top-1 on the validation split is
+    taken, fitted to the training split without it; then it is fitted to all that recipes train on.
+    "knn": weighted votes of the most similar training features by cosine (Wu et al. 2018,
+    arXiv 1805.01978), as in DINO's evaluation (arXiv 2104.14294).
+    """
+
+    METRICS = ("top1", "top5", "cross_entropy", "chance", "images", "penalty")
+    MODEL_KINDS = ("vision", "autoencoder", "contrastive")
+
+    task: Literal["probe"] = "probe"
+    image_size: pydantic.PositiveInt = 224
+    eval_resize: pydantic.PositiveInt | None = None  # shorter side before the centre crop
+    features: Literal["token", "mean"] = "token"  # mean: of the patch tokens
+    method: Literal["linear", "knn"] = "linear"
+    # of the squared weights: the mean cross-entropy in nats + penalty / 2 × their sum
+    penalties: list[pydantic.PositiveFloat] = pydantic.Field(
+        [1e-4, 1e-3, 1e-2, 1e-1, 1.0], min_length=1
+    )
+    neighbours: pydantic.PositiveInt = 20
+    temperature: pydantic.PositiveFloat = 0.07
+
+    @pydantic.model_validator(mode="after")
+    def _one_process(self) -> "Probe":
+        if self.compute.nodes * self.compute.tasks > 1:
+            raise ValueError("compute: a probe is the work of one process, on one GPU at most")
+        if len(set(self.penalties)) < len(self.penalties):
+            raise ValueError(f"penalties: one is named twice in {self.penalties}")
+        return self
+
+    @property
+    def identity(self) -> dict:
+        """What the other method goes by decides nothing."""
+        others = {"linear": {"neighbours", "temperature"}, "knn": {"penalties"}}[self.method]
+        return {key: value for key, value in super().identity.items() if key not in others}
+
+    def splits(self, dataset: Dataset) -> list[str]:
+        """The splits whose pictures are looked at; the evaluated one stands last."""
+        chooses = self.method == "linear" and len(self.penalties) > 1
+        needed = ["train", *(["validation"] if chooses or dataset.held_out("validation") else [])]
+        return [*(split for split in needed if split != self.evaluate), self.evaluate]
+
+
+RECIPE = Probe

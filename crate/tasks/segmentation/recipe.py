@@ -1,0 +1,53 @@
+"""The recipe of semantic segmentation."""
+
+from typing import Literal
+
+import pydantic
+
+from crate.recipes import Predictor, Training
+
+
+class Segmentation(Training):
+    """Semantic segmentation: a backbone and a decoder trained together, tested on sliding windows.
+
+    The network sees squares of `image_size`: random crops of pictures scaled at random, and in a
+    test the windows that cover a picture, `stride` apart.
+    """
+
+    METRICS = ("miou", "macc", "aacc", "images")
+
+    task: Literal["segmentation"] = "segmentation"
+    image_size: pydantic.PositiveInt = 512
+    stride: pydantic.PositiveInt = 341
+    resize: list[pydantic.PositiveInt] = pydantic.Field([2048, 512], min_length=2, max_length=2)
+    ratio: list[pydantic.PositiveFloat] = pydantic.Field([0.5, 2.0], min_length=2, max_length=2)
+    category_max: float = pydantic.Field(0.75, gt=0, le=1)  # most of a crop that one class may fill
+    flip: bool = True
+    photometric: bool = True  # random brightness, contrast, saturation, hue
+    layers: list[pydantic.NonNegativeInt] = pydantic.Field(
+        [3, 5, 7, 11], min_length=4, max_length=4
+    )
+    decoder: Literal["upernet", "linear"] = "upernet"
+    channels: pydantic.PositiveInt | None = None  # of the decoder; None: the backbone's width
+    auxiliary: pydantic.NonNegativeFloat = 0.0  # weight of UPerNet's second head; 0: none
+    # whole_image: the most frequent class everywhere
+    predictor: Predictor = pydantic.Field("model", alias="answer")
+
+    @property
+    def evaluated_by(self) -> set[str]:
+        if self.predictor != "model":  # a control without a network
+            return {"task", "dataset", "evaluate", "answer"}
+        return super().evaluated_by | {"stride", "resize", "layers", "decoder", "channels"}
+
+    @pydantic.model_validator(mode="after")
+    def _in_order(self) -> "Segmentation":
+        if self.resize[0] < self.resize[1]:
+            raise ValueError(f"resize {self.resize}: the limit of the longer side comes first")
+        if self.ratio[0] > self.ratio[1]:
+            raise ValueError(f"ratio {self.ratio}: the smaller comes first")
+        if self.auxiliary and self.decoder != "upernet":
+            raise ValueError("auxiliary: only UPerNet has a second head")
+        return self
+
+
+RECIPE = Segmentation

@@ -1,0 +1,24 @@
+"""The recipe of measuring the speed of a published model."""
+
+from typing import Literal
+
+import pydantic
+
+from crate.recipes import Recipe
+
+
+class Throughput(Recipe):
+    """Speed of a published model's forward pass on the device at hand, and its FLOPs."""
+
+    METRICS = ("images_per_second", "flops", "parameters")
+    READS_DATA = False
+    AS_PUBLISHED = True
+    TIMED = ("images_per_second",)
+
+    task: Literal["throughput"] = "throughput"
+    image_size: pydantic.PositiveInt = 224
+    batch_size: pydantic.PositiveInt = 64  # on a GPU; a CPU takes one image at a time
+    seconds: pydantic.PositiveFloat = 10.0  # at most this long, but one batch at least
+
+
+RECIPE = Throughput

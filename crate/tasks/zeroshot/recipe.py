@@ -1,0 +1,28 @@
+"""The recipe of zero-shot classification."""
+
+from typing import Literal
+
+import pydantic
+
+from crate.recipes import Recipe
+from crate.tasks.contrastive.recipe import CONTEXT_LENGTH, CaptionTokens
+
+
+class ZeroShot(Recipe):
+    """Classification by the names of the classes: a picture is what its nearest text names.
+
+    A class's text is the mean of its name in many phrases (Radford et al. 2021).
+    """
+
+    METRICS = ("top1", "top5", "cross_entropy", "chance", "images")
+    MODEL_KINDS = ("contrastive",)
+
+    task: Literal["zeroshot"] = "zeroshot"
+    image_size: pydantic.PositiveInt = 224
+    eval_resize: pydantic.PositiveInt | None = None  # shorter side before the centre crop
+    tokenizer: CaptionTokens = "bert"
+    context_length: pydantic.PositiveInt = CONTEXT_LENGTH
+    templates: Literal["openai", "simple"] = "openai"  # 80 phrases, or the best 7 of them
+
+
+RECIPE = ZeroShot
