@@ -10,7 +10,7 @@ min_version("9.27")
 
 sys.path.insert(0, workflow.basedir)  # the package beside this file, installed or not
 from crate.workflow import driver
-from crate.planning.identity import fingerprint
+from crate.planning.identity import definition_identity
 from crate.runs import parse_path
 
 

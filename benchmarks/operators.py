@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from crate.layers.attention import plain_attention
-from crate.layers.block import make_blocks
+from crate.models.blocks import make_blocks
 from crate.models.zoo import resolve
 
 # width d: heads K, batch B, tokens N. Small images, but 224 pixels at the papers' width.

@@ -5,10 +5,12 @@ meaning of its absence: only what differs from the defaults enters a run's ident
 with a default reruns nothing.
 """
 
-from typing import ClassVar, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import pydantic
 
+from crate.errors import UsageError
 from crate.schema import Strict
 
 
@@ -47,7 +49,8 @@ class Recipe(Strict):
     TORCH: ClassVar[bool] = True  # whether its task needs a device and torch's processes
     AS_PUBLISHED: ClassVar[bool] = False  # looks at the published model, whatever the scale
     TIMED: ClassVar[tuple[str, ...]] = ()  # metrics of the machine; such a run has it for itself
-    MODEL_KINDS: ClassVar[tuple[str, ...]] = ("vision", "language")  # of models (`ModelSpec.kind`)
+    MODEL_KINDS: ClassVar[tuple[str, ...]] = ("vision",)  # the kinds of models that can do it
+    UNITS: ClassVar[tuple[str, ...]] = ("images",)  # of the data sets that it takes
 
     task: str
     dataset: str
@@ -67,6 +70,16 @@ class Recipe(Strict):
         if self.compute.autocast != "auto":
             identity["autocast"] = self.compute.autocast
         return identity
+
+    def check_model(self, spec: Any) -> None:
+        """Raise `UsageError` where a model (a `ModelSpec`) of a right kind cannot do it."""
+        size = None if spec.causal else getattr(self, "image_size", None)
+        if size is not None and size % spec.patch_size:
+            raise UsageError(f"{size} px images do not divide into patches of {spec.patch_size} px")
+
+    def inputs(self, model: str, dataset: Any, experiments: Path) -> dict:
+        """What decides the result beside model, recipe, seed and data; part of its identity."""
+        return {}
 
 
 class Training(Recipe):

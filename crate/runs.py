@@ -27,7 +27,7 @@ class Run:
     trial: str | None = None
 
     @property
-    def recipe(self) -> str:
+    def stage(self) -> str:
         return self.chain[-1]
 
     @property

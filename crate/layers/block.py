@@ -8,8 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from torch import Tensor, nn
 
-from crate.layers import attention, sparse_coding
-from crate.models.spec import ModelSpec
+from crate.layers.attention import KVCache
 
 
 class DropPath(nn.Module):
@@ -59,7 +58,7 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(
-        self, x: Tensor, record: dict | None = None, cache: attention.KVCache | None = None
+        self, x: Tensor, record: dict | None = None, cache: KVCache | None = None
     ) -> Tensor:
         x = x + self.drop_path(self.attention(self.norm1(x), record, cache))
         if record is not None:
@@ -76,7 +75,7 @@ def run_blocks(
     blocks: Iterable[Block],
     x: Tensor,
     records: list[dict] | None = None,
-    caches: Sequence[attention.KVCache] | None = None,
+    caches: Sequence[KVCache] | None = None,
 ) -> Tensor:
     """Tokens (B, N, d) through blocks in turn.
 
@@ -88,39 +87,3 @@ def run_blocks(
         if records is not None:
             records.append(record)
     return x
-
-
-def make_attention(spec: ModelSpec) -> nn.Module:
-    """The attention operator a spec names."""
-    options = {"qkv_bias": spec.qkv_bias} if spec.attention == "MHSA" else {}
-    operator = getattr(attention, spec.attention)
-    return operator(
-        spec.dim, spec.heads, projection_bias=spec.projection_bias, causal=spec.causal, **options
-    )
-
-
-def make_feedforward(spec: ModelSpec) -> nn.Module:
-    """The feed-forward operator a spec names."""
-    if spec.feedforward == "MLP":
-        return sparse_coding.MLP(spec.dim, ratio=spec.mlp_ratio, gelu=spec.gelu)
-    steps = {"step_size": spec.step_size, "sparsity": spec.sparsity}
-    if spec.feedforward == "ISTA":
-        return sparse_coding.ISTA(spec.dim, **steps)
-    return sparse_coding.ODL(
-        spec.dim, ratio=spec.dictionary_ratio, decoupled=spec.decoupled, **steps
-    )
-
-
-def make_blocks(spec: ModelSpec, drop_path: float = 0.0) -> nn.ModuleList:
-    """All blocks of a spec; the drop-path rate grows linearly from 0 to `drop_path` with depth."""
-    return nn.ModuleList(
-        Block(
-            make_attention(spec),
-            make_feedforward(spec),
-            spec.residual,
-            dim=spec.dim,
-            norm_eps=spec.norm_eps,
-            drop_path=drop_path * layer / max(spec.depth - 1, 1),
-        )
-        for layer in range(spec.depth)
-    )

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from crate.errors import UsageError
-from crate.layers.block import make_blocks, run_blocks
+from crate.layers.block import run_blocks
+from crate.models.blocks import make_blocks
 from crate.models.spec import ModelSpec, check_positive_int
 from crate.models.vision import VisionTransformer
 

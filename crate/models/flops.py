@@ -4,6 +4,7 @@ d width, L depth, N patches, p patch size, T tokens, V vocabulary. All functions
 for sizes that make no sense.
 """
 
+from crate.layers.operators import ATTENTION, FEEDFORWARD
 from crate.models.spec import ModelSpec, check_positive_int
 
 
@@ -22,7 +23,7 @@ def parameter_count(spec: ModelSpec, *, image_size: int, num_classes: int) -> in
         stem += 2 * pixels + 2 * d
     tokens = (patches + 1) * d + d
     head = 2 * d + d * num_classes + num_classes * spec.outer_bias
-    return spec.depth * _block_parameters(spec) + stem + tokens + head
+    return spec.depth * block_parameters(spec) + stem + tokens + head
 
 
 def language_parameter_count(
@@ -36,19 +37,13 @@ def language_parameter_count(
     check_positive_int("vocab_size", vocab_size)
     check_positive_int("block_size", block_size)
     embeddings = (vocab_size + block_size * positions) * spec.dim
-    return spec.depth * _block_parameters(spec) + embeddings + 2 * spec.dim * spec.final_norm
+    return spec.depth * block_parameters(spec) + embeddings + 2 * spec.dim * spec.final_norm
 
 
-def _block_parameters(spec: ModelSpec) -> int:
-    d = spec.dim
-    attention = d * d + d * spec.projection_bias
-    attention += d * d if spec.attention == "MSSA" else 3 * (d * d + d * spec.qkv_bias)
-    feedforward = {
-        "ISTA": d * d,
-        "ODL": (1 + spec.decoupled) * spec.dictionary_ratio * d * d,
-        "MLP": 2 * spec.mlp_ratio * d * d + spec.mlp_ratio * d + d,
-    }[spec.feedforward]
-    return attention + feedforward + 4 * d
+def block_parameters(spec: ModelSpec) -> int:
+    """Parameters of one block: its operators and two LayerNorms."""
+    attention, feedforward = ATTENTION[spec.attention], FEEDFORWARD[spec.feedforward]
+    return attention.parameters(spec) + feedforward.parameters(spec) + 4 * spec.dim
 
 
 def macs(spec: ModelSpec, *, image_size: int, num_classes: int) -> int:
@@ -62,7 +57,7 @@ def macs(spec: ModelSpec, *, image_size: int, num_classes: int) -> int:
     d = spec.dim
     patches = spec.grid(image_size) ** 2
     stem_and_head = patches * 3 * spec.patch_size**2 * d + d * num_classes
-    return spec.depth * _block_macs(spec, patches + 1) + stem_and_head
+    return spec.depth * block_macs(spec, patches + 1) + stem_and_head
 
 
 def language_macs(spec: ModelSpec, *, vocab_size: int, tokens: int) -> int:
@@ -72,15 +67,10 @@ def language_macs(spec: ModelSpec, *, vocab_size: int, tokens: int) -> int:
     """
     check_positive_int("vocab_size", vocab_size)
     check_positive_int("tokens", tokens)
-    return spec.depth * _block_macs(spec, tokens) + tokens * spec.dim * vocab_size
+    return spec.depth * block_macs(spec, tokens) + tokens * spec.dim * vocab_size
 
 
-def _block_macs(spec: ModelSpec, tokens: int) -> int:
-    d = spec.dim
-    attention = (2 if spec.attention == "MSSA" else 4) * d * d
-    feedforward = {
-        "ISTA": 3 * d * d,
-        "ODL": 4 * spec.dictionary_ratio * d * d,
-        "MLP": 2 * spec.mlp_ratio * d * d,
-    }[spec.feedforward]
-    return tokens * (attention + feedforward) + 2 * tokens**2 * d
+def block_macs(spec: ModelSpec, tokens: int) -> int:
+    """Multiply-accumulates of one block over T tokens: linear maps, and attention's 2T²d."""
+    linear = ATTENTION[spec.attention].macs(spec) + FEEDFORWARD[spec.feedforward].macs(spec)
+    return tokens * linear + 2 * tokens**2 * spec.dim

@@ -8,7 +8,7 @@ import math
 from dataclasses import replace
 
 from crate.errors import UsageError
-from crate.models.flops import _block_macs, _block_parameters
+from crate.models.flops import block_macs, block_parameters
 from crate.models.spec import ModelSpec
 
 
@@ -39,7 +39,7 @@ def autoencoder_parameter_count(spec: ModelSpec, *, image_size: int) -> int:
     mask_token = d if spec.mask_tokens == "encoder" else e
     embedding, prediction = d * e + e, e * pixels + pixels
     around = stem + class_token + mask_token + tokens * (d + e) + norms + embedding + prediction
-    blocks = spec.depth * _block_parameters(spec) + decoder.depth * _block_parameters(decoder)
+    blocks = spec.depth * block_parameters(spec) + decoder.depth * block_parameters(decoder)
     return around + blocks
 
 
@@ -53,12 +53,12 @@ def autoencoder_macs(spec: ModelSpec, *, image_size: int, mask_ratio: float = 0.
     patches = spec.grid(image_size) ** 2
     kept = kept_patches(patches, mask_ratio)
     seen = 1 + (patches if spec.mask_tokens == "encoder" else kept)
-    block = _block_macs(decoder, patches + 1)
+    block = block_macs(decoder, patches + 1)
     if spec.decoder == "inverse":
         block -= 2 * (patches + 1) * e * e  # one product per token; ISTA counts as three
     embedding = seen * d * e if spec.embeds_decoder else 0
     around = patches * pixels * (d + e) + embedding
-    return around + spec.depth * _block_macs(spec, seen) + decoder.depth * block
+    return around + spec.depth * block_macs(spec, seen) + decoder.depth * block
 
 
 def _decoder(spec: ModelSpec) -> ModelSpec:

@@ -4,7 +4,7 @@ d, w widths of the vision and the text tower, e of the space they share. All fun
 raise `UsageError` for sizes that make no sense.
 """
 
-from crate.models.flops import _block_macs, _block_parameters, macs, parameter_count
+from crate.models.flops import block_macs, block_parameters, macs, parameter_count
 from crate.models.spec import ModelSpec, check_positive_int
 
 
@@ -21,7 +21,7 @@ def text_parameter_count(spec: ModelSpec, vocab_size: int, context_length: int) 
     check_positive_int("vocab_size", vocab_size)
     check_positive_int("context_length", context_length)
     w = spec.text_dim
-    blocks = spec.text_depth * _block_parameters(spec.text_spec)
+    blocks = spec.text_depth * block_parameters(spec.text_spec)
     return (vocab_size + context_length) * w + blocks + 2 * w + w * spec.embed_dim
 
 
@@ -33,5 +33,5 @@ def image_macs(spec: ModelSpec, *, image_size: int) -> int:
 def text_macs(spec: ModelSpec, *, context_length: int) -> int:
     """Multiply-accumulates of one text through the text tower and its projection."""
     check_positive_int("context_length", context_length)
-    blocks = spec.text_depth * _block_macs(spec.text_spec, context_length)
+    blocks = spec.text_depth * block_macs(spec.text_spec, context_length)
     return blocks + spec.text_dim * spec.embed_dim

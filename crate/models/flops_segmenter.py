@@ -6,7 +6,7 @@ C classes, c channels of the decoder. Convolutions count as matrix products, nor
 
 from dataclasses import replace
 
-from crate.models.flops import _block_macs, macs, parameter_count
+from crate.models.flops import block_macs, macs, parameter_count
 from crate.models.spec import ModelSpec
 
 # Those of crate/models/segmenter.py, which imports torch.
@@ -24,7 +24,7 @@ def backbone_macs(spec: ModelSpec, *, image_size: int, blocks: int) -> int:
     """Multiply-accumulates of one image up to and with the first `blocks` (from 0) blocks."""
     tokens = spec.grid(image_size) ** 2 + 1
     whole = macs(spec, image_size=image_size, num_classes=1) - spec.dim
-    return whole - (spec.depth - blocks) * _block_macs(spec, tokens)
+    return whole - (spec.depth - blocks) * block_macs(spec, tokens)
 
 
 def projection_macs(spec: ModelSpec, *, image_size: int) -> int:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from crate.errors import RunError, UsageError
 from crate.layers.attention import KVCache
-from crate.layers.block import make_blocks, run_blocks
+from crate.layers.block import run_blocks
+from crate.models.blocks import make_blocks
 from crate.models.spec import ModelSpec, check_positive_int
 
 

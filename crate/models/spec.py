@@ -4,10 +4,11 @@ import math
 from dataclasses import dataclass, fields, replace
 
 from crate.errors import UsageError, unknown
+from crate.layers.operators import ATTENTION, FEEDFORWARD
 
 CHOICES = {
-    "attention": ("MSSA", "MHSA"),  # classes of attention.py
-    "feedforward": ("ISTA", "ODL", "MLP"),  # classes of sparse_coding.py
+    "attention": ATTENTION,
+    "feedforward": FEEDFORWARD,
     "stem": ("conv", "linear"),
     "pool": ("token", "mean"),
     "init": ("alpha", "crate", "vit"),

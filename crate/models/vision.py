@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crate.errors import UsageError
-from crate.layers.block import make_blocks, run_blocks
+from crate.layers.block import run_blocks
+from crate.models.blocks import make_blocks
 from crate.models.spec import ModelSpec, check_positive_int
 
 

@@ -7,10 +7,12 @@ A name is a family (CRATE, its ablation rows, CRATE-alpha, ViT) x a size x a pat
 `crate_alpha_clipa_large_patch14`.
 """
 
+import functools
 from dataclasses import fields, replace
 from fnmatch import fnmatchcase
 
 from crate.errors import UsageError, unknown
+from crate.layers.operators import ATTENTION, FEEDFORWARD
 from crate.models.spec import ModelSpec
 
 # What each family chooses. The ablation rows of CRATE-alpha (Figure 1, left) each change one thing.
@@ -130,30 +132,41 @@ MODELS = {
 
 def list_models(pattern: str = "*") -> list[str]:
     """The model names that match a shell-style pattern, sorted: `list_models("*_base_*")`."""
-    return sorted(name for name in MODELS if fnmatchcase(name, pattern))
+    return list(_matching(pattern))
+
+
+@functools.cache
+def _matching(pattern: str) -> tuple[str, ...]:
+    return tuple(sorted(name for name in MODELS if fnmatchcase(name, pattern)))
+
+
+# What a setting needs to have an effect, beside the operators' own (layers/operators.py).
+NEEDS = {
+    "a vision model": ("patch_size", "stem", "pool", "init", "outer_bias"),
+    "a language model": ("final_norm",),
+    "a decoder": ("decoder_dim", "decoder_depth", "decoder_heads", "mask_tokens"),
+    "a text tower": ("text_dim", "text_depth", "text_heads"),
+}
 
 
 def without_effect(spec: ModelSpec) -> dict[str, str]:
     """Fields that change nothing of this architecture, each with what it would need."""
-    needs = {
-        "feedforward ODL": ("dictionary_ratio", "decoupled"),
-        "feedforward ISTA or ODL": ("step_size", "sparsity"),
-        "feedforward MLP": ("mlp_ratio", "gelu"),
-        "attention MHSA": ("qkv_bias",),
-        "a vision model": ("patch_size", "stem", "pool", "init", "outer_bias"),
-        "a language model": ("final_norm",),
-        "a decoder": ("decoder_dim", "decoder_depth", "decoder_heads", "mask_tokens"),
-        "a text tower": ("text_dim", "text_depth", "text_heads"),
-    }
-    has = {f"feedforward {spec.feedforward}", f"attention {spec.attention}"}
-    has.add("a language model" if spec.causal else "a vision model")
+    has = {"a language model" if spec.causal else "a vision model"}
     if spec.decoder != "none":
         has.add("a decoder")
     if spec.embed_dim is not None:
         has.add("a text tower")
-    if spec.feedforward in ("ISTA", "ODL"):
-        has.add("feedforward ISTA or ODL")
-    return {key: need for need, keys in needs.items() if need not in has for key in keys}
+    found = {key: need for need, keys in NEEDS.items() if need not in has for key in keys}
+    for part, operators in (("attention", ATTENTION), ("feedforward", FEEDFORWARD)):
+        named = {"attention": spec.attention, "feedforward": spec.feedforward}[part]
+        readers: dict[str, list[str]] = {}
+        for name, operator in operators.items():
+            for key in operator.settings:
+                readers.setdefault(key, []).append(name)
+        for key, names in readers.items():
+            if named not in names:
+                found[key] = f"{part} {' or '.join(names)}"
+    return found
 
 
 def resolve(name: str, **overrides: object) -> ModelSpec:

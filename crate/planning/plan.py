@@ -9,11 +9,12 @@ import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
-from crate.data.catalogue import ImageSet, PairSet, TextSet, data_identity, get_dataset
+from crate.checkpoints import convert as checkpoints
+from crate.data.catalogue import Dataset, ImageSet, TextSet, data_identity, get_dataset
 from crate.errors import RunError, UsageError, nearest, unknown
 from crate.models.spec import MODEL_KINDS, ModelSpec
 from crate.models.zoo import list_models, resolve
-from crate.planning.identity import fingerprint
+from crate.planning.identity import task_identity
 from crate.planning.loader import Experiments
 from crate.planning.settings import Settings
 from crate.planning.tables import Table
@@ -21,7 +22,6 @@ from crate.recipes import Recipe, Training
 from crate.records import canonical_json, read_json
 from crate.runs import FROM, Run, parse_path
 from crate.tasks.base import Resolved
-from crate.tasks.contrastive.recipe import Contrastive
 
 
 class Plan:
@@ -50,8 +50,8 @@ class Plan:
             origin = FROM.fullmatch(name) and place == 0 and len(run.chain) > 1
             if name.startswith("from-") and not origin:
                 raise UsageError(
-                    f"{run}: a chain may begin with from-<model>-<step>, "
-                    f"and '{name}' is none of that"
+                    f"{run}: a chain may begin with from-<model>-<step>; "
+                    f"'{name}' is not of that form"
                 )
         changes = dict(overrides or {})
         model = changes.pop("model", {})
@@ -63,48 +63,34 @@ class Plan:
         if run.parent is not None:
             self.resolve(run.parent)
         self._check_chain(run, recipe)
-        if spec.causal != isinstance(dataset, TextSet):
-            kinds = ("text", "images") if spec.causal else ("images", "text")
-            raise UsageError(
-                f"{run}: a model of {kinds[0]} cannot do '{run.stage}', whose data are {kinds[1]}"
-            )
-        if spec.kind not in recipe.MODEL_KINDS:
-            kinds = " or ".join(MODEL_KINDS[kind] for kind in recipe.MODEL_KINDS)
-            raise UsageError(
-                f"{run}: '{run.stage}' needs {kinds}, and {run.model} is {MODEL_KINDS[spec.kind]}"
-            )
-        if isinstance(dataset, PairSet) != isinstance(recipe, Contrastive):
-            raise UsageError(
-                f"{run}: {dataset.title} is a set of {dataset.unit}, which '{run.stage}' cannot use"
-            )
-        size = None if spec.causal else getattr(recipe, "image_size", None)
-        if size is not None and size % spec.patch_size:
-            raise UsageError(
-                f"{run}: {size} px images do not divide into patches of {spec.patch_size} px "
-                f"(scale {run.scale})"
-            )
-        if spec.decoder != "none" and hasattr(recipe, "mask_ratio"):
-            from crate.models.flops_autoencoder import kept_patches
-
-            try:
-                kept_patches(spec.grid(recipe.image_size) ** 2, recipe.mask_ratio)
-            except UsageError as error:
-                raise UsageError(f"{run}: {error}") from None
+        self._check_kinds(run, spec, recipe, dataset)
         config = {
             "model": _non_defaults(spec),
             "step": recipe.identity,
             "seed": run.seed,
             "data": data_identity(dataset),
-        }
-        if recipe.task == "released":  # another file, or one that is known better, is another start
-            from crate.checkpoints.convert import listed
-
-            known = listed(run.model, dataset.classes, self.experiments.folder)
-            config["files"] = {name: [entry.bytes, entry.sha256] for name, entry in known}
-        towers = [spec, *([spec.text_spec] if spec.kind == "contrastive" else [])]
-        operators = {name for tower in towers for name in (tower.attention, tower.feedforward)}
-        code = fingerprint(f"crate.tasks.{recipe.task}.task", tuple(sorted(operators)))
+        } | recipe.inputs(run.model, dataset, self.experiments.folder)
+        code = task_identity(recipe, spec, dataset)
         return Resolved(run, spec, recipe, config, code)
+
+    def _check_kinds(self, run: Run, spec: ModelSpec, recipe: Recipe, dataset: Dataset) -> None:
+        """Raise `UsageError` where model, data set and step do not belong together."""
+        of_texts = isinstance(dataset, TextSet)
+        fitting = [kind for kind in recipe.MODEL_KINDS if (kind == "language") == of_texts]
+        if spec.kind not in fitting:
+            kinds = " or ".join(MODEL_KINDS[kind] for kind in fitting)
+            raise UsageError(
+                f"{run}: '{run.stage}' needs {kinds}; {run.model} is {MODEL_KINDS[spec.kind]}"
+            )
+        if dataset.unit not in recipe.UNITS:
+            raise UsageError(
+                f"{run}: '{run.stage}' needs a set of {' or '.join(recipe.UNITS)}; "
+                f"{dataset.title} is a set of {dataset.unit}"
+            )
+        try:
+            recipe.check_model(spec)
+        except UsageError as error:
+            raise UsageError(f"{run}: {error} (scale {run.scale})") from None
 
     def is_current(self, run: Run, results: str | Path) -> bool:
         """Whether what lies in a run's folder was made by today's recipe and code."""
@@ -197,15 +183,13 @@ class Plan:
 
     def unavailable(self, run: Run, settings: Settings) -> str:
         """Why a run from released weights cannot be made here; empty if it can, or is there."""
-        from crate.checkpoints import convert as released
-
         if not self.released(run) or self.finished(run, settings.results):
             return ""
         first = self.resolve(run.lineage[0])
         classes = get_dataset(first.recipe.dataset).classes
         try:
             self.check_released(run)
-            released.locate(
+            checkpoints.locate(
                 first.run.model, classes, self.experiments.folder, settings.data_root, hashed=False
             )
         except (UsageError, RunError) as error:

@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from crate.errors import UsageError
-from crate.layers.block import Block, DropPath, make_blocks
+from crate.layers.block import Block, DropPath
 from crate.models import create_model
+from crate.models.blocks import make_blocks
 from crate.models.vision import resize_positions
 from crate.models.zoo import resolve
 

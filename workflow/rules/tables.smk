@@ -19,7 +19,7 @@ for table in TABLES:
         params:
             table=table,
             seeds=SETTINGS.seeds,
-            code=fingerprint("crate.reporting.collect"),
+            code=definition_identity("crate.reporting.collect:collect"),
         message:
             "metrics of table {params.table}"
         shell:
@@ -46,7 +46,7 @@ for table in TABLES:
             table=table,
             seeds=SETTINGS.seeds,
             facts=json.dumps(PLAN.caption_facts(table, SETTINGS.scale), sort_keys=True),
-            code=fingerprint("crate.reporting.tables"),
+            code=definition_identity("crate.reporting.tables:write_table"),
             caption=caption_of(table),
         message:
             "table {params.table}"
@@ -77,7 +77,7 @@ for figure, table in FIGURES.items():
             figure=figure,
             seeds=SETTINGS.seeds,
             facts=json.dumps(PLAN.caption_facts(table, SETTINGS.scale), sort_keys=True),
-            code=fingerprint("crate.reporting.charts"),
+            code=definition_identity("crate.reporting.charts:write_figure"),
             caption=caption_of(table),
         message:
             "figure {params.figure}"
@@ -125,7 +125,7 @@ rule report:
         f"{RESULTS}/report.log",
     localrule: True
     params:
-        code=fingerprint("crate.reporting.report"),
+        code=definition_identity("crate.reporting.report:write_report"),
     message:
         "report of all tables and figures"
     shell:

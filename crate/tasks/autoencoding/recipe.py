@@ -4,6 +4,8 @@ from typing import Literal
 
 import pydantic
 
+from crate.models.flops_autoencoder import kept_patches
+from crate.models.spec import ModelSpec
 from crate.recipes import ImageTraining
 
 
@@ -21,6 +23,10 @@ class Autoencoding(ImageTraining):
     @property
     def evaluated_by(self) -> set[str]:
         return super().evaluated_by | {"mask_ratio", "normalise_patches"}
+
+    def check_model(self, spec: ModelSpec) -> None:
+        super().check_model(spec)
+        kept_patches(spec.grid(self.image_size) ** 2, self.mask_ratio)
 
 
 RECIPE = Autoencoding

@@ -20,6 +20,7 @@ class Contrastive(ImageTraining):
     METRICS = ("contrastive_loss", "image_to_text", "pairs", "flops", "train_flops")
     LOWER_IS_BETTER = True
     MODEL_KINDS = ("contrastive",)
+    UNITS = ("pairs",)
 
     task: Literal["contrastive"] = "contrastive"
     tokenizer: CaptionTokens = "bert"

@@ -18,6 +18,8 @@ class Language(Training):
         "cross_entropy", "bits_per_byte", "tokens", "documents", "flops", "train_flops",
     )  # fmt: skip
     LOWER_IS_BETTER = True
+    MODEL_KINDS = ("language",)
+    UNITS = ("documents",)
 
     task: Literal["language"] = "language"
     block_size: pydantic.PositiveInt = 1024  # tokens that the network sees at once

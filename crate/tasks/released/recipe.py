@@ -1,9 +1,12 @@
 """The recipe of starting a chain from an official checkpoint."""
 
+from pathlib import Path
 from typing import Literal
 
 import pydantic
 
+from crate.checkpoints.convert import listed
+from crate.data.catalogue import ImageSet
 from crate.recipes import Recipe
 
 
@@ -18,6 +21,11 @@ class Released(Recipe):
 
     task: Literal["released"] = "released"
     image_size: pydantic.PositiveInt = 224
+
+    def inputs(self, model: str, dataset: ImageSet, experiments: Path) -> dict:
+        """The official files: another file, or one with a known sha256, is another start."""
+        known = listed(model, dataset.classes, experiments)
+        return {"files": {name: [entry.bytes, entry.sha256] for name, entry in known}}
 
 
 RECIPE = Released

@@ -1,0 +1,94 @@
+"""The operators that a specification may name: where each is, what it takes and costs. No torch.
+
+To add an operator, write its class in `attention.py` or `sparse_coding.py`, its literal twin in
+`reference.py`, and its entry here. d width, K heads.
+
+A specification (`models/spec.py`) is written `s` below; it has the fields that the entries read.
+"""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from crate.registry import Registry
+
+
+@dataclass(frozen=True)
+class Operator:
+    """What is known of an operator before torch is imported.
+
+    source      "module:class"
+    options     keywords of the class, of a specification, beside `dim` (and `heads`)
+    settings    fields of a specification that this operator reads, and not all of its kind
+    parameters  number of its parameters, of a specification
+    macs        multiply-accumulates of its linear maps for one token, as its paper writes them
+    """
+
+    source: str
+    options: Callable[[Any], dict]
+    settings: tuple[str, ...]
+    parameters: Callable[[Any], int]
+    macs: Callable[[Any], int]
+
+    def load(self) -> type:
+        """The class. Imports torch."""
+        module, name = self.source.split(":")
+        # identity: an entry's `source` leads to the class
+        return getattr(importlib.import_module(module), name)
+
+
+# Each takes dim, heads, projection_bias and causal. The two N²d products are the block's.
+ATTENTION = Registry(
+    "attention",
+    {
+        "MSSA": Operator(
+            source="crate.layers.attention:MSSA",
+            options=lambda s: {},
+            settings=(),
+            parameters=lambda s: 2 * s.dim**2 + s.dim * s.projection_bias,
+            macs=lambda s: 2 * s.dim**2,
+        ),
+        "MHSA": Operator(
+            source="crate.layers.attention:MHSA",
+            options=lambda s: {"qkv_bias": s.qkv_bias},
+            settings=("qkv_bias",),
+            parameters=lambda s: 4 * s.dim**2 + s.dim * s.projection_bias + 3 * s.dim * s.qkv_bias,
+            macs=lambda s: 4 * s.dim**2,
+        ),
+    },
+)
+
+# Each takes dim.
+FEEDFORWARD = Registry(
+    "feedforward",
+    {
+        # D x, Dᵀ(D x) and Dᵀx; the class folds the three products into one
+        "ISTA": Operator(
+            source="crate.layers.sparse_coding:ISTA",
+            options=lambda s: {"step_size": s.step_size, "sparsity": s.sparsity},
+            settings=("step_size", "sparsity"),
+            parameters=lambda s: s.dim**2,
+            macs=lambda s: 3 * s.dim**2,
+        ),
+        "ODL": Operator(
+            source="crate.layers.sparse_coding:ODL",
+            options=lambda s: {
+                "ratio": s.dictionary_ratio,
+                "decoupled": s.decoupled,
+                "step_size": s.step_size,
+                "sparsity": s.sparsity,
+            },
+            settings=("dictionary_ratio", "decoupled", "step_size", "sparsity"),
+            parameters=lambda s: (1 + s.decoupled) * s.dictionary_ratio * s.dim**2,
+            macs=lambda s: 4 * s.dictionary_ratio * s.dim**2,
+        ),
+        "MLP": Operator(
+            source="crate.layers.sparse_coding:MLP",
+            options=lambda s: {"ratio": s.mlp_ratio, "gelu": s.gelu},
+            settings=("mlp_ratio", "gelu"),
+            parameters=lambda s: 2 * s.mlp_ratio * s.dim**2 + s.mlp_ratio * s.dim + s.dim,
+            macs=lambda s: 2 * s.mlp_ratio * s.dim**2,
+        ),
+    },
+)
