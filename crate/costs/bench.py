@@ -9,6 +9,7 @@ command goes on where it stood.
 """
 
 import functools
+import importlib
 import os
 import re
 import statistics
@@ -16,44 +17,28 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import torch
-import torch.nn.functional as F
-from PIL import Image
-from torch import Tensor, nn
 
 from crate import runtime
 from crate.costs.budget import bench_folder, read_bench, workload_key
-from crate.costs.cost import PICTURE, complexity_of, cost, share_of, training_flops, workloads
-from crate.data.captions import VOCABULARIES
-from crate.data.catalogue import get_dataset
-from crate.data.tokenizer import get_tokenizer
+from crate.costs.cost import cost, shard_size, workloads
 from crate.errors import RunError, UsageError
-from crate.models.build import build, build_autoencoder, build_contrastive, build_language
-from crate.models.features import image_features, parents_network, precision
 from crate.planning.plan import Plan
 from crate.planning.settings import Settings
 from crate.records import now, write_json
 from crate.runtime import Runtime
-from crate.tasks.attention_segmentation.recipe import AttentionSegmentation
-from crate.tasks.autoencoding.recipe import Autoencoding
+from crate.tasks import cost_of
 from crate.tasks.base import Resolved
-from crate.tasks.classification.recipe import Classification
-from crate.tasks.classification.task import EVALUATION_BATCH
-from crate.tasks.contrastive.recipe import Contrastive
-from crate.tasks.layerwise.recipe import Layerwise
-from crate.tasks.objects.recipe import Objects
-from crate.tasks.probe.recipe import Probe
-from crate.tasks.segmentation.recipe import Segmentation
-from crate.tasks.zeroshot.recipe import ZeroShot
+from crate.tasks.cost import TrainingCost
+from crate.tasks.stage import TrainingStage
 from crate.training.loop import spread, update
 from crate.training.optim import make_optimizer
 
-Batch = tuple[Tensor, ...]
 Work = Callable[[int], object]  # does it once, with so many examples
 
 REPEATS = 5  # timed, of which the median counts
-LOOKS = Objects | AttentionSegmentation | Probe | ZeroShot | Layerwise  # at a frozen network
 
 
 def bench(
@@ -137,7 +122,9 @@ def measure(resolved: Resolved, kind: str, here: Runtime, seconds: float) -> dic
     torch.manual_seed(0)
     prepare = training if kind == "train" else evaluation
     work, most = prepare(resolved, here)
-    flops = training_flops(resolved) if kind == "train" else 2.0 * complexity_of(resolved)[1]
+    counted = cost_of(resolved.recipe.task)
+    forward = 2 * counted.complexity(resolved)[1]
+    flops = counted.training_flops(resolved) if kind == "train" else forward
 
     def timed(size: int) -> float:
         began = time.perf_counter()
@@ -160,7 +147,7 @@ def measure(resolved: Resolved, kind: str, here: Runtime, seconds: float) -> dic
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(here.device)
     times = [timed(size) for _ in range(REPEATS)]
-    autocast = kind == "train" or isinstance(resolved.recipe, LOOKS)
+    autocast = kind == "train" or not isinstance(counted, TrainingCost)
     return {
         "examples_per_second": float(f"{size / statistics.median(times):.5g}"),
         "flops": flops,  # of one example, as `crate.costs.cost` counts them
@@ -172,189 +159,40 @@ def measure(resolved: Resolved, kind: str, here: Runtime, seconds: float) -> dic
     }
 
 
-# --- training: a network, its loss, and batches of random data ---------------------------------
-
-
 def training(resolved: Resolved, here: Runtime) -> tuple[Work, int]:
     """A function that makes one update of so many examples, and how many one process has."""
-    recipe = resolved.recipe
-    model, loss, batch, in_parts = _parts(resolved, here)
-    model.to(here.device).train()
+    recipe, stage = resolved.recipe, _stage(resolved, here)
+    model = stage.build().to(here.device)
     optimizer, trained = make_optimizer(model, recipe), spread(model, recipe, here)
-    micro = recipe.compute.micro_batch if in_parts else None
-    batch = functools.lru_cache(maxsize=1)(batch)
+    micro = recipe.compute.micro_batch if stage.MICRO_BATCHES else None
+    batch = functools.lru_cache(maxsize=1)(functools.partial(stage.random_batch, model))
+    model.train()
 
     def work(size: int) -> None:
-        update(trained, optimizer, loss, batch(size), micro, recipe, here)
+        update(trained, optimizer, stage.loss, batch(size), micro, recipe, here)
 
-    return work, share_of(recipe)
-
-
-def _parts(resolved: Resolved, here: Runtime) -> tuple[nn.Module, Callable, Callable, bool]:
-    """Of a kind of step: network, loss of a batch, random batch, and whether parts are averaged."""
-    recipe, spec, device = resolved.recipe, resolved.spec, here.device
-    dataset = get_dataset(recipe.dataset)
-    size = {"image_size": getattr(recipe, "image_size", 0)}
-
-    def images(count: int) -> Tensor:
-        return torch.randn(count, 3, recipe.image_size, recipe.image_size, device=device)
-
-    if isinstance(recipe, Classification):
-        classes = dataset.classes
-        model = build(spec, **size, num_classes=classes, drop_path=recipe.drop_path)
-
-        def labels(count: int) -> Tensor:
-            chosen = torch.randint(classes, (count,), device=device)
-            return F.one_hot(chosen, classes).float() if recipe.mixup or recipe.cutmix else chosen
-
-        def loss(network: nn.Module, batch: Batch) -> Tensor:
-            smoothing = recipe.label_smoothing
-            return F.cross_entropy(network(batch[0]).float(), batch[1], label_smoothing=smoothing)
-
-        return model, loss, lambda count: (images(count), labels(count)), True
-    if isinstance(recipe, Autoencoding):
-        from crate.tasks.autoencoding.task import hidden_loss, patches_of
-
-        model = build_autoencoder(
-            spec, **size, normalise_patches=recipe.normalise_patches, drop_path=recipe.drop_path
-        )
-
-        def masked(count: int) -> Batch:
-            return images(count), torch.rand(count, patches_of(model), device=device)
-
-        return model, functools.partial(hidden_loss, recipe=recipe), masked, True
-    if isinstance(recipe, Contrastive):
-        from crate.tasks.contrastive.task import clip_loss, matching_loss
-
-        vocabulary, length = VOCABULARIES[recipe.tokenizer], recipe.context_length
-        model = build_contrastive(
-            spec,
-            **size,
-            vocab_size=vocabulary,
-            context_length=length,
-            drop_path=recipe.drop_path,
-        )
-        if recipe.freeze_text:
-            model.freeze_text()
-        whole = {"clip_loss": clip_loss(here), "micro": recipe.compute.micro_batch}
-
-        def pairs(count: int) -> Batch:
-            return images(count), torch.randint(1, vocabulary, (count, length), device=device)
-
-        return model, functools.partial(matching_loss, **whole), pairs, False
-    if isinstance(recipe, Segmentation):
-        from crate.models.segmenter import build_segmenter
-        from crate.tasks.segmentation.task import segmentation_loss
-
-        model, _ = build_segmenter(spec, recipe, dataset.classes, None)
-
-        def scenes(count: int) -> Batch:
-            shape = (count, recipe.image_size, recipe.image_size)
-            return images(count), torch.randint(dataset.classes, shape, device=device)
-
-        return (
-            model,
-            lambda network, batch: segmentation_loss(network(batch[0]), batch[1], recipe.auxiliary),
-            scenes,
-            True,
-        )
-    from crate.tasks.language.task import next_token_loss
-
-    vocabulary = get_tokenizer(dataset.tokenizer).vocab_size
-    shape = {"vocab_size": vocabulary, "block_size": recipe.block_size}
-    model = build_language(spec, **shape, drop_path=recipe.drop_path)
-
-    def windows(count: int) -> Batch:
-        ids = torch.randint(vocabulary, (count, recipe.block_size + 1), device=device)
-        return ids[:, :-1], ids[:, 1:]
-
-    return model, next_token_loss, windows, True
-
-
-# --- evaluation -----------------------------------------------------------
+    return work, shard_size(recipe)
 
 
 def evaluation(resolved: Resolved, here: Runtime) -> tuple[Work, int]:
     """A function that looks at so many examples, and how many of them the task takes at once."""
-    recipe, dataset, device = resolved.recipe, get_dataset(resolved.recipe.dataset), here.device
-    micro = recipe.compute.micro_batch
-    if isinstance(recipe, Objects | AttentionSegmentation):
-        model = parents_network(resolved, None, here)
-        shape = (recipe.image_size, recipe.image_size) if dataset.embedded else PICTURE
-        picture = Image.effect_noise((16, 12), 100).convert("RGB").resize(shape)
-        if isinstance(recipe, Objects):
-            from crate.tasks.objects import crf
-            from crate.tasks.objects.task import find
-
-            refine = recipe.crf and crf.available()
-            return lambda _: find(model, picture, recipe, dataset, refine=refine), 1
-        from crate.tasks.attention_segmentation.task import attention, attention_masks
-
-        return lambda _: attention_masks(attention(model, picture, recipe, dataset), recipe.mass), 1
-
-    if isinstance(recipe, Probe | ZeroShot | Layerwise):
-        most = min(micro or EVALUATION_BATCH, EVALUATION_BATCH)
-        if isinstance(recipe, Probe):
-            model = parents_network(resolved, None, here)
-            answer = functools.partial(image_features, model, kind=recipe.features)
-        elif isinstance(recipe, Layerwise):
-            from crate.models.objective import layer_terms
-            from crate.tasks.layerwise.task import BATCH
-
-            model, most = parents_network(resolved, None, here), min(most, BATCH)
-            sizes = {"weight": recipe.weight, "epsilon": recipe.epsilon}
-
-            def answer(images: Tensor) -> None:
-                for _ in layer_terms(model, images, **sizes):
-                    pass
-        else:
-            model = build_contrastive(
-                resolved.spec,
-                image_size=recipe.image_size,
-                vocab_size=VOCABULARIES[recipe.tokenizer],
-                context_length=recipe.context_length,
-            ).to(device)
-            answer = model.encode_image
-
-        def look(images: Tensor) -> None:
-            with precision(recipe, device):
-                answer(images)
-
-        shape = (3, recipe.image_size, recipe.image_size)
-        batch = functools.lru_cache(maxsize=1)(lambda n: (torch.randn(n, *shape, device=device),))
-    else:
-        model, _, batch, _ = _parts(resolved, here)
-        model.to(device)
-        batch = functools.lru_cache(maxsize=1)(batch)
-        look, most = _forward(model, resolved, micro)
-    model.eval()
+    task = _task(resolved)
+    if hasattr(task, "evaluation_work"):
+        return task.evaluation_work(resolved, here)
+    stage = _stage(resolved, here)
+    model = stage.build().to(here.device).eval()
+    batch = functools.lru_cache(maxsize=1)(functools.partial(stage.random_batch, model))
 
     def work(size: int) -> None:
         with torch.inference_mode():
-            look(*batch(size))
+            stage.evaluate_batch(model, batch(size))
 
-    return work, most
+    return work, stage.evaluation_batch(model)
 
 
-def _forward(model: nn.Module, resolved: Resolved, micro: int | None) -> tuple[Callable, int]:
-    """What the evaluation of a trained kind of step does with a batch, and of how many examples."""
-    recipe = resolved.recipe
-    most = min(micro or EVALUATION_BATCH, EVALUATION_BATCH)
-    if isinstance(recipe, Classification):
-        return lambda images, _: model(images), most
-    if isinstance(recipe, Autoencoding):
-        return lambda images, noise: model(images, recipe.mask_ratio, noise), most
-    if isinstance(recipe, Contrastive):
-        most = min(micro or recipe.evaluation_batch, recipe.evaluation_batch)
-        return lambda images, ids: (model.encode_image(images), model.encode_text(ids)), most
-    if isinstance(recipe, Segmentation):
-        from crate.tasks.segmentation.task import EVALUATION_LOGITS, EVALUATION_WINDOWS
+def _task(resolved: Resolved) -> ModuleType:
+    return importlib.import_module(f"crate.tasks.{resolved.recipe.task}.task")
 
-        logits = get_dataset(recipe.dataset).classes * recipe.image_size**2
-        most = micro or min(max(1, EVALUATION_LOGITS // logits), EVALUATION_WINDOWS)
-        return lambda images, _: model(images), most
-    from crate.tasks.language.task import EVALUATION_LOGITS
 
-    logits = recipe.block_size * model.token_embedding.num_embeddings
-    most = micro or max(1, EVALUATION_LOGITS // logits)
-    return lambda ids, targets: F.cross_entropy(model(ids).flatten(0, 1), targets.flatten()), most
+def _stage(resolved: Resolved, here: Runtime) -> TrainingStage:
+    return _task(resolved).STAGE(resolved, here, data_root="")

@@ -12,9 +12,7 @@ from tabulate import tabulate
 
 from crate.costs.cost import (
     BOARD_WATTS,
-    CUTS,
     DEVICES,
-    RATES,
     UTILISATION,
     Cost,
     cost,
@@ -26,6 +24,7 @@ from crate.planning.plan import Plan
 from crate.planning.settings import Settings
 from crate.records import canonical_json, read_json, short_hash
 from crate.runs import Run
+from crate.tasks import cost_of
 
 WORK = ("train", "evaluate")
 
@@ -126,7 +125,7 @@ def price_run(plan: Plan, run: Run, device: Device) -> Item:
         hours += flops / rate / 3600
         measured += flops / rate / 3600 if known else 0.0
     compute, left_out = resolved.recipe.compute, not_counted(resolved)
-    if left_out in (CUTS, RATES) and keys.get("evaluate") in device.measured:
+    if cost_of(resolved.recipe.task).TIMES_ALL and keys.get("evaluate") in device.measured:
         left_out = ""
     return Item(run, price, hours, measured, compute.nodes * max(1, compute.gpus), left_out)
 

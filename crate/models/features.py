@@ -5,11 +5,6 @@ patches, d width, K heads. Layers are counted from 0; patches come row by row, a
 class token is left out. No block runs that the answer does not need.
 """
 
-import contextlib
-from collections.abc import Iterator
-from pathlib import Path
-
-import torch
 from torch import Tensor
 
 from crate.errors import UsageError, unknown
@@ -19,10 +14,6 @@ from crate.models.autoencoder import NORM_EPS, MaskedAutoencoder
 from crate.models.spec import ModelSpec
 from crate.models.transfer import transfer_weights, vision_weights
 from crate.models.vision import VisionTransformer
-from crate.recipes import Recipe
-from crate.runtime import Runtime, seed_for
-from crate.tasks.base import Resolved
-from crate.training.loop import read_weights
 
 PROJECTIONS = ("query", "key", "value")  # in the order of MHSA's `qkv`
 PATCH_FEATURES = (*PROJECTIONS, "tokens")
@@ -53,33 +44,6 @@ def pretrained(
     if encoder:
         model.norm.eps = NORM_EPS
     return model.eval()
-
-
-def parents_network(resolved: Resolved, parent: Path | None, runtime: Runtime) -> VisionTransformer:
-    """The network that an evaluation looks with: its parent's weights, or a new one without any."""
-    run, recipe = resolved.run, resolved.recipe
-    torch.manual_seed(seed_for(run.seed, "init", *run.chain))
-    weights = None if parent is None else read_weights(parent)
-    return pretrained(resolved.spec, weights, image_size=recipe.image_size).to(runtime.device)
-
-
-@contextlib.contextmanager
-def precision(recipe: Recipe, device: torch.device) -> Iterator[None]:
-    """Full float32 (no TF32 on a GPU), unless a recipe asks for bfloat16 by name.
-
-    Thresholds feel the difference.
-    """
-    settings = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    before = [setting.allow_tf32 for setting in settings]
-    try:
-        for setting in settings:
-            setting.allow_tf32 = False
-        halved = recipe.compute.autocast == "bfloat16"
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=halved):
-            yield
-    finally:
-        for setting, allowed in zip(settings, before, strict=True):
-            setting.allow_tf32 = allowed
 
 
 def image_features(model: VisionTransformer, images: Tensor, kind: str) -> Tensor:

@@ -42,7 +42,7 @@ class Experiments:
             raise UsageError(f"no folder {folder}/ here: run this at the root of the suite")
         self.folder = folder
         self.models = read_yaml(folder / "models.yaml")
-        self._steps = self._read_all("steps")
+        self._recipes = self._read_all("steps")
         self._scales = self._read_all("scales")
         self._tables = self._read_all("tables")
         self._cache: dict[tuple, Any] = {}
@@ -52,7 +52,7 @@ class Experiments:
 
     @property
     def steps(self) -> list[str]:
-        return list(self._steps)
+        return list(self._recipes)
 
     @property
     def scales(self) -> list[str]:
@@ -78,8 +78,8 @@ class Experiments:
         path = self.folder / "scales" / f"{name}.yaml"
         scale = self._once(("scale", name), lambda: parse(Scale, self._scales[name], path))
         for recipe in scale.steps:
-            if recipe not in self._steps:
-                raise unknown("step", recipe, self._steps, str(path))
+            if recipe not in self._recipes:
+                raise unknown("step", recipe, self._recipes, str(path))
         fields = set().union(*map(keys_of, recipe_types().values()))
         for key in scale.defaults:
             if key not in fields:
@@ -118,12 +118,12 @@ class Experiments:
         """The recipe `name` as `scale` runs it, with the stand-in data set filled in."""
         if overrides:
             return self._step(name, scale, overrides)
-        return self._once(("step", name, scale), lambda: self._step(name, scale, {}))
+        return self._once(("recipe", name, scale), lambda: self._step(name, scale, {}))
 
     def _step(self, name: str, scale: str, overrides: dict) -> Recipe:
         content = merge(self._step_content(name, scale, ()), overrides)
         where = f"{self.folder / 'steps' / name}.yaml (scale {scale})"
-        base = self._steps[name].get("extends")
+        base = self._recipes[name].get("extends")
         if base is not None:
             self.recipe(base, scale)  # a mistake is told where it stands
         task = content.get("task")
@@ -135,8 +135,8 @@ class Experiments:
         if recipe.dataset not in DATASETS:
             raise unknown("data set", recipe.dataset, DATASETS, where)
         for before in recipe.follows:
-            if before not in ("start", *self._steps):
-                raise unknown("step", before, ("start", *self._steps), f"{where}: follows")
+            if before not in ("start", *self._recipes):
+                raise unknown("step", before, ("start", *self._recipes), f"{where}: follows")
         if recipe.AS_PUBLISHED:
             return recipe
         stand_in = self.scale(scale).datasets.get(recipe.dataset, recipe.dataset)
@@ -149,14 +149,14 @@ class Experiments:
         one of them and those that extend it, whose own keys stay (an untrained control's
         `epochs: 0`). A step that looks at published models takes only what it may use.
         """
-        if name not in self._steps:
+        if name not in self._recipes:
             where = str(self.folder / "steps" / f"{seen[-1]}.yaml") if seen else ""
-            raise unknown("step", name, self._steps, where)
+            raise unknown("step", name, self._recipes, where)
         path = self.folder / "steps" / f"{name}.yaml"
         if name in seen:
             circle = " → ".join((*seen, name))
             raise UsageError(f"{path}: extends: steps extend each other in a circle: {circle}")
-        content = dict(self._steps[name])
+        content = dict(self._recipes[name])
         base = content.pop("extends", None)
         if not isinstance(base, str | None):
             raise UsageError(f"{path}: extends: {base!r} should be the name of a step")
@@ -173,11 +173,11 @@ class Experiments:
     def _task(self, name: str) -> Any:
         """The kind of step, its own or that of the step it extends."""
         seen = set()
-        while isinstance(name, str) and name in self._steps and name not in seen:
+        while isinstance(name, str) and name in self._recipes and name not in seen:
             seen.add(name)
-            if "task" in self._steps[name]:
-                return self._steps[name]["task"]
-            name = self._steps[name].get("extends")
+            if "task" in self._recipes[name]:
+                return self._recipes[name]["task"]
+            name = self._recipes[name].get("extends")
         return None
 
     def _once(self, key: tuple, make: Any) -> Any:

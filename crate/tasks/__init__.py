@@ -13,8 +13,12 @@ A folder with a recipe is a kind of step: nothing else lists it.
 import functools
 import importlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from crate.recipes import Recipe
+
+if TYPE_CHECKING:
+    from crate.tasks.cost import KindCost
 
 
 @functools.cache
@@ -22,3 +26,8 @@ def recipe_types() -> dict[str, type[Recipe]]:
     """Kind of step → schema of its recipes."""
     kinds = sorted(path.parent.name for path in Path(__file__).parent.glob("*/recipe.py"))
     return {kind: importlib.import_module(f"crate.tasks.{kind}.recipe").RECIPE for kind in kinds}
+
+
+def cost_of(kind: str) -> "KindCost":
+    """What the runs of a kind of step cost."""
+    return importlib.import_module(f"crate.tasks.{kind}.cost").COST

@@ -6,6 +6,7 @@ bit for bit like one that was not (on the CPU), and world size and micro-batches
 which pictures are seen or how they are augmented.
 """
 
+import dataclasses
 import json
 import signal
 import time
@@ -32,22 +33,48 @@ Batch = tuple[torch.Tensor, ...]  # tensors of equal first dimension, this rank'
 LOG_EVERY = 20  # updates between two lines of train.jsonl
 
 
+@dataclasses.dataclass(frozen=True)
+class Session:
+    """Whose training it is, and where it runs.
+
+    name      of the run, for people
+    folder    its files
+    identity  key of checkpoints; a checkpoint of another identity is refused
+    seed      of all random choices
+    """
+
+    name: str
+    folder: RunFolder
+    identity: str
+    seed: int
+    runtime: Runtime
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """What is trained on.
+
+    batches        from an update's index, the batches from there to the end of training
+    size           of the training set, in `unit`; a checkpoint made with another one is refused
+    per_epoch      updates of an epoch
+    unit           what is counted: "images", or "tokens", of which an example has `per_example`
+    """
+
+    batches: Callable[[int], Iterator[Batch]]
+    size: int
+    per_epoch: int
+    unit: str = "images"
+    per_example: int = 1
+
+
 def fit(
     model: nn.Module,
-    *,
-    loss: Callable[[nn.Module, Batch], torch.Tensor],
-    batches: Callable[[int], Iterator[Batch]],
-    steps_per_epoch: int,
     recipe: Training,
-    runtime: Runtime,
-    folder: RunFolder,
-    identity: str,
-    seed: int,
-    name: str,
+    loss: Callable[[nn.Module, Batch], torch.Tensor],
+    examples: Examples,
+    session: Session,
+    *,
     watch: Callable[[], dict] | None = None,
-    size: int = 0,
-    unit: str = "images",
-    per_example: int = 1,
     micro_batches: bool = True,
 ) -> dict:
     """Train `model` in place and return what the run took.
@@ -57,51 +84,52 @@ def fit(
 
     Args:
         loss: mean loss of a batch, a scalar.
-        batches: from an update's index, the batches from there to the end of training.
-        identity: key of checkpoints; a checkpoint of another identity is refused.
-        watch: called after every `step.evaluate_every` updates but the last, on all ranks; what it
-            returns joins that update's line of train.jsonl.
-        size: of the training set, in `unit`; a checkpoint made with another one is refused.
-        unit: what is counted: "images", or "tokens", of which an example has `per_example`.
-        micro_batches: whether the loss of a batch is the mean over its parts; `step.compute`'s
-            micro-batches are the loss's own affair where it is not.
+        watch: called after every `recipe.evaluate_every` updates but the last, on all ranks; what
+            it returns joins that update's line of train.jsonl.
+        micro_batches: whether the loss of a batch is the mean over its parts. If false, the loss
+            splits its own micro-batches.
 
     Raises:
         RunError: the loss is not finite, or a checkpoint is damaged or foreign.
     """
-    total, warmup = recipe.total_updates(steps_per_epoch), recipe.warmup(steps_per_epoch)
+    runtime, folder, unit, per_epoch = (
+        session.runtime, session.folder, examples.unit, examples.per_epoch,
+    )  # fmt: skip
+    total, warmup = recipe.total_updates(per_epoch), recipe.warmup(per_epoch)
     micro = recipe.compute.micro_batch if micro_batches else None
-    seen = recipe.batch_size * per_example  # by an update
+    seen = recipe.batch_size * examples.per_example  # by an update
     optimizer = make_optimizer(model, recipe)
-    path = folder.checkpoint(identity)
+    path = folder.checkpoint(session.identity)
     done, pending = 0, []  # losses since the last line, still on the device
     if path.exists():
-        done, pending = _resume(path, identity, size, unit, model, optimizer, runtime)
+        done, pending = _resume(path, session, examples, model, optimizer)
     seconds = _truncate_history(folder, done) if runtime.main else 0.0
 
     trained = spread(model, recipe, runtime)
-    progress = Progress(name, total=total * seen, unit=unit, enabled=runtime.main and total > 0)
+    progress = Progress(
+        session.name, total=total * seen, unit=unit, enabled=runtime.main and total > 0
+    )
     progress.resume(done * seen)
     began = saved = time.monotonic()
     first = done
     model.train()
     with stop_signals() as stop:
-        for index, batch in zip(range(done, total), batches(done), strict=False):
+        for index, batch in zip(range(done, total), examples.batches(done), strict=False):
             rate = learning_rate(recipe, index, total=total, warmup=warmup)
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["scale"]
-            torch.manual_seed(seed_for(seed, "update", index, runtime.rank))  # drop path
+            torch.manual_seed(seed_for(session.seed, "update", index, runtime.rank))  # drop path
             pending.append(update(trained, optimizer, loss, batch, micro, recipe, runtime))
             done = index + 1
 
             last = done == total
-            every = recipe.evaluate_every(steps_per_epoch)
+            every = recipe.evaluate_every(per_epoch)
             watched = watch is not None and every and done % every == 0 and not last
             if done % LOG_EVERY == 0 or last or watched:
-                mean = _check_finite(_means(pending, runtime), index, steps_per_epoch)
+                mean = _check_finite(_means(pending, runtime), index, per_epoch)
                 pending, now = [], time.monotonic()
                 elapsed = now - began
-                epoch = done / steps_per_epoch
+                epoch = done / per_epoch
                 found = {}
                 if watched:
                     found = watch()
@@ -119,7 +147,7 @@ def fit(
                         "seconds": round(seconds + elapsed, 3),
                     } | found
                     folder.append(line)
-                note = f"epoch {epoch:.1f}/{total / steps_per_epoch:.4g}, loss {mean:.3f}"
+                note = f"epoch {epoch:.1f}/{total / per_epoch:.4g}, loss {mean:.3f}"
                 progress.update(done * seen, note)
             # signals reach ranks at different updates, clocks differ: all do what one wants
             due = time.monotonic() - saved >= recipe.compute.checkpoint_seconds
@@ -127,9 +155,9 @@ def fit(
             if last or due or stopped:
                 if pending:  # a checkpoint must not hide a loss that was never looked at
                     pending = _means(pending, runtime)
-                    _check_finite(pending, index, steps_per_epoch)
+                    _check_finite(pending, index, per_epoch)
                 if runtime.main:
-                    _save_checkpoint(path, identity, size, done, pending, model, optimizer)
+                    _save_checkpoint(path, session, examples, done, pending, model, optimizer)
                 runtime.all_reduce_max(0)  # nobody leaves before the file is there
                 saved = time.monotonic()
             if stopped and not last:
@@ -212,11 +240,17 @@ def _check_finite(losses: list[torch.Tensor], index: int, per_epoch: int) -> flo
 
 
 def _save_checkpoint(
-    path, identity: str, size: int, done: int, pending: list, model: nn.Module, optimizer
+    path: Path,
+    session: Session,
+    examples: Examples,
+    done: int,
+    pending: list,
+    model: nn.Module,
+    optimizer,
 ) -> None:
     state = {
-        "identity": identity,
-        "size": size,
+        "identity": session.identity,
+        "size": examples.size,
         "done": done,
         "pending": [float(value) for value in pending],
         "model": model.state_dict(),
@@ -230,7 +264,7 @@ def _save_checkpoint(
 
 
 def _resume(
-    path, identity: str, size: int, unit: str, model: nn.Module, optimizer, runtime: Runtime
+    path: Path, session: Session, examples: Examples, model: nn.Module, optimizer
 ) -> tuple[int, list]:
     """Load a checkpoint whole, or refuse it; returns the updates done and the losses not logged."""
     try:
@@ -241,17 +275,17 @@ def _resume(
     except Exception as error:  # whatever a damaged file makes the readers say
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise RunError(f"{path}: damaged checkpoint ({reason}); delete it to start anew") from None
-    if not isinstance(state, dict) or state.get("identity") != identity:
+    if not isinstance(state, dict) or state.get("identity") != session.identity:
         raise RunError(f"{path}: belongs to another run; delete it to start anew")
-    if state.get("size") != size:  # another set, other held-out examples
+    if state.get("size") != examples.size:  # another set, other held-out examples
         raise RunError(
-            f"{path}: was made with {state.get('size'):,} training {unit}, now there are "
-            f"{size:,}; restore the data, or delete it to start anew"
+            f"{path}: was made with {state.get('size'):,} training {examples.unit}, now there "
+            f"are {examples.size:,}; restore the data, or delete it to start anew"
         )
     try:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        pending = [torch.tensor(value, device=runtime.device) for value in state["pending"]]
+        pending = [torch.tensor(value, device=session.runtime.device) for value in state["pending"]]
         return int(state["done"]), pending
     except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
         reason = str(error).strip().split("\n")[0]

@@ -32,7 +32,7 @@ from crate.records import RunFolder, read_json, short_hash
 from crate.runs import parse_path
 from crate.runtime import Runtime
 from crate.tasks.classification.recipe import Classification
-from crate.training.loop import fit, read_weights
+from crate.training.loop import Examples, Session, fit, read_weights
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "losses.json"
@@ -97,15 +97,10 @@ def train(folder, recipe, *, seed=0, die_at=None, ends_at=None, poison=None, ide
 
     fit(
         model,
-        loss=lambda network, batch: F.cross_entropy(network(batch[0]).float(), batch[1]),
-        batches=batches,
-        steps_per_epoch=8,
-        recipe=recipe,
-        runtime=CPU,
-        folder=RunFolder(folder),
-        identity=identity,
-        seed=seed,
-        name="test",
+        recipe,
+        lambda network, batch: F.cross_entropy(network(batch[0]).float(), batch[1]),
+        Examples(batches, size=0, per_epoch=8),
+        Session("test", RunFolder(folder), identity, seed, CPU),
     )
     return model.state_dict(), history(folder)
 

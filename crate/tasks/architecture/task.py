@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from crate.costs.cost import complexity_of
 from crate.records import RunFolder
+from crate.tasks.architecture.cost import COST
 from crate.tasks.base import Resolved
 
 
@@ -25,7 +25,7 @@ def run(
         is that of both halves) and no details.
     """
     spec = resolved.spec
-    parameters, products = complexity_of(resolved)
+    parameters, products = COST.complexity(resolved)
     return {
         "depth": spec.depth,
         "width": spec.dim,

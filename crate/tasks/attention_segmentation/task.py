@@ -21,11 +21,12 @@ from crate.data.examples import EXAMPLES, write_examples
 from crate.data.images import normalise
 from crate.data.scenes import IGNORED, Scenes, open_scenes
 from crate.errors import RunError, UsageError
-from crate.models.features import class_attention, parents_network, precision
+from crate.models.features import class_attention
 from crate.records import RunFolder
 from crate.runtime import Runtime
 from crate.tasks.attention_segmentation.recipe import AttentionSegmentation
 from crate.tasks.base import Resolved
+from crate.tasks.frozen import Work, parents_network, precision, sample_picture
 from crate.training.per_image import report, work_through
 
 BACKGROUND = 0
@@ -181,3 +182,13 @@ def _examples(
             rows = attention(model, picture, recipe, dataset)
             examples.append({"image": np.asarray(picture), "attention": rows.astype(np.float16)})
     return examples
+
+
+# --- for `crate bench` -----------------------------------------------------------
+
+
+def evaluation_work(resolved: Resolved, runtime: Runtime) -> tuple[Work, int]:
+    """Looking at one picture of noise, of the usual shape."""
+    recipe, dataset = resolved.recipe, get_dataset(resolved.recipe.dataset)
+    model, picture = parents_network(resolved, None, runtime), sample_picture(recipe, dataset)
+    return lambda _: attention_masks(attention(model, picture, recipe, dataset), recipe.mass), 1

@@ -1,7 +1,6 @@
 """Masked autoencoders: trained to tell hidden patches from the others, and judged by it."""
 
 import dataclasses
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,24 +8,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from crate.data.catalogue import ImageSet, get_dataset, odd_count
+from crate.data.catalogue import ImageSet
 from crate.data.examples import EXAMPLES, write_examples
 from crate.data.images import MemoryImages, StreamedImages, normalise, open_split
-from crate.errors import UsageError
 from crate.models.autoencoder import MaskedAutoencoder
 from crate.models.build import build_autoencoder
 from crate.models.features import class_attention
-from crate.models.flops_autoencoder import autoencoder_macs
-from crate.models.transfer import transfer_weights
-from crate.records import RunFolder, read_json
-from crate.runtime import Runtime, generator_for, seed_for
+from crate.records import RunFolder
+from crate.runtime import Runtime, generator_for
+from crate.tasks.autoencoding.cost import COST
 from crate.tasks.autoencoding.recipe import Autoencoding
 from crate.tasks.base import Resolved
-from crate.training.loop import fit, read_weights, save_weights
+from crate.tasks.frozen import spaced
+from crate.tasks.stage import EVALUATION_BATCH, TrainingStage, warn_odd_count
+from crate.training.loop import Batch
 
 Images = MemoryImages | StreamedImages
 
-EVALUATION_BATCH = 500
 HIDDEN = 128  # the grey of a hidden patch in an example
 
 
@@ -51,103 +49,88 @@ def run(
         pass, and of training since the chain's start, three forward passes an image) and details
         for run.json.
     """
-    recipe, seed = resolved.recipe, resolved.run.seed
-    dataset = get_dataset(recipe.dataset)
-    torch.manual_seed(seed_for(seed, "init", *resolved.run.chain))
-    model = build_autoencoder(
-        resolved.spec,
-        image_size=recipe.image_size,
-        normalise_patches=recipe.normalise_patches,
-        drop_path=recipe.drop_path,
-    )
-    details: dict = {}
-    if parent is not None:
-        details["carried"] = transfer_weights(model, read_weights(parent), recipe.dont_load)
-    model.to(runtime.device)
+    return STAGE(resolved, runtime, data_root).train(folder, identity, parent)
 
-    opened = {"size": recipe.image_size, "runtime": runtime, "data_root": data_root}
-    evaluated = open_split(dataset, recipe.evaluate, **opened)
-    source = open_split(dataset, "train", held_out_for=recipe.evaluate, **opened)
-    details["training_images"] = len(source)
-    if runtime.main and (warning := odd_count(dataset, len(source))):
-        print(f"warning: {warning}", file=sys.stderr)
-    trained_on = source.select(spaced(len(source), len(evaluated)))
 
-    updates = 0
-    if recipe.trains:
-        per_epoch = len(source) // recipe.batch_size
-        updates = recipe.total_updates(per_epoch)
-        if not per_epoch or not updates:
-            raise UsageError(
-                f"{resolved.run}: {len(source):,} images in batches of {recipe.batch_size:,} are not "
-                "a single update"
-            )
-        details |= fit(
-            model,
-            loss=lambda network, batch: hidden_loss(network, batch, recipe),
-            batches=lambda first: training_batches(
-                source, recipe, seed, range(first, updates), patches_of(model), dataset, runtime
-            ),
-            steps_per_epoch=per_epoch,
-            recipe=recipe,
-            runtime=runtime,
-            folder=folder,
-            identity=identity,
-            seed=seed,
-            name=str(resolved.run),
-            watch=lambda: {"reconstruction": evaluate(model, evaluated, recipe, dataset, runtime)},
-            size=len(source),
+class AutoencodingStage(TrainingStage):
+    COST = COST
+    WATCHED = ("reconstruction",)
+
+    def open(self) -> None:
+        opened = {
+            "size": self.recipe.image_size,
+            "runtime": self.runtime,
+            "data_root": self.data_root,
+        }
+        evaluate = self.recipe.evaluate
+        self.evaluated = open_split(self.dataset, evaluate, **opened)
+        self.source = open_split(self.dataset, "train", held_out_for=evaluate, **opened)
+        warn_odd_count(self.dataset, len(self.source), self.runtime)
+        chosen = spaced(len(self.source), len(self.evaluated))
+        self.trained_on = self.source.select(chosen)
+
+    def build(self) -> MaskedAutoencoder:
+        return build_autoencoder(
+            self.spec,
+            image_size=self.recipe.image_size,
+            normalise_patches=self.recipe.normalise_patches,
+            drop_path=self.recipe.drop_path,
         )
-    if runtime.main:
-        save_weights(model, folder)
-        write_examples(folder.examples, examples(model, evaluated, recipe, dataset, runtime))
-    forward = 2 * autoencoder_macs(
-        resolved.spec, image_size=recipe.image_size, mask_ratio=recipe.mask_ratio
-    )
-    before = read_json(parent.with_name("metrics.json"))["metrics"] if parent else {}
-    return {
-        "reconstruction": evaluate(model, evaluated, recipe, dataset, runtime),
-        "train_reconstruction": evaluate(model, trained_on, recipe, dataset, runtime),
-        "images": len(evaluated),
-        "flops": forward,
-        "train_flops": before.get("train_flops", 0) + 3 * forward * updates * recipe.batch_size,
-    }, details
+
+    def open_training(self) -> Images:
+        return self.source
+
+    def describe(self, source: Images) -> dict:
+        return {}  # `details` has it, of untrained autoencoders too
+
+    def details(self) -> dict:
+        return {"training_images": len(self.source)}
+
+    def batches(self, source: Images, first: int, last: int) -> Iterator[Batch]:
+        """Images (B, 3, S, S) of each update, and the noise (B, N) that masks them."""
+        pictures = source.training(self.recipe, self.seed, first, last)
+        for index, (pixels, _) in enumerate(pictures, start=first):
+            # drawn for the whole batch: ranks and micro-batches change nothing
+            generator = generator_for(self.seed, "mask", index)
+            shape = (self.recipe.batch_size, patches_of(self.model))
+            noise = self.runtime.shard(torch.rand(shape, generator=generator))
+            yield normalise(pixels, self.dataset), noise.to(pixels.device)
+
+    def loss(self, network: nn.Module, batch: Batch) -> Tensor:
+        """Mean squared error of a batch's hidden patches."""
+        images, noise = batch
+        return network(images, self.recipe.mask_ratio, noise)[0]
+
+    def _error(self, source: Images) -> float:
+        return evaluate(self.model, source, self.recipe, self.dataset, self.runtime)
+
+    def measure(self) -> dict:
+        return {"reconstruction": self._error(self.evaluated)}
+
+    def finish(self, metrics: dict, folder: RunFolder) -> dict:
+        if self.runtime.main:
+            shown = examples(self.model, self.evaluated, self.recipe, self.dataset, self.runtime)
+            write_examples(folder.examples, shown)
+        return metrics | {
+            "train_reconstruction": self._error(self.trained_on),
+            "images": len(self.evaluated),
+        }
+
+    def random_batch(self, model: nn.Module, count: int) -> Batch:
+        noise = torch.rand(count, patches_of(model), device=self.runtime.device)
+        return self.random_images(count), noise
+
+    def evaluate_batch(self, model: nn.Module, batch: Batch) -> object:
+        images, noise = batch
+        return model(images, self.recipe.mask_ratio, noise)
 
 
-def spaced(count: int, wanted: int) -> np.ndarray:
-    """`wanted` of `count` indices, or all where there are fewer: evenly spaced, int64."""
-    chosen = min(wanted, count)
-    return np.arange(chosen) * count // chosen
+STAGE = AutoencodingStage
 
 
 def patches_of(model: MaskedAutoencoder) -> int:
+    """N, the patches of an image."""
     return model.spec.grid(model.image_size) ** 2
-
-
-# --- training -----------------------------------------------------------
-
-
-def training_batches(
-    source: Images,
-    recipe: Autoencoding,
-    seed: int,
-    updates: range,
-    patches: int,
-    dataset: ImageSet,
-    runtime: Runtime,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """This rank's images (B, 3, S, S) of each update, and the noise (B, N) that masks them."""
-    pictures = source.training(recipe, seed, updates.start, updates.stop)
-    for index, (pixels, _) in zip(updates, pictures, strict=True):
-        # drawn for the whole batch: ranks and micro-batches change nothing
-        noise = torch.rand(recipe.batch_size, patches, generator=generator_for(seed, "mask", index))
-        yield normalise(pixels, dataset), runtime.shard(noise).to(pixels.device)
-
-
-def hidden_loss(network: nn.Module, batch: tuple[Tensor, ...], recipe: Autoencoding) -> Tensor:
-    """Mean squared error of a batch's hidden patches."""
-    images, noise = batch
-    return network(images, recipe.mask_ratio, noise)[0]
 
 
 # --- evaluation -----------------------------------------------------------

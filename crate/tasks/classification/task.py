@@ -1,24 +1,24 @@
 """Supervised image classification: pre-training, fine-tuning, and evaluation alone (epochs: 0)."""
 
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from crate.data.catalogue import ImageSet, get_dataset, odd_count
-from crate.data.images import mix, normalise, open_split
-from crate.errors import UsageError
+from crate.data.catalogue import ImageSet
+from crate.data.images import MemoryImages, StreamedImages, mix, normalise, open_split
 from crate.models.build import build
-from crate.models.flops import macs
-from crate.models.transfer import transfer_weights, vision_weights
-from crate.records import RunFolder, read_json
+from crate.models.transfer import vision_weights
+from crate.records import RunFolder
 from crate.runtime import Runtime, seed_for
 from crate.tasks.base import Resolved
-from crate.training.loop import fit, read_history, read_weights, save_weights
+from crate.tasks.classification.cost import COST
+from crate.tasks.stage import TrainingStage
+from crate.training.loop import Batch, read_history
 
-EVALUATION_BATCH = 500
+Images = MemoryImages | StreamedImages
 
 
 def run(
@@ -42,87 +42,78 @@ def run(
         pass, and of training since the chain's start, three forward passes an image) and details
         for run.json.
     """
-    recipe, seed = resolved.recipe, resolved.run.seed
-    dataset = get_dataset(recipe.dataset)
-    torch.manual_seed(seed_for(seed, "init", *resolved.run.chain))
-    model = build(
-        resolved.spec,
-        num_classes=dataset.classes,
-        image_size=recipe.image_size,
-        drop_path=recipe.drop_path,
-    )
-    details: dict = {}
-    if parent is not None:
-        details["carried"] = transfer_weights(
-            model, vision_weights(read_weights(parent)), recipe.dont_load
+    return STAGE(resolved, runtime, data_root).train(folder, identity, parent)
+
+
+class ClassificationStage(TrainingStage):
+    COST = COST
+    WATCHED = ("top1",)
+
+    def open(self) -> None:
+        self.evaluated = self._open(self.recipe.evaluate)
+
+    def _open(self, split: str, **options: str) -> Images:
+        return open_split(
+            self.dataset,
+            split,
+            size=self.recipe.image_size,
+            runtime=self.runtime,
+            data_root=self.data_root,
+            **options,
         )
-    if recipe.zero_head:
-        for parameter in model.head.parameters():
-            torch.nn.init.zeros_(parameter)
-    model.to(runtime.device)
 
-    opened = {"size": recipe.image_size, "runtime": runtime, "data_root": data_root}
-    evaluated = open_split(dataset, recipe.evaluate, **opened)  # first: it must not fail afterwards
-
-    def accuracy() -> dict:
-        most = recipe.compute.micro_batch or EVALUATION_BATCH
-        batches = evaluated.evaluation(recipe, min(most, EVALUATION_BATCH))
-        return evaluate(model, batches, dataset, runtime)
-
-    updates, per_epoch = 0, 1
-    if recipe.trains:
-        source = open_split(dataset, "train", held_out_for=recipe.evaluate, **opened)
-        if runtime.main and (warning := odd_count(dataset, len(source))):
-            print(f"warning: {warning}", file=sys.stderr)
-        per_epoch = len(source) // recipe.batch_size
-        details["training_images"] = len(source)
-        total = updates = recipe.total_updates(per_epoch)
-        if not per_epoch or not total:
-            raise UsageError(
-                f"{resolved.run}: {len(source):,} images in batches of {recipe.batch_size:,} are not "
-                "a single update"
-            )
-
-        def training_batches(first: int):
-            for index, (pixels, labels) in enumerate(
-                source.training(recipe, seed, first, total), start=first
-            ):
-                images = normalise(pixels, dataset)
-                mix_seed = seed_for(seed, "mix", index)
-                yield mix(images, labels, recipe, dataset.classes, mix_seed)
-
-        def loss(network: nn.Module, batch: tuple[torch.Tensor, ...]) -> torch.Tensor:
-            images, targets = batch
-            return F.cross_entropy(
-                network(images).float(), targets, label_smoothing=recipe.label_smoothing
-            )
-
-        details |= fit(
-            model,
-            loss=loss,
-            batches=training_batches,
-            steps_per_epoch=per_epoch,
-            recipe=recipe,
-            runtime=runtime,
-            folder=folder,
-            identity=identity,
-            seed=seed,
-            name=str(resolved.run),
-            watch=lambda: {"top1": accuracy()["top1"]},
-            size=len(source),
+    def build(self) -> nn.Module:
+        return build(
+            self.spec,
+            num_classes=self.dataset.classes,
+            image_size=self.recipe.image_size,
+            drop_path=self.recipe.drop_path,
         )
-    if runtime.main:
-        save_weights(model, folder)
-    metrics = accuracy()
-    forward = 2 * macs(resolved.spec, image_size=recipe.image_size, num_classes=dataset.classes)
-    before = read_json(parent.with_name("metrics.json"))["metrics"] if parent else {}
-    metrics["flops"] = forward
-    metrics["train_flops"] = (
-        before.get("train_flops", 0) + 3 * forward * updates * recipe.batch_size
-    )
-    if recipe.evaluate_epochs:
-        metrics |= best_epoch(read_history(folder), metrics["top1"], updates / per_epoch)
-    return metrics, details
+
+    def adapt(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        return vision_weights(weights)
+
+    def prepare(self, model: nn.Module) -> nn.Module:
+        if self.recipe.zero_head:
+            for parameter in model.head.parameters():
+                nn.init.zeros_(parameter)
+        return model
+
+    def open_training(self) -> Images:
+        return self._open("train", held_out_for=self.recipe.evaluate)
+
+    def batches(self, source: Images, first: int, last: int) -> Iterator[Batch]:
+        pictures = source.training(self.recipe, self.seed, first, last)
+        for index, (pixels, labels) in enumerate(pictures, start=first):
+            images = normalise(pixels, self.dataset)
+            mix_seed = seed_for(self.seed, "mix", index)
+            yield mix(images, labels, self.recipe, self.dataset.classes, mix_seed)
+
+    def loss(self, network: nn.Module, batch: Batch) -> Tensor:
+        images, targets = batch
+        smoothing = self.recipe.label_smoothing
+        return F.cross_entropy(network(images).float(), targets, label_smoothing=smoothing)
+
+    def measure(self) -> dict:
+        batches = self.evaluated.evaluation(self.recipe, self.evaluation_batch(self.model))
+        return evaluate(self.model, batches, self.dataset, self.runtime)
+
+    def finish(self, metrics: dict, folder: RunFolder) -> dict:
+        if self.recipe.evaluate_epochs:
+            metrics |= best_epoch(read_history(folder), metrics["top1"], self.epochs)
+        return metrics
+
+    def random_batch(self, model: nn.Module, count: int) -> Batch:
+        classes = self.dataset.classes
+        labels = torch.randint(classes, (count,), device=self.runtime.device)
+        mixed = self.recipe.mixup or self.recipe.cutmix
+        return self.random_images(count), F.one_hot(labels, classes).float() if mixed else labels
+
+    def evaluate_batch(self, model: nn.Module, batch: Batch) -> Tensor:
+        return model(batch[0])
+
+
+STAGE = ClassificationStage
 
 
 def best_epoch(history: list[dict], last: float, epochs: float) -> dict:

@@ -2,6 +2,7 @@
 
 import functools
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -9,21 +10,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crate.checkpoints.convert import convert_text, manifest, place, read, verify
-from crate.data.captions import caption_tokenizer
-from crate.data.catalogue import PairSet, get_dataset
+from crate.data.captions import VOCABULARIES, caption_tokenizer
+from crate.data.catalogue import PairSet
 from crate.data.images import normalise
 from crate.data.pairs import Pairs, open_pairs
 from crate.environment import EXPERIMENTS, open_clip_part
 from crate.errors import RunError, UsageError
 from crate.models.build import build_contrastive
 from crate.models.contrastive import ContrastiveModel
-from crate.models.flops_contrastive import image_macs, text_macs
-from crate.models.transfer import transfer_weights
-from crate.records import RunFolder, read_json
-from crate.runtime import Runtime, generator_for, seed_for
+from crate.records import RunFolder
+from crate.runtime import Runtime, generator_for
 from crate.tasks.base import Resolved
+from crate.tasks.contrastive.cost import COST
 from crate.tasks.contrastive.recipe import Contrastive
-from crate.training.loop import fit, read_weights, save_weights
+from crate.tasks.stage import TrainingStage
+from crate.training.loop import Batch
 
 
 def run(
@@ -46,83 +47,111 @@ def run(
         reads as their own, both over the evaluated pairs in batches of `evaluation_batch`; FLOPs of
         one pair's forward pass, and of training since the chain's start) and details for run.json.
     """
-    recipe, seed = resolved.recipe, resolved.run.seed
-    dataset = get_dataset(recipe.dataset)
-    encode = caption_tokenizer(recipe.tokenizer, recipe.context_length, data_root)
-    torch.manual_seed(seed_for(seed, "init", *resolved.run.chain))
-    model = build_contrastive(
-        resolved.spec,
-        image_size=recipe.image_size,
-        vocab_size=encode.vocab_size,
-        context_length=recipe.context_length,
-        drop_path=recipe.drop_path,
-    )
-    details: dict = {}
-    if parent is not None:
-        details["carried"] = transfer_weights(model, read_weights(parent), recipe.dont_load)
-    elif recipe.text_tower:
-        load_text_tower(model, recipe.text_tower, data_root)
-    if recipe.freeze_text:
-        model.freeze_text()
-    model.to(runtime.device)
+    return STAGE(resolved, runtime, data_root).train(folder, identity, parent)
 
-    opened = {
-        "size": recipe.image_size,
-        "encode": encode,
-        "runtime": runtime,
-        "data_root": data_root,
-        "bad_pairs": recipe.bad_pairs,
-    }
-    evaluated = open_pairs(dataset, recipe.evaluate, **opened)
-    updates = 0
-    if recipe.trains:
-        source = open_pairs(dataset, "train", held_out_for=recipe.evaluate, **opened)
-        details["training_pairs"] = len(source)
-        per_epoch = len(source) // recipe.batch_size
-        updates = recipe.total_updates(per_epoch)
-        if not per_epoch or not updates:
-            raise UsageError(
-                f"{resolved.run}: {len(source):,} pairs in batches of {recipe.batch_size:,} are not "
-                "a single update"
-            )
 
-        def training_batches(first: int):
-            for pixels, ids in source.training(recipe, seed, first, updates):
-                yield normalise(pixels, dataset), ids
+class ContrastiveStage(TrainingStage):
+    COST = COST
+    WATCHED = ("contrastive_loss", "image_to_text")
+    UNIT = "pairs"
+    MICRO_BATCHES = False  # each image is compared with all texts of the batch
 
-        details |= fit(
-            model,
-            loss=functools.partial(
-                matching_loss, clip_loss=clip_loss(runtime), micro=recipe.compute.micro_batch
-            ),
-            batches=training_batches,
-            steps_per_epoch=per_epoch,
-            recipe=recipe,
-            runtime=runtime,
-            folder=folder,
-            identity=identity,
-            seed=seed,
-            name=str(resolved.run),
-            watch=lambda: evaluate(model, evaluated, recipe, dataset, runtime),
-            size=len(source),
-            unit="pairs",
-            micro_batches=False,
+    def open(self) -> None:
+        recipe = self.recipe
+        self.encode = caption_tokenizer(recipe.tokenizer, recipe.context_length, self.data_root)
+        self.evaluated = self._open(recipe.evaluate)
+
+    def _open(self, split: str, **options: str) -> Pairs:
+        return open_pairs(
+            self.dataset,
+            split,
+            size=self.recipe.image_size,
+            encode=self.encode,
+            runtime=self.runtime,
+            data_root=self.data_root,
+            bad_pairs=self.recipe.bad_pairs,
+            **options,
         )
-        skipped = torch.tensor(float(source.bad), device=runtime.device)
-        details["bad_pairs"] = int(runtime.all_reduce_sum(skipped))  # since this process began
-        if runtime.main and details["bad_pairs"]:
-            print(f"{resolved.run}: {details['bad_pairs']:,} bad pairs skipped", file=sys.stderr)
-    if runtime.main:
-        save_weights(model, folder)
-    images = 2 * image_macs(resolved.spec, image_size=recipe.image_size)
-    texts = 2 * text_macs(resolved.spec, context_length=recipe.context_length)
-    trained = 3 * images + (1 if recipe.freeze_text else 3) * texts
-    before = read_json(parent.with_name("metrics.json"))["metrics"] if parent else {}
-    return evaluate(model, evaluated, recipe, dataset, runtime) | {
-        "pairs": len(evaluated),
-        "flops": images + texts,
-        "train_flops": before.get("train_flops", 0) + trained * updates * recipe.batch_size,
-    }, details
+
+    def build(self) -> ContrastiveModel:
+        return build_contrastive(
+            self.spec,
+            image_size=self.recipe.image_size,
+            vocab_size=VOCABULARIES[self.recipe.tokenizer],
+            context_length=self.recipe.context_length,
+            drop_path=self.recipe.drop_path,
+        )
+
+    def start(self, weights: dict[str, Tensor] | None) -> tuple[nn.Module, dict | None]:
+        model, transferred = super().start(weights)
+        if weights is None and self.recipe.text_tower:
+            load_text_tower(model, self.recipe.text_tower, self.data_root)
+        return model, transferred
+
+    def prepare(self, model: ContrastiveModel) -> ContrastiveModel:
+        if self.recipe.freeze_text:
+            model.freeze_text()
+        return model
+
+    def open_training(self) -> Pairs:
+        self.source = self._open("train", held_out_for=self.recipe.evaluate)
+        return self.source
+
+    def describe(self, source: Pairs) -> dict:
+        return {"training_pairs": len(source)}
+
+    def details(self) -> dict:
+        """The bad pairs that were skipped since this process began."""
+        if not self.recipe.trains:
+            return {}
+        skipped = torch.tensor(float(self.source.bad), device=self.runtime.device)
+        bad = int(self.runtime.all_reduce_sum(skipped))
+        if self.runtime.main and bad:
+            print(f"{self.run}: {bad:,} bad pairs skipped", file=sys.stderr)
+        return {"bad_pairs": bad}
+
+    def batches(self, source: Pairs, first: int, last: int) -> Iterator[Batch]:
+        for pixels, ids in source.training(self.recipe, self.seed, first, last):
+            yield normalise(pixels, self.dataset), ids
+
+    @functools.cached_property
+    def clip_loss(self) -> nn.Module:
+        """open_clip's loss over the pairs of all ranks: each rank's rows, with gradients to all."""
+        return open_clip_part("loss").ClipLoss(
+            local_loss=True,
+            gather_with_grad=True,
+            cache_labels=True,
+            rank=self.runtime.rank,
+            world_size=self.runtime.world,
+        )
+
+    def loss(self, network: nn.Module, batch: Batch) -> Tensor:
+        """Mean cross-entropy of images among texts and texts among images, in float32."""
+        images, texts, scale = network(*batch, self.recipe.compute.micro_batch)
+        with torch.autocast(images.device.type, enabled=False):  # logits up to 100
+            return self.clip_loss(images.float(), texts.float(), scale.float())
+
+    def measure(self) -> dict:
+        return evaluate(self.model, self.evaluated, self.recipe, self.dataset, self.runtime)
+
+    def finish(self, metrics: dict, folder: RunFolder) -> dict:
+        return metrics | {"pairs": len(self.evaluated)}
+
+    def evaluation_batch(self, model: nn.Module) -> int:
+        most = self.recipe.evaluation_batch
+        return min(self.recipe.compute.micro_batch or most, most)
+
+    def random_batch(self, model: nn.Module, count: int) -> Batch:
+        vocabulary, length = VOCABULARIES[self.recipe.tokenizer], self.recipe.context_length
+        ids = torch.randint(1, vocabulary, (count, length), device=self.runtime.device)
+        return self.random_images(count), ids
+
+    def evaluate_batch(self, model: ContrastiveModel, batch: Batch) -> object:
+        images, ids = batch
+        return model.encode_image(images), model.encode_text(ids)
+
+
+STAGE = ContrastiveStage
 
 
 def load_text_tower(model: ContrastiveModel, name: str, data_root: str | Path) -> None:
@@ -151,26 +180,6 @@ def load_text_tower(model: ContrastiveModel, name: str, data_root: str | Path) -
         if text[key].shape != own[key].shape:
             raise UsageError(f"{path}: has {theirs:,} {what}, and the recipe {ours:,}")
     model.load_state_dict(own | text)
-
-
-def clip_loss(runtime: Runtime) -> nn.Module:
-    """open_clip's loss over the pairs of all ranks: each rank's rows, with gradients to all."""
-    return open_clip_part("loss").ClipLoss(
-        local_loss=True,
-        gather_with_grad=True,
-        cache_labels=True,
-        rank=runtime.rank,
-        world_size=runtime.world,
-    )
-
-
-def matching_loss(
-    network: nn.Module, batch: tuple[Tensor, ...], clip_loss: nn.Module, micro: int | None
-) -> Tensor:
-    """Mean cross-entropy of images among texts and texts among images, in float32."""
-    images, texts, scale = network(*batch, micro)
-    with torch.autocast(images.device.type, enabled=False):  # logits up to 100
-        return clip_loss(images.float(), texts.float(), scale.float())
 
 
 @torch.inference_mode()

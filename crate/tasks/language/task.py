@@ -1,7 +1,6 @@
 """Language models: trained on one text, evaluated on the whole of it or of another."""
 
 import math
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,18 +9,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from crate.data.catalogue import TextSet, get_dataset, odd_count
 from crate.data.texts import Tokens, open_tokens
+from crate.data.tokenizer import get_tokenizer
 from crate.errors import UsageError
 from crate.models import ngram
-from crate.models.flops import language_macs
+from crate.models.build import build_language
 from crate.models.language import LanguageModel
-from crate.models.transfer import transfer_weights
-from crate.records import RunFolder, read_json
-from crate.runtime import Runtime, generator_for, seed_for
+from crate.records import RunFolder
+from crate.runtime import Runtime, generator_for
 from crate.tasks.base import Resolved
+from crate.tasks.language.cost import COST
 from crate.tasks.language.recipe import Language
-from crate.training.loop import fit, read_weights, save_tensors, save_weights
+from crate.tasks.stage import TrainingStage, warn_odd_count
+from crate.training.loop import Batch, Examples, read_weights, save_tensors
 
 # Windows evaluated together, without `micro_batch`: as many as have this many logits.
 EVALUATION_LOGITS = 2**26
@@ -50,87 +50,113 @@ def run(
         comes before; FLOPs of the forward pass of one window of `block_size` tokens, and of
         training since the chain's start, three forward passes a window) and details for run.json.
     """
-    recipe, seed, dataset = resolved.recipe, resolved.run.seed, get_dataset(resolved.recipe.dataset)
-    evaluated = open_tokens(dataset, recipe.evaluate, data_root)  # first: it must not fail later
-    vocabulary = evaluated.tokenizer.vocab_size
-    if not evaluated.tokenizer.lengths[evaluated.ids[1:]].any():
-        raise UsageError(f"{resolved.run}: {evaluated.title} has no text after its first token")
+    stage = STAGE(resolved, runtime, data_root)
+    counted = None
+    if parent is not None:
+        tensors = read_weights(parent)
+        counted = ngram.from_state({name: t.numpy() for name, t in tensors.items()})
+    if counted is None and resolved.recipe.predictor == "model":
+        return stage.train(folder, identity, parent)
+    return stage.count(counted, folder)
 
-    weights = None if parent is None else read_weights(parent)
-    counted = weights and ngram.from_state({name: t.numpy() for name, t in weights.items()})
-    details: dict = {"evaluated_sha256": evaluated.sha256}  # of token files
-    if recipe.predictor != "model":
-        source = open_training(dataset, recipe, data_root, runtime, details)
-        counted = ngram.count(source.ids, vocabulary, 1 if recipe.predictor == "unigram" else 2)
-        if runtime.main:
-            state = {name: torch.from_numpy(array) for name, array in counted.state().items()}
-            save_tensors(state, folder.weights)
-    if counted is not None:
-        lost = -float(counted.log_probabilities(evaluated.ids).sum())
-        return scores(lost, evaluated) | {"flops": 0, "train_flops": 0}, details
 
-    torch.manual_seed(seed_for(seed, "init", *resolved.run.chain))
-    model = LanguageModel(
-        resolved.spec,
-        vocab_size=vocabulary,
-        block_size=recipe.block_size,
-        drop_path=recipe.drop_path,
-    )
-    if weights is not None:
-        details["carried"] = transfer_weights(model, weights, recipe.dont_load)
-    model.to(runtime.device)
+class LanguageStage(TrainingStage):
+    COST = COST
+    WATCHED = ("cross_entropy",)
+    UNIT = "tokens"
 
-    def measure() -> dict:
-        return scores(evaluate(model, evaluated.ids, recipe, runtime), evaluated)
-
-    updates = 0
-    if recipe.trains:
-        source = open_training(dataset, recipe, data_root, runtime, details)
-        if len(source.ids) <= recipe.block_size:
+    def open(self) -> None:
+        self.evaluated = open_tokens(self.dataset, self.recipe.evaluate, self.data_root)
+        lengths = self.evaluated.tokenizer.lengths
+        if not lengths[self.evaluated.ids[1:]].any():
             raise UsageError(
-                f"{resolved.run}: {source.title} has {len(source.ids):,} tokens to train on, one "
-                f"window needs {recipe.block_size + 1:,}"
+                f"{self.run}: {self.evaluated.title} has no text after its first token"
             )
-        per_epoch = max(1, len(source.ids) // (recipe.batch_size * recipe.block_size))
+
+    def build(self) -> LanguageModel:
+        return build_language(
+            self.spec,
+            vocab_size=get_tokenizer(self.dataset.tokenizer).vocab_size,
+            block_size=self.recipe.block_size,
+            drop_path=self.recipe.drop_path,
+        )
+
+    def open_training(self) -> Tokens:
+        held_out_for = self.recipe.evaluate
+        return open_tokens(self.dataset, "train", self.data_root, held_out_for=held_out_for)
+
+    def describe(self, source: Tokens) -> dict:
+        warn_odd_count(self.dataset, source.documents, self.runtime)
+        return {
+            "training_documents": source.documents,
+            "training_tokens": len(source.ids),
+            "training_sha256": source.sha256,
+        }
+
+    def details(self) -> dict:
+        return {"evaluated_sha256": self.evaluated.sha256}  # of token files
+
+    def examples(self, source: Tokens) -> Examples:
+        recipe, size = self.recipe, len(source.ids)
+        if size <= recipe.block_size:
+            raise UsageError(
+                f"{self.run}: {source.title} has {size:,} tokens to train on, one window needs "
+                f"{recipe.block_size + 1:,}"
+            )
+        per_epoch = max(1, size // (recipe.batch_size * recipe.block_size))
         updates = recipe.total_updates(per_epoch)
         if not updates:
-            raise UsageError(f"{resolved.run}: {recipe.epochs} epochs are not a single update")
-        details |= fit(
-            model,
-            loss=next_token_loss,
-            batches=lambda first: training_windows(
-                source.ids, recipe, seed, range(first, updates), runtime
-            ),
-            steps_per_epoch=per_epoch,
-            recipe=recipe,
-            runtime=runtime,
-            folder=folder,
-            identity=identity,
-            seed=seed,
-            name=str(resolved.run),
-            watch=lambda: {"cross_entropy": measure()["cross_entropy"]},
-            size=len(source.ids),
-            unit="tokens",
+            raise UsageError(f"{self.run}: {recipe.epochs} epochs are not a single update")
+        return Examples(
+            batches=lambda first: self.batches(source, first, updates),
+            size=size,
+            per_epoch=per_epoch,
+            unit=self.UNIT,
             per_example=recipe.block_size,
         )
-    if runtime.main:
-        save_weights(model, folder)
-    forward = 2 * language_macs(resolved.spec, vocab_size=vocabulary, tokens=recipe.block_size)
-    before = read_json(parent.with_name("metrics.json"))["metrics"] if parent else {}
-    trained = before.get("train_flops", 0) + 3 * forward * updates * recipe.batch_size
-    return measure() | {"flops": forward, "train_flops": trained}, details
+
+    def batches(self, source: Tokens, first: int, last: int) -> Iterator[Batch]:
+        updates = range(first, last)
+        return training_windows(source.ids, self.recipe, self.seed, updates, self.runtime)
+
+    def loss(self, network: nn.Module, batch: Batch) -> Tensor:
+        return next_token_loss(network, batch)
+
+    def measure(self) -> dict:
+        lost = evaluate(self.model, self.evaluated.ids, self.recipe, self.runtime)
+        return scores(lost, self.evaluated)
+
+    def count(self, counted: ngram.Ngram | None, folder: RunFolder) -> tuple[dict, dict]:
+        """The metrics of a control: counts of tokens, its parent's or of the training part."""
+        self.open()
+        details = self.details()
+        if self.recipe.predictor != "model":
+            source = self.open_training()
+            details |= self.describe(source)
+            vocabulary = self.evaluated.tokenizer.vocab_size
+            order = 1 if self.recipe.predictor == "unigram" else 2
+            counted = ngram.count(source.ids, vocabulary, order)
+            if self.runtime.main:
+                state = {name: torch.from_numpy(array) for name, array in counted.state().items()}
+                save_tensors(state, folder.weights)
+        lost = -float(counted.log_probabilities(self.evaluated.ids).sum())
+        return scores(lost, self.evaluated) | {"flops": 0, "train_flops": 0}, details
+
+    def evaluation_batch(self, model: LanguageModel) -> int:
+        return windows_at_once(model, self.recipe)
+
+    def random_batch(self, model: LanguageModel, count: int) -> Batch:
+        vocabulary = model.token_embedding.num_embeddings
+        shape = (count, self.recipe.block_size + 1)
+        ids = torch.randint(vocabulary, shape, device=self.runtime.device)
+        return ids[:, :-1], ids[:, 1:]
+
+    def evaluate_batch(self, model: nn.Module, batch: Batch) -> Tensor:
+        ids, targets = batch
+        return F.cross_entropy(model(ids).flatten(0, 1), targets.flatten())
 
 
-def open_training(
-    dataset: TextSet, recipe: Language, data_root: str | Path, runtime: Runtime, details: dict
-) -> Tokens:
-    """The text to train on, or to count; its size goes into `details`."""
-    source = open_tokens(dataset, "train", data_root, held_out_for=recipe.evaluate)
-    if runtime.main and (warning := odd_count(dataset, source.documents)):
-        print(f"warning: {warning}", file=sys.stderr)
-    details |= {"training_documents": source.documents, "training_tokens": len(source.ids)}
-    details["training_sha256"] = source.sha256
-    return source
+STAGE = LanguageStage
 
 
 def training_windows(
@@ -171,9 +197,7 @@ def evaluate(model: nn.Module, ids: np.ndarray, recipe: Language, runtime: Runti
     model.eval()
     size = recipe.block_size
     count = -(-(len(ids) - 1) // size)  # windows, the last one possibly shorter
-    most = recipe.compute.micro_batch or max(
-        1, EVALUATION_LOGITS // (size * model.token_embedding.num_embeddings)
-    )
+    most = windows_at_once(model, recipe)
     lost = torch.zeros((), dtype=torch.float64, device=runtime.device)
     mine = np.arange(count)[runtime.rank :: runtime.world]
     for start in range(0, len(mine), most):
@@ -186,6 +210,12 @@ def evaluate(model: nn.Module, ids: np.ndarray, recipe: Language, runtime: Runti
             logits.flatten(0, 1), targets.flatten(), ignore_index=PADDING, reduction="sum"
         ).double()
     return float(runtime.all_reduce_sum(lost))
+
+
+def windows_at_once(model: LanguageModel, recipe: Language) -> int:
+    """Windows that are evaluated together."""
+    logits = recipe.block_size * model.token_embedding.num_embeddings
+    return recipe.compute.micro_batch or max(1, EVALUATION_LOGITS // logits)
 
 
 def scores(lost: float, evaluated: Tokens) -> dict:

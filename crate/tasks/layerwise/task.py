@@ -14,11 +14,11 @@ from crate.data.examples import EXAMPLES, write_examples
 from crate.data.images import normalise, open_split
 from crate.data.scenes import open_scenes
 from crate.errors import Stopped, UsageError
-from crate.models.features import parents_network, precision
 from crate.models.objective import layer_terms, principal_colours
 from crate.records import RunFolder
 from crate.runtime import Runtime, stop_signals
 from crate.tasks.base import Resolved
+from crate.tasks.frozen import Work, look_at_noise, parents_network, precision, spaced
 from crate.tasks.layerwise.recipe import Layerwise
 from crate.training.progress import Progress
 
@@ -77,12 +77,6 @@ def run(
             }
             write_examples(folder.examples, found["examples"])
     return _metrics(layers) | {"pictures": pictures}, {"layers": layers}
-
-
-def spaced(count: int, wanted: int) -> np.ndarray:
-    """`wanted` of `count` indices, or all where there are fewer: evenly spaced, int64."""
-    chosen = min(wanted, count)
-    return np.arange(chosen) * count // chosen
 
 
 def _batches(
@@ -206,3 +200,17 @@ def _metrics(layers: dict) -> dict:
         value = layers["train"][term]["mean"][-1]
         metrics[f"train_{term}_last"] = round(factors.get(term, 1) * value, 6)
     return metrics
+
+
+# --- for `crate bench` -----------------------------------------------------------
+
+
+def evaluation_work(resolved: Resolved, runtime: Runtime) -> tuple[Work, int]:
+    """Looking at pictures of noise, and how many of them a run looks at at once."""
+    recipe, model = resolved.recipe, parents_network(resolved, None, runtime)
+
+    def look(images: Tensor) -> None:
+        for _ in layer_terms(model, images, weight=recipe.weight, epsilon=recipe.epsilon):
+            pass
+
+    return look_at_noise(look, recipe, runtime), min(recipe.compute.micro_batch or BATCH, BATCH)

@@ -16,10 +16,11 @@ from crate.data.examples import EXAMPLES, write_examples
 from crate.data.images import normalise
 from crate.data.scenes import Scenes, open_scenes
 from crate.errors import RunError, UsageError
-from crate.models.features import parents_network, patch_features, precision
+from crate.models.features import patch_features
 from crate.records import RunFolder
 from crate.runtime import Runtime
 from crate.tasks.base import Resolved
+from crate.tasks.frozen import Work, parents_network, precision, sample_picture
 from crate.tasks.objects import coco, crf
 from crate.tasks.objects.maskcut import find_objects, squared
 from crate.tasks.objects.recipe import Objects
@@ -163,3 +164,14 @@ def _examples(scenes: Scenes, found: list[dict]) -> list[dict]:
             masks = [coco.decode(mask) for mask in part.get("masks", [])]
             examples.append({"image": picture, "masks": masks})
     return examples
+
+
+# --- for `crate bench` -----------------------------------------------------------
+
+
+def evaluation_work(resolved: Resolved, runtime: Runtime) -> tuple[Work, int]:
+    """Looking at one picture of noise, of the usual shape."""
+    recipe, dataset = resolved.recipe, get_dataset(resolved.recipe.dataset)
+    model, picture = parents_network(resolved, None, runtime), sample_picture(recipe, dataset)
+    refine = recipe.crf and crf.available()
+    return lambda _: find(model, picture, recipe, dataset, refine=refine), 1

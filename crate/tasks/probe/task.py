@@ -22,11 +22,12 @@ from torch import Tensor, nn
 from crate.data.catalogue import ImageSet, get_dataset, odd_count
 from crate.data.images import MemoryImages, StreamedImages, normalise, open_split
 from crate.errors import RunError, Stopped, UsageError, unknown
-from crate.models.features import image_features, parents_network, precision
+from crate.models.features import image_features
 from crate.models.probes import LinearProbe, neighbour_votes
 from crate.records import RunFolder, atomic_path, canonical_json, file_sha256, lock, short_hash
 from crate.runtime import Runtime, stop_signals
 from crate.tasks.base import Resolved
+from crate.tasks.frozen import Work, look_at_noise, parents_network, precision
 from crate.tasks.probe.recipe import Probe
 from crate.training.progress import Progress
 
@@ -256,3 +257,13 @@ def _write(path: Path, text: str, features: Tensor) -> None:
 
 def _digest(tensor: Tensor) -> str:
     return hashlib.sha256(tensor.cpu().contiguous().numpy()).hexdigest()
+
+
+# --- for `crate bench` -----------------------------------------------------------
+
+
+def evaluation_work(resolved: Resolved, runtime: Runtime) -> tuple[Work, int]:
+    """Looking at pictures of noise, and how many of them a run looks at at once."""
+    recipe, model = resolved.recipe, parents_network(resolved, None, runtime)
+    look = functools.partial(image_features, model, kind=recipe.features)
+    return look_at_noise(look, recipe, runtime), min(recipe.compute.micro_batch or BATCH, BATCH)

@@ -9,17 +9,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from crate.data.catalogue import ImageSet, get_dataset, odd_count
+from crate.data.catalogue import ImageSet
 from crate.data.images import normalise
 from crate.data.scenes import IGNORED, open_scenes
 from crate.data.segmentation import LabelledScenes, windows
 from crate.errors import RunError, UsageError
 from crate.models.segmenter import Segmenter, build_segmenter
 from crate.records import RunFolder
-from crate.runtime import Runtime, seed_for
+from crate.runtime import Runtime
 from crate.tasks.base import Resolved
+from crate.tasks.segmentation.cost import COST
 from crate.tasks.segmentation.recipe import Segmentation
-from crate.training.loop import fit, read_weights, save_weights
+from crate.tasks.stage import TrainingStage
+from crate.training.loop import Batch
 
 # Windows looked at together in a test, without `micro_batch`: as many as have this many logits.
 EVALUATION_LOGITS = 2**28
@@ -48,84 +50,100 @@ def run(
     Returns:
         metrics (`scores`, all in %, and the number of pictures evaluated) and details for run.json.
     """
-    recipe, dataset = resolved.recipe, get_dataset(resolved.recipe.dataset)
-    if recipe.stride > recipe.image_size:
-        raise UsageError(
-            f"{resolved.run}: a stride of {recipe.stride} leaves gaps between windows of "
-            f"{recipe.image_size} pixels"
-        )
+    stage = STAGE(resolved, runtime, data_root)
+    if resolved.recipe.predictor == "model":
+        return stage.train(folder, identity, parent)
+    stage.open()
+    pictures = readable(stage.evaluated.evaluation(resolved.recipe))
+    if resolved.recipe.predictor == "ground_truth":
+        pairs, details = ((truth, truth) for _, truth in pictures), {}
+    else:
+        common = most_frequent(stage.open_training())
+        pairs = ((truth, torch.full_like(truth, common)) for _, truth in pictures)
+        details = {"most_frequent_class": common}
+    return evaluate(pairs, stage.dataset, runtime), details
 
-    def open_part(split: str, held_out_for: str = "test") -> LabelledScenes:
-        scenes = open_scenes(dataset, split, data_root, held_out_for=held_out_for)
+
+class SegmentationStage(TrainingStage):
+    COST = COST
+    WATCHED = ("miou",)
+
+    def open(self) -> None:
+        stride, size = self.recipe.stride, self.recipe.image_size
+        if stride > size:
+            raise UsageError(
+                f"{self.run}: a stride of {stride} leaves gaps between windows of {size} pixels"
+            )
+        self.evaluated = self._open(self.recipe.evaluate)
+
+    def _open(self, split: str, held_out_for: str = "test") -> LabelledScenes:
+        scenes = open_scenes(self.dataset, split, self.data_root, held_out_for=held_out_for)
         if not scenes.has_maps:
-            raise UsageError(f"{resolved.run}: {dataset.title} has no class maps")
-        return LabelledScenes(scenes, dataset, runtime=runtime)
+            raise UsageError(f"{self.run}: {self.dataset.title} has no class maps")
+        return LabelledScenes(scenes, self.dataset, runtime=self.runtime)
 
-    evaluated = open_part(recipe.evaluate)  # first: it must not fail afterwards
-    if recipe.predictor == "ground_truth":
-        pairs = ((truth, truth) for _, truth in readable(evaluated.evaluation(recipe)))
-        return evaluate(pairs, dataset, runtime), {}
-    if recipe.predictor == "whole_image":
-        common = most_frequent(open_part("train", recipe.evaluate))
-        pairs = (
-            (truth, torch.full_like(truth, common))
-            for _, truth in readable(evaluated.evaluation(recipe))
-        )
-        return evaluate(pairs, dataset, runtime), {"most_frequent_class": common}
+    def build(self) -> Segmenter:
+        return self.start(None)[0]
 
-    seed = resolved.run.seed
-    torch.manual_seed(seed_for(seed, "init", *resolved.run.chain))
-    weights = None if parent is None else read_weights(parent)
-    model, transferred = build_segmenter(resolved.spec, recipe, dataset.classes, weights)
-    details: dict = {} if parent is None else {"carried": transferred}
-    model.to(runtime.device)
+    def start(self, weights: dict[str, Tensor] | None) -> tuple[Segmenter, dict | None]:
+        """The decoder is always new."""
+        return build_segmenter(self.spec, self.recipe, self.dataset.classes, weights)
 
-    def measure() -> dict:
+    def prepare(self, model: Segmenter) -> nn.Module:
+        return self._prepare_norms(model) if self.recipe.trains else model
+
+    def _prepare_norms(self, model: Segmenter) -> nn.Module:
+        """BatchNorm over all GPUs where there are several; elsewhere over each micro-batch.
+
+        Raises `UsageError` where some micro-batch of UPerNet has one picture, of which its coarsest
+        map would be one value a channel.
+        """
+        world = self.runtime.world
+        if world > 1 and self.runtime.device.type == "cuda":
+            return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        if self.recipe.decoder != "upernet":
+            return model
+        size = self.recipe.batch_size // world
+        micro = min(self.recipe.compute.micro_batch or size, size)
+        if 1 in (micro, size % micro):
+            raise UsageError(
+                f"{self.run}: BatchNorm needs two pictures at once, and {size} a process in "
+                f"micro-batches of {micro} leave one alone"
+            )
+        return model
+
+    def open_training(self) -> LabelledScenes:
+        return self._open("train", self.recipe.evaluate)
+
+    def batches(self, source: LabelledScenes, first: int, last: int) -> Iterator[Batch]:
+        for pixels, maps in source.training(self.recipe, self.seed, first, last):
+            yield normalise(pixels, self.dataset), maps
+
+    def loss(self, network: nn.Module, batch: Batch) -> Tensor:
+        images, maps = batch
+        return segmentation_loss(network(images), maps, self.recipe.auxiliary)
+
+    def measure(self) -> dict:
+        model, recipe, runtime = self.model, self.recipe, self.runtime
         same_statistics(model, runtime)
         model.eval()
-        pictures = readable(evaluated.evaluation(recipe))
-        return evaluate(segment(model, pictures, recipe, dataset, runtime), dataset, runtime)
+        pictures = readable(self.evaluated.evaluation(recipe))
+        pairs = segment(model, pictures, recipe, self.dataset, runtime)
+        return evaluate(pairs, self.dataset, runtime)
 
-    if recipe.trains:
-        source = open_part("train", recipe.evaluate)
-        if runtime.main and (warning := odd_count(dataset, len(source))):
-            print(f"warning: {warning}", file=sys.stderr)
-        per_epoch = len(source) // recipe.batch_size
-        details["training_images"] = len(source)
-        total = recipe.total_updates(per_epoch)
-        if not per_epoch or not total:
-            raise UsageError(
-                f"{resolved.run}: {len(source):,} images in batches of {recipe.batch_size:,} are not "
-                "a single update"
-            )
-        model = prepare_norms(model, resolved, runtime)
+    def evaluation_batch(self, model: nn.Module) -> int:
+        return windows_at_once(self.recipe, self.dataset)
 
-        def training_batches(first: int) -> Iterator[tuple[Tensor, Tensor]]:
-            for pixels, maps in source.training(recipe, seed, first, total):
-                yield normalise(pixels, dataset), maps
+    def random_batch(self, model: nn.Module, count: int) -> Batch:
+        images = self.random_images(count)
+        shape = (count, *images.shape[-2:])
+        return images, torch.randint(self.dataset.classes, shape, device=images.device)
 
-        def loss(network: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
-            images, maps = batch
-            return segmentation_loss(network(images), maps, recipe.auxiliary)
+    def evaluate_batch(self, model: nn.Module, batch: Batch) -> Tensor:
+        return model(batch[0])
 
-        details |= fit(
-            model,
-            loss=loss,
-            batches=training_batches,
-            steps_per_epoch=per_epoch,
-            recipe=recipe,
-            runtime=runtime,
-            folder=folder,
-            identity=identity,
-            seed=seed,
-            name=str(resolved.run),
-            watch=lambda: {"miou": measure()["miou"]},
-            size=len(source),
-        )
-    metrics = measure()
-    if runtime.main:
-        save_weights(model, folder)
-    return metrics, details
+
+STAGE = SegmentationStage
 
 
 # --- training -----------------------------------------------------------
@@ -145,27 +163,6 @@ def segmentation_loss(scores: tuple[Tensor, ...], maps: Tensor, auxiliary: float
     ]
     weights = (1.0, auxiliary)[: len(losses)]
     return sum(w * value for w, value in zip(weights, losses, strict=True)) / target.numel()
-
-
-def prepare_norms(model: Segmenter, resolved: Resolved, runtime: Runtime) -> Segmenter:
-    """BatchNorm over all GPUs where there are several; elsewhere over each process's micro-batch.
-
-    Raises `UsageError` where some micro-batch of UPerNet has one picture, of which its coarsest map
-    would be one value a channel.
-    """
-    if runtime.world > 1 and runtime.device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    recipe = resolved.recipe
-    if recipe.decoder != "upernet":
-        return model
-    size = recipe.batch_size // runtime.world
-    micro = min(recipe.compute.micro_batch or size, size)
-    if 1 in (micro, size % micro):
-        raise UsageError(
-            f"{resolved.run}: BatchNorm needs two pictures at once, and {size} a process in "
-            f"micro-batches of {micro} leave one alone"
-        )
-    return model
 
 
 def same_statistics(model: nn.Module, runtime: Runtime) -> None:
@@ -213,10 +210,7 @@ def segment(
     pictures: pixels (3, h, w) and map (H, W), both uint8. Their windows go through the network
     together, up to `micro_batch`.
     """
-    size = recipe.image_size
-    most = recipe.compute.micro_batch or min(
-        max(1, EVALUATION_LOGITS // (dataset.classes * size**2)), EVALUATION_WINDOWS
-    )
+    size, most = recipe.image_size, windows_at_once(recipe, dataset)
     group, waiting = [], 0
     for pixels, truth in pictures:
         images = normalise(pixels[None].to(runtime.device), dataset)
@@ -226,6 +220,12 @@ def segment(
             yield from _segment(model, group, size, recipe.stride, most)
             group, waiting = [], 0
     yield from _segment(model, group, size, recipe.stride, most)
+
+
+def windows_at_once(recipe: Segmentation, dataset: ImageSet) -> int:
+    """Windows that go through the network together in a test."""
+    few = max(1, EVALUATION_LOGITS // (dataset.classes * recipe.image_size**2))
+    return recipe.compute.micro_batch or min(few, EVALUATION_WINDOWS)
 
 
 @torch.inference_mode()

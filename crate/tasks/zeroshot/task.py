@@ -6,18 +6,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from crate.data.captions import caption_tokenizer, class_names, phrases
+from crate.data.captions import VOCABULARIES, caption_tokenizer, class_names, phrases
 from crate.data.catalogue import get_dataset
 from crate.data.images import open_split
 from crate.errors import RunError
 from crate.models.build import build_contrastive
 from crate.models.contrastive import ContrastiveModel
-from crate.models.features import precision
 from crate.models.transfer import transfer_weights
 from crate.records import RunFolder
 from crate.runtime import Runtime, seed_for
 from crate.tasks.base import Resolved
-from crate.tasks.classification.task import EVALUATION_BATCH, evaluate
+from crate.tasks.classification.task import evaluate
+from crate.tasks.frozen import Work, look_at_noise, precision
+from crate.tasks.stage import EVALUATION_BATCH
 from crate.training.loop import read_weights
 
 TEMPERATURE = 0.01  # of the class probabilities: cosines times 100, as in CLIP's and CLIPA's code
@@ -51,12 +52,7 @@ def run(
     opened = {"size": recipe.image_size, "runtime": runtime, "data_root": data_root}
     pictures = open_split(dataset, recipe.evaluate, **opened)
     torch.manual_seed(seed_for(run_.seed, "init", *run_.chain))
-    model = build_contrastive(
-        resolved.spec,
-        image_size=recipe.image_size,
-        vocab_size=encode.vocab_size,
-        context_length=recipe.context_length,
-    )
+    model = _network(resolved)
     if parent is not None:
         weights = read_weights(parent)
         rows = len(weights.get("text.token_embedding.weight", ()))
@@ -67,7 +63,7 @@ def run(
             )
         transfer_weights(model, weights, [])
     model.to(runtime.device).eval()
-    most = min(recipe.compute.micro_batch or EVALUATION_BATCH, EVALUATION_BATCH)
+    most = _at_once(resolved)
     with torch.inference_mode(), precision(recipe, runtime.device):
         texts = class_features(model, names, phrases(recipe.templates), encode, most)
         batches = pictures.evaluation(recipe, most)
@@ -100,3 +96,27 @@ def class_features(
         parts = [model.encode_text(part.to(device)) for part in ids.split(most)]
         features.append(torch.cat(parts).mean(dim=0))
     return F.normalize(torch.stack(features), dim=1)
+
+
+def _network(resolved: Resolved) -> ContrastiveModel:
+    recipe = resolved.recipe
+    return build_contrastive(
+        resolved.spec,
+        image_size=recipe.image_size,
+        vocab_size=VOCABULARIES[recipe.tokenizer],
+        context_length=recipe.context_length,
+    )
+
+
+def _at_once(resolved: Resolved) -> int:
+    """Pictures that are looked at at once."""
+    return min(resolved.recipe.compute.micro_batch or EVALUATION_BATCH, EVALUATION_BATCH)
+
+
+# --- for `crate bench` -----------------------------------------------------------
+
+
+def evaluation_work(resolved: Resolved, runtime: Runtime) -> tuple[Work, int]:
+    """Looking at pictures of noise, and how many of them a run looks at at once."""
+    model = _network(resolved).to(runtime.device).eval()
+    return look_at_noise(model.encode_image, resolved.recipe, runtime), _at_once(resolved)

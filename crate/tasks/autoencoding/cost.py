@@ -1,0 +1,25 @@
+"""The cost of masked autoencoding: of the whole autoencoder."""
+
+from crate.models import flops_autoencoder
+from crate.tasks.base import Resolved
+from crate.tasks.cost import TrainingCost
+
+
+class AutoencodingCost(TrainingCost):
+    FORWARD = ("image_size", "mask_ratio", "normalise_patches")
+
+    def complexity(self, resolved: Resolved) -> tuple[int, int]:
+        recipe, spec = resolved.recipe, resolved.spec
+        size = {"image_size": recipe.image_size}
+        return (
+            flops_autoencoder.autoencoder_parameter_count(spec, **size),
+            flops_autoencoder.autoencoder_macs(spec, **size, mask_ratio=recipe.mask_ratio),
+        )
+
+    def looked_at(self, resolved: Resolved, looks: int) -> int:
+        """The evaluated split, and once at as many training pictures."""
+        evaluated, trained_on = self.evaluated(resolved), self.sizes(resolved)["train"]
+        return looks * evaluated + min(evaluated, trained_on)
+
+
+COST = AutoencodingCost()

@@ -1,0 +1,22 @@
+"""The cost of looking at a few pictures layer by layer; the coding rates are not counted."""
+
+from crate.data.catalogue import get_dataset
+from crate.tasks.base import Resolved
+from crate.tasks.cost import KindCost
+
+
+class LayerwiseCost(KindCost):
+    TIMES_ALL = True
+
+    def evaluated(self, resolved: Resolved) -> int:
+        """Of each split, as many as the recipe asks for, or all."""
+        recipe, sizes = resolved.recipe, self.sizes(resolved)
+        scenes = get_dataset(recipe.dataset).scenes
+        splits = (recipe.evaluate,) if scenes else (recipe.evaluate, "train")
+        return sum(min(recipe.pictures, sizes.get(split, 0)) for split in splits)
+
+    def not_counted(self, resolved: Resolved) -> str:
+        return "the coding rates of layers"
+
+
+COST = LayerwiseCost()

@@ -1,0 +1,5 @@
+"""The cost of starting from an official checkpoint."""
+
+from crate.tasks.cost import KindCost
+
+COST = KindCost()

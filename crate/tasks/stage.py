@@ -1,0 +1,189 @@
+"""The training stage: what all kinds of training share, from building the network to its metrics.
+
+A kind of training is a `TrainingStage` that gives its network, examples, loss and measure; `crate
+bench` times the same network and loss on random batches.
+"""
+
+import abc
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from crate.data.catalogue import get_dataset, odd_count
+from crate.errors import UsageError
+from crate.models.transfer import transfer_weights
+from crate.records import RunFolder, read_json
+from crate.runtime import Runtime, seed_for
+from crate.tasks.base import Resolved
+from crate.tasks.cost import TrainingCost
+from crate.training.loop import Batch, Examples, Session, fit, read_weights, save_weights
+
+EVALUATION_BATCH = 500  # examples that are evaluated at once, at most
+
+
+class TrainingStage(abc.ABC):
+    """One kind of training, of one run in this process.
+
+    COST           its closed forms
+    WATCHED        metrics of `measure` that are looked at while it trains
+    UNIT           what is counted: "images", "pairs" or "tokens"
+    MICRO_BATCHES  whether the loss of a batch is the mean over its micro-batches
+    """
+
+    COST: ClassVar[TrainingCost]
+    WATCHED: ClassVar[tuple[str, ...]]
+    UNIT: ClassVar[str] = "images"
+    MICRO_BATCHES: ClassVar[bool] = True
+
+    def __init__(self, resolved: Resolved, runtime: Runtime, data_root: str | Path):
+        self.resolved, self.runtime, self.data_root = resolved, runtime, data_root
+        self.run, self.recipe, self.spec = resolved.run, resolved.recipe, resolved.spec
+        self.seed, self.dataset = resolved.run.seed, get_dataset(resolved.recipe.dataset)
+        self.epochs = 0.0  # that were trained
+
+    # what a kind of training gives
+
+    @abc.abstractmethod
+    def open(self) -> None:
+        """Open what the run is evaluated on, and whatever else must not fail after hours."""
+
+    @abc.abstractmethod
+    def build(self) -> nn.Module:
+        """The network, as torch's seed initialises it."""
+
+    @abc.abstractmethod
+    def open_training(self) -> Any:
+        """What is trained on, with a length; the evaluated examples are held out of it."""
+
+    @abc.abstractmethod
+    def batches(self, source: Any, first: int, last: int) -> Iterator[Batch]:
+        """This rank's batches of updates `first` to `last` - 1."""
+
+    @abc.abstractmethod
+    def loss(self, network: nn.Module, batch: Batch) -> Tensor:
+        """Mean loss of a batch, a scalar."""
+
+    @abc.abstractmethod
+    def measure(self) -> dict:
+        """Metrics of the evaluated split, by `self.model`, over all ranks."""
+
+    @abc.abstractmethod
+    def random_batch(self, model: nn.Module, count: int) -> Batch:
+        """A batch of random data as training has it, for `crate bench`."""
+
+    @abc.abstractmethod
+    def evaluate_batch(self, model: nn.Module, batch: Batch) -> object:
+        """What `measure` does with one batch, for `crate bench`."""
+
+    def evaluation_batch(self, model: nn.Module) -> int:
+        """Examples that are evaluated at once."""
+        return min(self.recipe.compute.micro_batch or EVALUATION_BATCH, EVALUATION_BATCH)
+
+    # what a kind of training may change
+
+    def start(self, weights: dict[str, Tensor] | None) -> tuple[nn.Module, dict | None]:
+        """The network with its parent's weights, and what was transferred, for run.json."""
+        model = self.build()
+        if weights is None:
+            return model, None
+        return model, transfer_weights(model, self.adapt(weights), self.recipe.dont_load)
+
+    def adapt(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What this network takes of its parent's weights."""
+        return weights
+
+    def prepare(self, model: nn.Module) -> nn.Module:
+        """The network as it is trained."""
+        return model
+
+    def examples(self, source: Any) -> Examples:
+        """What `fit` trains on."""
+        size, batch = len(source), self.recipe.batch_size
+        per_epoch = size // batch
+        updates = self.recipe.total_updates(per_epoch)
+        if not per_epoch or not updates:
+            raise UsageError(
+                f"{self.run}: {size:,} {self.UNIT} in batches of {batch:,} are not a single update"
+            )
+        return Examples(
+            batches=lambda first: self.batches(source, first, updates),
+            size=size,
+            per_epoch=per_epoch,
+            unit=self.UNIT,
+        )
+
+    def describe(self, source: Any) -> dict:
+        """What run.json records of what is trained on; warns where it is not whole."""
+        warn_odd_count(self.dataset, len(source), self.runtime)
+        return {f"training_{self.UNIT}": len(source)}
+
+    def details(self) -> dict:
+        """What else run.json records, at the end, of a run that trained nothing too."""
+        return {}
+
+    def finish(self, metrics: dict, folder: RunFolder) -> dict:
+        """The metrics as they are recorded, after the weights were saved."""
+        return metrics
+
+    # what is the same in all
+
+    def train(self, folder: RunFolder, identity: str, parent: Path | None) -> tuple[dict, dict]:
+        """Train, if the recipe asks for it, and evaluate; weights are left in `folder`.
+
+        Returns metrics, and details for run.json.
+        """
+        self.open()
+        torch.manual_seed(seed_for(self.seed, "init", *self.run.chain))
+        model, transferred = self.start(None if parent is None else read_weights(parent))
+        details: dict = {} if transferred is None else {"carried": transferred}
+        self.model = self.prepare(model.to(self.runtime.device))
+        updates = 0
+        if self.recipe.trains:
+            source = self.open_training()
+            details |= self.describe(source)
+            examples = self.examples(source)
+            details |= fit(
+                self.model,
+                self.recipe,
+                self.loss,
+                examples,
+                Session(str(self.run), folder, identity, self.seed, self.runtime),
+                watch=self._watch,
+                micro_batches=self.MICRO_BATCHES,
+            )
+            updates = self.recipe.total_updates(examples.per_epoch)
+            self.epochs = updates / examples.per_epoch
+        if self.runtime.main:
+            save_weights(self.model, folder)
+        metrics = self.measure()
+        if "flops" in self.recipe.METRICS:
+            metrics |= self._flops(updates, parent)
+        return self.finish(metrics, folder), details | self.details()
+
+    def _watch(self) -> dict:
+        measured = self.measure()
+        return {key: measured[key] for key in self.WATCHED}
+
+    def _flops(self, updates: int, parent: Path | None) -> dict:
+        """FLOPs of one example's forward pass, and of training since the chain's start."""
+        before = read_json(parent.with_name("metrics.json"))["metrics"] if parent else {}
+        trained = self.COST.training_flops(self.resolved) * updates * self.recipe.batch_size
+        return {
+            "flops": 2 * self.COST.complexity(self.resolved)[1],
+            "train_flops": before.get("train_flops", 0) + trained,
+        }
+
+    def random_images(self, count: int) -> Tensor:
+        """Noise of the shape of a batch of pictures: (count, 3, S, S)."""
+        size = self.recipe.image_size
+        return torch.randn(count, 3, size, size, device=self.runtime.device)
+
+
+def warn_odd_count(dataset: Any, found: int, runtime: Runtime) -> None:
+    """Warn on the screen where a training part has another size than was published."""
+    if runtime.main and (warning := odd_count(dataset, found)):
+        print(f"warning: {warning}", file=sys.stderr)
