@@ -123,12 +123,12 @@ def look_up(run: Run, metric: str, plan: Plan, settings: Settings) -> Found:
     """
     folder = run.folder(settings.results)
     resolved = plan.resolve(run)
-    dataset = get_dataset(resolved.step.dataset)
+    dataset = get_dataset(resolved.recipe.dataset)
     status, note, metrics = "missing", "", {}
     if plan.finished(run, settings.results):
         metrics = read_json(folder / "metrics.json")["metrics"]
         status = "released" if plan.released(run) else "ok"
-        published = dataset.splits.get(resolved.step.evaluate)
+        published = dataset.splits.get(resolved.recipe.evaluate)
         exact = not (dataset.embedded or dataset.approximate)
         if exact and metrics.get(dataset.unit, published) != published:
             status = "incomplete"
@@ -149,7 +149,7 @@ def look_up(run: Run, metric: str, plan: Plan, settings: Settings) -> Found:
         status, note = "failed", record.get("error", "")
     if metrics and metric not in metrics:
         raise RunError(f"{run}: has no metric '{metric}', only {', '.join(metrics)}")
-    if metric in metrics and metric in resolved.step.TIMED:  # whose time is it?
+    if metric in metrics and metric in resolved.recipe.TIMED:  # whose time is it?
         machine = record.get("environment", {})
         note = f"measured on {machine.get('device')}, {machine.get('autocast')}"
     elif metric in metrics:
@@ -159,7 +159,7 @@ def look_up(run: Run, metric: str, plan: Plan, settings: Settings) -> Found:
 
 def whole(run: Run, plan: Plan, settings: Settings) -> bool:
     """Whether a finished run was trained on all of its set, as far as its record tells."""
-    dataset = get_dataset(plan.resolve(run).step.dataset)
+    dataset = get_dataset(plan.resolve(run).recipe.dataset)
     record = read_json(run.folder(settings.results) / "run.json") or {}
     trained_on = record.get(f"training_{dataset.unit}")
     return trained_on is None or not odd_count(dataset, trained_on)
@@ -278,7 +278,7 @@ def training_curves(runs: dict[Run, tuple[str, Found]], plan: Plan) -> list[dict
                 measured = isinstance(value, (int, float)) and not key.endswith("_per_second")
                 if measured and key not in NO_METRIC:
                     curves.setdefault(key, []).append((line["seen"], value))
-        first = plan.experiments.step(run.step, run.scale).METRICS[0]
+        first = plan.experiments.recipe(run.stage, run.scale).METRICS[0]
         for key, value in (found.record.get("result") or {}).get("metrics", {}).items():
             points = curves.setdefault(key, []) if key == first else curves.get(key, [])
             if not points or points[-1][0] < lines[-1]["seen"]:
@@ -289,7 +289,7 @@ def training_curves(runs: dict[Run, tuple[str, Found]], plan: Plan) -> list[dict
         }
         dataset = DATASETS.get(found.record["config"]["step"].get("dataset"))
         unit = "tokens" if isinstance(dataset, TextSet) else dataset.unit if dataset else ""
-        told = {"row": row, "model": run.model, "seed": run.seed, "step": run.step, "unit": unit}
+        told = {"row": row, "model": run.model, "seed": run.seed, "step": run.stage, "unit": unit}
         trained.append(told | {"curves": {key: points for key, points in curves.items() if points}})
     return trained
 

@@ -71,7 +71,7 @@ def account(run: Run, found: Found, plan: Plan, settings: Settings) -> list[tupl
         summary = _summary(config["step"])
         name = config["step"]["dataset"]
         data = DATASETS[name].title if name in DATASETS else name
-        lines.append(("step", f"{step.step}: {data}{', ' if summary else ''}{summary}"))
+        lines.append(("step", f"{step.stage}: {data}{', ' if summary else ''}{summary}"))
     lines.append(("model", _summary(config["model"])))
     if found.status == "unavailable" or not record:
         lines.append(("status", found.note or MARKS[found.status][1]))

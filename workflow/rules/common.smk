@@ -1,7 +1,7 @@
 # Paths and functions that the rules share.
 RUN = f"{RESULTS}/runs/{{model}}/seed{{seed}}/{{chain}}"
 LAUNCHED = SETTINGS.launcher == "slurm"
-STEPS = PLAN.steps_by_task(SETTINGS.scale)
+STEPS = PLAN.recipes_by_task(SETTINGS.scale)
 TABLES, FIGURES = PLAN.experiments.tables, PLAN.figures()
 
 
