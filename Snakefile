@@ -12,6 +12,7 @@ sys.path.insert(0, workflow.basedir)  # the package beside this file, installed 
 from crate.workflow import driver
 from crate.planning.identity import definition_identity
 from crate.runs import parse_path
+from crate.published import record_file
 
 
 configfile: "experiments/config.yaml"

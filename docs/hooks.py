@@ -52,13 +52,9 @@ NAMES = {"adamw": "AdamW", "lion": "Lion", "upernet": "UPerNet", "knn": "k-NN"}
 
 
 def published_figure(name: str) -> Path | None:
-    """A figure as SVG or PNG, whichever is smaller; None where it is not published."""
-    files = [PUBLISHED / f"figures/{name}.{kind}" for kind in ("svg", "png")]
-    return min(
-        (path for path in files if path.is_file()),
-        key=lambda path: path.stat().st_size,
-        default=None,
-    )
+    """The file of a published figure; None where it is not published."""
+    path = PUBLISHED / f"figures/{name}.png"
+    return path if path.is_file() else None
 
 
 def on_files(files, config):

@@ -18,6 +18,7 @@ from crate.planning.identity import task_identity
 from crate.planning.loader import Experiments
 from crate.planning.settings import Settings
 from crate.planning.tables import Table
+from crate.published import published_results, read_record
 from crate.recipes import Recipe, Training
 from crate.records import canonical_json, read_json
 from crate.runs import FROM, Run, parse_path
@@ -202,12 +203,15 @@ class Plan:
         return whole and (run.folder(results) / "metrics.json").is_file()
 
     def frozen(self, run: Run, settings: Settings) -> Path | None:
-        """The folder of a run's published record, if settings ask for it and there is one."""
-        folder = run.folder(Path(settings.results) / "published")
+        """The folder that names a run's published record, if settings ask for it and there is one.
+
+        Raises:
+            RunError: the file of published records is damaged.
+        """
         if not settings.frozen or self.finished(run, settings.results):
             return None
-        record = read_json(folder / "run.json") or {}
-        return folder if record.get("status") == "complete" else None
+        folder = run.folder(published_results(settings.results))
+        return folder if read_record(folder).get("status") == "complete" else None
 
     def recipes_by_task(self, scale: str) -> dict[str, list[str]]:
         """Kind of step → the steps of that kind."""

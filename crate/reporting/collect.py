@@ -22,6 +22,7 @@ from crate.data.examples import read_examples, write_examples
 from crate.errors import RunError
 from crate.planning.plan import Plan
 from crate.planning.settings import Settings
+from crate.published import published_results, read_history, read_record
 from crate.records import canonical_json, read_json, write_text
 from crate.runs import Run
 
@@ -136,7 +137,7 @@ def look_up(run: Run, metric: str, plan: Plan, settings: Settings) -> Found:
         folder, status = published_folder, "frozen"
     elif why_not := plan.unavailable(run, settings):
         status, note = "unavailable", why_not
-    record = read_json(folder / "run.json") or {}
+    record = read_record(folder)
     if status == "frozen":
         metrics = record["result"]["metrics"]
         if canonical_json(record.get("config")) != resolved.config_json:
@@ -183,7 +184,7 @@ def training_json(results: str | Path, scale: str, table: str) -> Path:
 
 def published_examples(table: str, row: str, settings: Settings) -> list[dict]:
     """A row's pictures of the published figure, if there are any."""
-    path = examples_npz(Path(settings.results) / "published", settings.scale, table)
+    path = examples_npz(published_results(settings.results), settings.scale, table)
     found = read_examples(path) if path.is_file() else []
     return [example for example in found if example["row"] == row]
 
@@ -193,15 +194,9 @@ EXAMPLES = 3  # pictures of a run that a figure shows
 
 def history(found: Found) -> list[dict]:
     """The lines of a run's train.jsonl, each with how many examples were "seen" until then."""
-    path = found.folder / "train.jsonl"
-    if not path.is_file():
+    lines = read_history(found.folder)
+    if not lines:
         return []
-    lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(line))
-        except ValueError:  # the last one, of a run that was killed
-            break
     batch = found.record["config"]["step"].get("batch_size")
     # records that are older than this key are of images
     return [line if "seen" in line else line | {"seen": line["step"] * batch} for line in lines]
@@ -242,7 +237,7 @@ def ancestry(run: Run, found: Found) -> Iterator[tuple[Run, Found]]:
     root = _root(run, found)
     for step in run.lineage:
         folder = step.folder(root)
-        record = found.record if step == run else read_json(folder / "run.json") or {}
+        record = found.record if step == run else read_record(folder)
         yield step, dataclasses.replace(found, folder=folder, record=record)
 
 

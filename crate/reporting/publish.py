@@ -1,4 +1,10 @@
-"""`crate publish`: what was regenerated, with the records behind it, into `results/published/`."""
+"""`crate publish`: regenerated tables, and the records behind them, into `results/published/`.
+
+results/published/<scale>/tables/<table>.{md,tex,csv}, figures/<figure>.png, metrics/<table>.*
+results/published/<scale>/metrics.csv, tuning.csv
+results/published/<scale>/runs.jsonl, training.jsonl      see crate/published.py
+results/published/<scale>/report.html         crate report --published; git ignores it
+"""
 
 import shutil
 from pathlib import Path
@@ -6,6 +12,15 @@ from pathlib import Path
 from crate.errors import RunError
 from crate.planning.plan import Plan
 from crate.planning.settings import Settings
+from crate.published import (
+    published_results,
+    published_runs,
+    published_training,
+    read_history,
+    read_record,
+    write_runs,
+    write_training,
+)
 from crate.records import atomic_path
 from crate.reporting.collect import metrics_csv, read_csv, read_metrics, write_joined_metrics
 from crate.reporting.report import write_report
@@ -14,15 +29,17 @@ from crate.runs import parse_path
 
 
 def publish(plan: Plan, settings: Settings) -> list[Path]:
-    """Copy what was regenerated, with the run.json behind every value, to `results/published/`.
+    """Copy regenerated tables, with the record of every run behind a value, to results/published.
 
-    Not the figures of training: the report has their curves, and train.jsonl the numbers.
+    Tables that were not regenerated stay, with their records. Figures of training are left out:
+    the report draws their curves. Returns the files written.
 
     Raises:
-        RunError: a table has values that are failed, missing or partial.
+        RunError: a table has failed, missing, incomplete or frozen values, or a file of published
+            records is damaged.
     """
     source = Path(settings.results) / settings.scale
-    target = Path(settings.results) / "published" / settings.scale
+    target = published_results(settings.results) / settings.scale
     names = [
         name
         for name in plan.experiments.tables
@@ -30,28 +47,25 @@ def publish(plan: Plan, settings: Settings) -> list[Path]:
     ]
     if not names:
         raise RunError(f"there are no tables under {source} to publish")
-    runs: dict[str, None] = {}
+    runs: set[str] = set()
     for name in names:
-        metrics = read_metrics(name, settings)
-        if metrics["status"].isin(("frozen", "earlier")).any():
-            raise RunError(
-                f"table {name} has frozen cells, which are published already; make it without "
-                "frozen=true first"
-            )
-        if not metrics["status"].isin(("ok", "released", "unavailable")).all():
-            raise RunError(
-                f"table {name} is not complete; run 'snakemake --cores all table_{name}' first"
-            )
-        runs |= dict.fromkeys(metrics[metrics["status"] != "unavailable"]["run"])
-    for name in list(runs):  # the parents are behind the values too
-        for run in parse_path(name)[0].ancestors:
-            runs.setdefault(run.folder("").as_posix())
+        runs |= _runs_behind(name, settings)
+    folders = {_name(run): Path(settings.results) / run for run in sorted(runs)}
+    own = {run: record for run, folder in folders.items() if (record := read_record(folder))}
+    records = published_runs(target) | own
+    histories = {run: lines for run, lines in published_training(target).items() if run not in own}
+    histories |= {run: lines for run in own if (lines := read_history(folders[run]))}
+
     drawn = [figure for figure in map(plan.figure_of, names) if figure]
     files = [
         path
-        for folder, stems in (("tables", names), ("figures", drawn), ("metrics", names))
+        for folder, stems, pattern in (
+            ("tables", names, "{}.*"),
+            ("figures", drawn, "{}.png"),
+            ("metrics", names, "{}.*"),
+        )
         for stem in stems
-        for path in sorted((source / folder).glob(f"{stem}.*"))
+        for path in sorted((source / folder).glob(pattern.format(stem)))
         if path.suffix not in (".log", ".partial") and not path.name.endswith(".training.json")
     ]
     other = set(plan.experiments.tables) - set(names)  # they stay as they are
@@ -61,12 +75,9 @@ def publish(plan: Plan, settings: Settings) -> list[Path]:
             if path.name.split(".")[0] not in stay.get(folder, other):
                 path.unlink()
     written = [_copy(path, target / path.relative_to(source)) for path in files]
-    for name in runs:
-        folder = Path(settings.results) / name
-        for file in ("run.json", "train.jsonl"):
-            if (folder / file).exists():
-                written.append(_copy(folder / file, target.parent / name / file))
-    _drop_unused(target)
+    used = _used(target)
+    written.append(write_runs(target, {run: records[run] for run in used & records.keys()}))
+    written.append(write_training(target, {run: histories[run] for run in used & histories.keys()}))
     written.append(write_joined_metrics(plan, target.parent, settings.scale))
     if outcomes := read_outcomes(source / "tuning.csv"):
         add_outcomes(target / "tuning.csv", outcomes)  # beside those of the tables that stay
@@ -75,21 +86,43 @@ def publish(plan: Plan, settings: Settings) -> list[Path]:
     return written
 
 
-def _drop_unused(target: Path) -> None:
-    """Delete the published records that no published table shows, nor starts from."""
-    used = set()
-    for path in (target / "metrics").glob("*.csv"):
-        if not path.stem.endswith(".losses"):
-            for name in read_csv(path)["run"].unique():
-                run = parse_path(name)[0]
-                used |= {stage.folder(target.parent) for stage in run.lineage}
-    for path in list((target / "runs").rglob("run.json")):
-        if path.parent not in used:
-            path.unlink()
-            path.with_name("train.jsonl").unlink(missing_ok=True)
-    for folder in sorted((target / "runs").rglob("*"), reverse=True):
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+def _runs_behind(table: str, settings: Settings) -> set[str]:
+    """The folders, within results, of the runs that a table shows and of their ancestors.
+
+    Raises:
+        RunError: the table may not be published.
+    """
+    metrics = read_metrics(table, settings)
+    if metrics["status"].isin(("frozen", "earlier")).any():
+        raise RunError(
+            f"table {table} has frozen cells, which are published already; make it without "
+            "frozen=true first"
+        )
+    if not metrics["status"].isin(("ok", "released", "unavailable")).all():
+        raise RunError(
+            f"table {table} is not complete; run 'snakemake --cores all table_{table}' first"
+        )
+    return _lineages(metrics[metrics["status"] != "unavailable"]["run"])
+
+
+def _lineages(runs) -> set[str]:
+    """Folders within results, those of ancestors added."""
+    return {
+        stage.folder("").as_posix() for name in set(runs) for stage in parse_path(name)[0].lineage
+    }
+
+
+def _name(run: str) -> str:
+    """A run's folder within results as its folder within the scale: mini/runs/… → runs/…"""
+    return run.split("/", 1)[1]
+
+
+def _used(target: Path) -> set[str]:
+    """The runs that published tables show or start from; the records of others are dropped."""
+    tables = [
+        path for path in (target / "metrics").glob("*.csv") if not path.stem.endswith(".losses")
+    ]
+    return {_name(run) for path in tables for run in _lineages(read_csv(path)["run"])}
 
 
 def _copy(source: Path, target: Path) -> Path:

@@ -21,7 +21,8 @@ from crate.errors import RunError
 from crate.planning.plan import Plan
 from crate.planning.settings import Settings
 from crate.planning.tables import Column, Table
-from crate.records import read_json, write_text
+from crate.published import published_results, read_record
+from crate.records import write_text
 from crate.reporting.charts import COLOURS
 from crate.reporting.collect import Found, ancestry, metrics_csv, read_metrics, training_curves
 from crate.reporting.explain import account, config_words, wall_seconds
@@ -37,7 +38,7 @@ def write_report(plan: Plan, settings: Settings, *, published: bool = False) -> 
     Raises:
         RunError: no table of the scale is collected yet.
     """
-    root = Path(settings.results) / "published" if published else Path(settings.results)
+    root = published_results(settings.results) if published else Path(settings.results)
     if published:  # for others, whose data lie elsewhere
         usual = plan.experiments.settings()
         settings = settings.model_copy(update={"data_root": usual.data_root})
@@ -157,7 +158,7 @@ def _values(
         yield (
             line,
             run,
-            Found(value, line.status, line.note, folder, read_json(folder / "run.json") or {}),
+            Found(value, line.status, line.note, folder, read_record(folder)),
         )
 
 

@@ -18,6 +18,13 @@ from crate.errors import RunError, UsageError
 from crate.planning.loader import Experiments
 from crate.planning.plan import Plan
 from crate.planning.tables import Column
+from crate.published import (
+    published_results,
+    published_runs,
+    published_training,
+    write_runs,
+    write_training,
+)
 from crate.records import read_json, write_json
 from crate.reporting.charts import _titled, write_figure
 from crate.reporting.collect import (
@@ -76,6 +83,17 @@ def train(plan, finish):
                     finish(ancestor, top1=50.0 + run.seed)
 
     return train
+
+
+def freeze(settings) -> None:
+    """Move the records of what was run to results/published."""
+    scale = Path(settings.results) / settings.scale
+    records = {
+        path.parent.relative_to(scale).as_posix(): read_json(path)
+        for path in scale.rglob("run.json")
+    }
+    write_runs(published_results(settings.results) / settings.scale, records)
+    shutil.rmtree(scale)
 
 
 def printed(plan, settings, *, partial=False) -> dict[str, dict[str, str]]:
@@ -466,36 +484,46 @@ def test_publishing_copies_what_is_behind_every_value(plan, setup, train):
     stale.mkdir(parents=True)
     (stale / "gone.md").write_text("of a table that is no more")
     (stale / "models.md").write_text("of a table that is published already")
-    record = stale.parent / "runs/crate_tiny_patch16/seed0/architecture/run.json"
-    record.parent.mkdir(parents=True)
-    record.write_text("{}")
+    used, unused = (f"runs/crate_tiny_patch16/seed{seed}/architecture" for seed in (0, 1))
+    write_runs(stale.parent, {used: {"commit": "earlier"}, unused: {}})
+    write_training(stale.parent, {used: [{"step": 1, "loss": 2.0}], unused: []})
     shown = "row,column,model,chain,seed,metric,value,status,note,run\n"
     shown += "a,b,crate_tiny_patch16,architecture,0,depth,12,ok,,"
     shown += "mini/runs/crate_tiny_patch16/seed0/architecture\n"
     (stale.parent / "metrics").mkdir()
     (stale.parent / "metrics/models.csv").write_text(shown)
-    unused = stale.parent / "runs/crate_tiny_patch16/seed1/architecture/run.json"
-    unused.parent.mkdir(parents=True)
-    unused.write_text("{}")
     trial = dict.fromkeys(FIELDS, "") | {"step": "imagenet21k_cpal", "value": "77.02"}
     newer = trial | {"step": "imagenet1k", "value": "70.1"}
     add_outcomes(stale.parent / "tuning.csv", [trial, newer | {"value": "60"}])
     add_outcomes(Path(settings.results) / "mini" / "tuning.csv", [newer])
-    publish(plan, settings)
-    assert read_outcomes(stale.parent / "tuning.csv") == [trial, newer]
-    assert record.exists()
-    assert not unused.parent.exists()
     target = stale.parent
+    trained = next(
+        run for run in plan.table_runs("ablation", settings) if run.stage == "imagenet21k"
+    )
+    history = [{"step": 1, "loss": 2.5, "lr": 0.1}, {"step": 2, "loss": 1.5, "lr": 0.1}]
+    text = "".join(f"{json.dumps(line)}\n" for line in history)
+    (trained.folder(settings.results) / "train.jsonl").write_text(text)
+    written = publish(plan, settings)
+    assert {target / "runs.jsonl", target / "training.jsonl"} <= set(written)
+    assert read_outcomes(target / "tuning.csv") == [trial, newer]
+    records, histories = published_runs(target), published_training(target)
+    assert records[used] == {"commit": "earlier"}
+    assert unused not in records
+    shown = trained.folder("").relative_to("mini").as_posix()
+    assert histories == {used: [{"step": 1, "loss": 2.0}], shown: history}
     found = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
     assert {"metrics.csv", "metrics/ablation.csv"} <= found
     assert {name for name in found if name.startswith("tables/")} == {
         *(f"tables/ablation.{suffix}" for suffix in ("md", "tex", "csv")),
         "tables/models.md",
     }
-    records = {name for name in found if name.endswith("run.json")}
     assert len(records) == 4 * 2 + 2 + 1
-    parent = "runs/crate_alpha_base_patch32/seed0/imagenet21k/run.json"
-    assert read_json(target / parent)["commit"] == "c0ffee"
+    assert records["runs/crate_alpha_base_patch32/seed0/imagenet21k"]["commit"] == "c0ffee"
+
+    # again, with nothing new: the same bytes
+    before = {path: path.read_bytes() for path in target.rglob("*") if path.is_file()}
+    assert publish(plan, settings) == written
+    assert {path: path.read_bytes() for path in target.rglob("*") if path.is_file()} == before
 
 
 def test_the_runs_that_a_shown_run_started_from_are_published_too(folder, setup, train):
@@ -506,8 +534,8 @@ def test_the_runs_that_a_shown_run_started_from_are_published_too(folder, setup,
     rewritten(folder, column, "")
     told = rewritten(folder, "imagenet21k: imagenet21k_untrained, ", "")
     collect("ablation", told, settings)
-    records = [path for path in publish(told, settings) if path.name == "run.json"]
-    assert len(records) == 4 * 2 + 1
+    publish(told, settings)
+    assert len(published_runs(Path(settings.results) / "published/mini")) == 4 * 2 + 1
 
 
 def test_an_incomplete_table_is_not_published(plan, setup, train):
@@ -619,9 +647,7 @@ def test_frozen_cells_come_from_the_published_records(plan, setup, train, finish
     settings = setup("mini")
     train(settings, [[60.0], [70.0], [75.0], [76.0]])
     runs = plan.table_runs("ablation", settings)
-    published = Path(settings.results) / "published"
-    shutil.copytree(Path(settings.results) / "mini", published / "mini")
-    shutil.rmtree(Path(settings.results) / "mini")
+    freeze(settings)
     assert plan.table_runs("ablation", settings) == runs  # they are not taken unasked
     asked = settings.model_copy(update={"frozen": True})
     assert plan.table_runs("ablation", asked) == []
@@ -639,16 +665,15 @@ def test_frozen_cells_come_from_the_published_records(plan, setup, train, finish
 def test_a_record_of_an_earlier_recipe_is_shown_and_not_compared(plan, setup, train):
     settings = setup("mini", "0,1")
     train(settings, [(60.0, 61.0), (99.0, 99.4), (75.0, 75.5), (76.0, 76.5)])
-    published = Path(settings.results) / "published/mini"
-    shutil.copytree(Path(settings.results) / "mini", published)
-    shutil.rmtree(Path(settings.results) / "mini")
     chain = "imagenet21k/imagenet1k/run.json"
     for model, seeds in (("overcomplete", (0, 1)), ("overcomplete_decoupled", (1,))):
         for seed in seeds:
-            path = published / f"runs/crate_base_patch32_{model}/seed{seed}/{chain}"
+            runs = Path(settings.results) / "mini/runs"
+            path = runs / f"crate_base_patch32_{model}/seed{seed}/{chain}"
             record = read_json(path)
             record["config"]["step"]["epochs"] = 91
             write_json(path, record)
+    freeze(settings)
     asked = settings.model_copy(update={"frozen": True})
     rows = printed(plan, asked)
     key = "ImageNet-1K top-1 (%) ↑, ours (mini)"

@@ -40,11 +40,11 @@ def runs_of(table):
 
 
 def records_of(table):
-    """The published records that a table shows in the place of runs."""
+    """The file of published records, if the table shows any in the place of runs."""
     content = PLAN.experiments.table(table)
     cells = PLAN.cells(content, SETTINGS.scale, SETTINGS.seeds)
-    folders = {PLAN.frozen(run, SETTINGS) for _, _, run, _ in cells if SETTINGS.frozen}
-    return sorted(f"{folder}/run.json" for folder in folders - {None})
+    folders = (PLAN.frozen(run, SETTINGS) for _, _, run, _ in cells if SETTINGS.frozen)
+    return sorted({str(record_file(folder)) for folder in folders if folder})
 
 
 def collected(table):
