@@ -358,7 +358,7 @@ def _tables(options) -> None:
         if options.partial or not options.target.startswith("figure_"):
             write_table(name, plan, settings)
     for figure in plan.target_figures(options.target):
-        from crate.reporting.charts import write_figure
+        from crate.reporting.figures import write_figure
 
         write_figure(figure, plan, settings)
 

@@ -1,4 +1,4 @@
-"""Pictures with masks drawn over them, and the few examples a run keeps for a figure; no torch.
+"""The few examples that a run keeps for a figure, as a file; no torch.
 
 An example is a dict: "image" uint8 (h, w, 3), and "masks" bool (n, h, w) or "attention" float16
 (heads, grid h, grid w); of an autoencoder, with the attention, also "masked" and "reconstruction",
@@ -17,42 +17,8 @@ from crate.records import atomic_path
 
 EXAMPLES = 6  # pictures of a split that a run keeps
 EXAMPLE_SIDE = 256  # px, of the longer side
-OPACITY = 0.45
-# Okabe & Ito's colours, as the figures have them: told apart by all kinds of colour vision
-COLOURS = (
-    (0, 114, 178),
-    (230, 159, 0),
-    (0, 158, 115),
-    (204, 121, 167),
-    (86, 180, 233),
-    (213, 94, 0),
-)
 KEPT_AS_JPEG = {"image": "jpeg", "masked": "masked_jpeg", "reconstruction": "reconstruction_jpeg"}
 EPOCH = (1980, 1, 1, 0, 0, 0)  # a zip's first date: equal content, equal bytes
-
-
-def overlay(image: np.ndarray, masks: list[np.ndarray]) -> np.ndarray:
-    """uint8 (H, W, 3) with each bool (H, W) mask as a translucent colour with an outline."""
-    drawn = image.copy()
-    width = max(1, round(max(image.shape[:2]) / 300))
-    for number, mask in enumerate(masks):
-        colour = np.array(COLOURS[number % len(COLOURS)])
-        drawn[mask] = (drawn[mask] * (1 - OPACITY) + colour * OPACITY).round()
-    for number, mask in enumerate(masks):  # outlines last: no mask hides another's
-        drawn[mask & ~_eroded(mask, width)] = COLOURS[number % len(COLOURS)]
-    return drawn
-
-
-def _eroded(mask: np.ndarray, times: int) -> np.ndarray:
-    """`mask` less its pixels that touch others by a side, `times` over; a picture's rim is kept."""
-    for _ in range(times):
-        smaller = mask.copy()
-        smaller[1:] &= mask[:-1]
-        smaller[:-1] &= mask[1:]
-        smaller[:, 1:] &= mask[:, :-1]
-        smaller[:, :-1] &= mask[:, 1:]
-        mask = smaller
-    return mask
 
 
 def write_examples(path: Path, examples: list[dict]) -> None:

@@ -12,13 +12,13 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from crate.data.catalogue import get_dataset
-from crate.data.examples import overlay
 from crate.environment import EXPERIMENTS
 from crate.errors import RunError, UsageError, nearest
 from crate.models.spec import ModelSpec
 from crate.planning.loader import Experiments
 from crate.planning.plan import Plan
 from crate.records import atomic_path, write_json
+from crate.reporting.overlay import overlay
 from crate.tasks.objects import coco, crf
 from crate.tasks.objects.recipe import Objects
 

@@ -1,72 +1,21 @@
-"""Figures from what was collected in `metrics/<table>.*`, and the table's YAML.
+"""Charts: figures drawn from numbers, one function a kind of figure.
 
-Written as PDF, SVG and PNG, byte for byte the same for the same numbers. No torch.
+Each takes a table's name and returns a matplotlib figure.
 """
 
 import itertools
 import math
-import os
 import re
-from pathlib import Path
 
 from crate.data.catalogue import TextSet, get_dataset
-from crate.data.examples import overlay, read_examples
 from crate.planning.plan import Plan
 from crate.planning.settings import Settings
-from crate.planning.tables import Column, Table
-from crate.records import atomic_path
-from crate.reporting.collect import (
-    examples_npz,
-    read_layers,
-    read_losses,
-    read_metrics,
-    read_training,
-)
+from crate.reporting.collect import read_losses, read_metrics, read_training
+from crate.reporting.style import COLOURS, MARKERS, OURS, PAPER, axis_label, wrap
 from crate.reporting.tables import cells_of
 
-# Okabe & Ito's colours, told apart by all kinds of colour vision
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
-OURS, PAPER = COLOURS[:2]
-MARKERS = ("o", "s", "^", "D")
 
-
-def write_figure(name: str, plan: Plan, settings: Settings) -> list[Path]:
-    """Draw a figure of `plan.figures()` into `figures/<name>.{pdf,svg,png}`."""
-    os.environ.setdefault("MPLCONFIGDIR", str(Path(settings.results) / ".matplotlib"))
-    import matplotlib
-
-    matplotlib.use("agg")
-    matplotlib.rcParams.update({"svg.hashsalt": "crate", "font.size": 9, "pdf.fonttype": 42})
-    table = plan.figures()[name]
-    kinds = {
-        "bars": _bars,
-        "layers": _layers,
-        "tokens": _tokens,
-        "scaling": _scaling,
-        "masks": _masks,
-        "attention": _attention,
-        "curves": _curves,
-        "stages": _stages,
-        "reconstruction": _reconstruction,
-    }
-    if plan.shows_training(name):
-        figure = _training(table, plan, settings)
-    else:
-        figure = kinds[plan.experiments.table(table).figure.kind](table, plan, settings)
-    paths = []
-    for suffix, metadata in (
-        ("pdf", {"CreationDate": None}),
-        ("svg", {"Date": None}),
-        ("png", {"Software": None}),
-    ):
-        path = Path(settings.results) / settings.scale / "figures" / f"{name}.{suffix}"
-        with atomic_path(path) as temporary:
-            figure.savefig(temporary, format=suffix, metadata=metadata, dpi=200)
-        paths.append(path)
-    return paths
-
-
-def _bars(name: str, plan: Plan, settings: Settings):
+def draw_bars(name: str, plan: Plan, settings: Settings):
     """Two panels that share their rows and not their axis: the paper's numbers, and ours."""
     from matplotlib.figure import Figure
 
@@ -87,7 +36,7 @@ def _bars(name: str, plan: Plan, settings: Settings):
 
     _panel(left, paper, PAPER, column.decimals)
     left.set_title("paper", fontsize=9)
-    left.set_ylabel(_axis_label(column))
+    left.set_ylabel(axis_label(column))
     _panel(right, ours, OURS, column.decimals)
     seeds = max(map(len, ours))
     note = f"ours, {settings.scale} scale, {seeds} seed{'s' if seeds != 1 else ''}"
@@ -95,13 +44,13 @@ def _bars(name: str, plan: Plan, settings: Settings):
         note += f"\n{get_dataset(stand_in).title}: other data, another axis"
     right.set_title(note, fontsize=9)
     for axes in (left, right):
-        axes.set_xticks(range(len(rows)), [_wrap(row.label) for row in rows], fontsize=7)
+        axes.set_xticks(range(len(rows)), [wrap(row.label) for row in rows], fontsize=7)
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(content.figure.title)
     return figure
 
 
-def _scaling(name: str, plan: Plan, settings: Settings):
+def draw_scaling(name: str, plan: Plan, settings: Settings):
     """A column against another, the paper's points and ours; then panels of training losses."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
@@ -142,8 +91,8 @@ def _scaling(name: str, plan: Plan, settings: Settings):
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.margins(x=0.2)
         axes.set_title(title, fontsize=9)
-        axes.set_xlabel(_axis_label(x))
-        axes.set_ylabel(_axis_label(y))
+        axes.set_xlabel(axis_label(x))
+        axes.set_ylabel(axis_label(y))
     losses = read_losses(name, settings) if drawn.panels else None
     for axes, (title, labels) in zip(panels[len(scatters) :], drawn.panels.items(), strict=True):
         _losses(axes, losses, labels)
@@ -165,7 +114,7 @@ def _losses(axes, losses, labels: list[str]) -> None:
         axes.plot(curve.index, curve.values, color=colour, linewidth=1, label=label, marker=dots)
 
 
-def _curves(name: str, plan: Plan, settings: Settings):
+def draw_curves(name: str, plan: Plan, settings: Settings):
     """A metric while the runs of a column train: a line a row, a band of one deviation over seeds.
 
     Rows that train nothing are dotted lines across, unless far above: an untrained network is.
@@ -200,7 +149,7 @@ def _curves(name: str, plan: Plan, settings: Settings):
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     dataset = get_dataset(plan.experiments.recipe(column.chain.split("/")[-1], "paper").dataset)
     axes.set_xlabel(f"training {'tokens' if isinstance(dataset, TextSet) else dataset.unit}")
-    axes.set_ylabel(_axis_label(column))
+    axes.set_ylabel(axis_label(column))
     if axes.lines and axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=7, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
@@ -208,7 +157,7 @@ def _curves(name: str, plan: Plan, settings: Settings):
     return figure
 
 
-def _stages(name: str, plan: Plan, settings: Settings):
+def draw_stages(name: str, plan: Plan, settings: Settings):
     """Training losses, a line a row; then two columns side by side, the paper's bars and ours."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter
@@ -258,7 +207,7 @@ def _stages(name: str, plan: Plan, settings: Settings):
                         axes.plot(spots, each, "o", color="black", markersize=2.5, alpha=0.5)
         if not any(values.values()):
             axes.text(0.5, 0.5, "not available", transform=axes.transAxes, ha="center")
-        labels = [_wrap(row.label) for row in rows]
+        labels = [wrap(row.label) for row in rows]
         axes.set_xticks(range(len(rows)), labels, fontsize=7, rotation=20, ha="right")
         axes.set_xlim(-0.5, len(rows) - 0.5)
         axes.set_ylabel(
@@ -281,227 +230,7 @@ def _stages(name: str, plan: Plan, settings: Settings):
     return figure
 
 
-def _masks(name: str, plan: Plan, settings: Settings):
-    """Pictures down, rows of the table across: the masks found, laid over each picture."""
-    content, found = plan.experiments.table(name), _examples(name, settings)
-    labels = [row.label for row in content.rows if row.label in found]
-    figure, panels = _grid(max(map(len, found.values()), default=1), max(1, len(labels)))
-    for across, label in enumerate(labels):
-        panels[0, across].set_title(_short(label), fontsize=6)
-        for axes, example in zip(panels[:, across], found[label], strict=False):
-            axes.imshow(overlay(example["image"], list(example["masks"])), interpolation="none")
-    return _titled(figure, panels, content, settings)
-
-
-def _attention(name: str, plan: Plan, settings: Settings):
-    """A line a head and a block of columns a model: each head over several pictures."""
-    content, found = plan.experiments.table(name), _examples(name, settings)
-    rows = [row for row in content.rows if not row.control and row.label in found]
-    columns = [(row.label, example) for row in rows for example in found[row.label]]
-    heads = min(max((len(example["attention"]) for _, example in columns), default=0), HEADS)
-    figure, panels = _grid(1 + heads, max(1, len(columns)))
-    for across, (label, example) in enumerate(columns):
-        panels[0, across].imshow(example["image"], interpolation="none")
-        panels[0, across].set_title(_short(label), fontsize=6)
-        for axes, weights in zip(panels[1:, across], example["attention"], strict=False):
-            axes.imshow(weights.astype(float), cmap="viridis", interpolation="none")
-    for head in range(1, 1 + heads):
-        panels[head, 0].set_ylabel(f"head {head}", fontsize=6)
-    return _titled(figure, panels, content, settings)
-
-
-HEADS = 6  # that are shown of a model, at most
-
-
-def _reconstruction(name: str, plan: Plan, settings: Settings):
-    """Pictures down; across: whole, masked, filled in by each model, and its attention by head."""
-    content, found = plan.experiments.table(name), _examples(name, settings)
-    rows = content.figure.rows or [row.label for row in content.rows if not row.control]
-    labels = [label for label in rows if label in found]
-    columns: list[tuple[str, list]] = []  # title, and what is shown of each picture
-    for label in labels[:1]:  # pictures and masks are those of all models
-        columns.append(("original", [example["image"] for example in found[label]]))
-        columns.append(("masked", [example["masked"] for example in found[label]]))
-    for label in labels:
-        columns.append((_short(label), [example["reconstruction"] for example in found[label]]))
-    for label in labels:
-        attention = [example["attention"].astype(float) for example in found[label]]
-        columns.append(("", []))  # a gap
-        for head in range(min(HEADS_BESIDE, *map(len, attention))):
-            title = f"{_short(label)}\nhead {head + 1}"
-            columns.append((title, [weights[head] for weights in attention]))
-    down = max((len(shown) for _, shown in columns), default=1)
-    figure, panels = _grid(down, [1.0 if shown else 0.1 for _, shown in columns] or 1)
-    for across, (title, shown) in enumerate(columns):
-        panels[0, across].set_title(title, fontsize=6)
-        for axes, picture in zip(panels[:, across], shown, strict=False):
-            axes.imshow(picture, cmap="viridis", interpolation="none")
-    return _titled(figure, panels, content, settings)
-
-
-HEADS_BESIDE = 4  # that are shown of each of several models side by side, at most
-
-
-def _examples(name: str, settings: Settings) -> dict[str, list[dict]]:
-    """Row → its pictures."""
-    found: dict[str, list[dict]] = {}
-    for example in read_examples(examples_npz(settings.results, settings.scale, name)):
-        found.setdefault(example["row"], []).append(example)
-    return found
-
-
-def _short(label: str) -> str:
-    return _wrap(label.replace(", ", "\n"))
-
-
-def _grid(down: int, across: int | list[float]):
-    """A figure of panels without axes: square, an inch each, or of these widths in inches."""
-    from matplotlib.figure import Figure
-
-    widths = [1.0] * across if isinstance(across, int) else across
-    figure = Figure(figsize=(sum(widths) + 0.3, down + 0.8), layout="constrained")
-    panels = figure.subplots(down, len(widths), squeeze=False, width_ratios=widths)
-    for axes in panels.flat:
-        axes.set_xticks([])
-        axes.set_yticks([])
-        axes.spines[:].set_visible(False)
-    return figure, panels
-
-
-def _titled(figure, panels, content: Table, settings: Settings):
-    if not any(axes.images for axes in panels.flat):
-        panels[0, 0].text(0.5, 0.5, "no pictures\nhere", ha="center", fontsize=7)
-    figure.suptitle(f"{content.figure.title} ({settings.scale} scale)", fontsize=9)
-    return figure
-
-
-LAYER_PANELS = (  # what is drawn of a layer: terms of crate/models/objective.py
-    ("compression", "$R^c(Z^{\\ell+1/2}\\,|\\,U_{[K]})$ (nats)", 1),
-    ("official", "the official helper's $R^c$ (nats)", 1),
-    ("sparsity", "non-zeros (%)", 100),
-    ("objective", "$R - R^c - \\lambda\\|Z\\|_0$ (nats)", 1),
-)
-
-
-def _layers(name: str, plan: Plan, settings: Settings):
-    """Terms of the objective down, models across: evaluated and training pictures, untrained.
-
-    A line is the mean over seeds; the band is one deviation over the evaluated pictures. An
-    untrained network is drawn with the trained one of its model.
-    """
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    content, found = plan.experiments.table(name), read_layers(name, settings)
-    trained = [row for row in content.rows if not row.control]
-    untrained = {row.model: row.label for row in content.rows if row.control}
-    figure = Figure(figsize=(2.9 * len(trained) + 0.4, 8.2), layout="constrained")
-    panels = figure.subplots(len(LAYER_PANELS), len(trained), squeeze=False, sharex="col")
-    for across, row in enumerate(trained):
-        control, grey = untrained.get(row.model), {"color": "grey", "ls": ":"}
-        lines = [  # label, row, split, term of the non-zeros, look
-            ("evaluated", row.label, "evaluated", "sparsity", {"color": COLOURS[0]}),
-            ("training", row.label, "train", "sparsity", {"color": COLOURS[1], "ls": "--"}),
-            ("untrained", control, "evaluated", "sparsity", grey),
-            ("codes, evaluated", row.label, "evaluated", "codes", {"color": COLOURS[2]}),
-            ("codes, untrained", control, "evaluated", "codes", grey),
-        ]
-        for down, (term, label, factor) in enumerate(LAYER_PANELS):
-            axes = panels[down, across]
-            for told, wanted, split, zeros, look in lines:
-                kind = zeros if term == "sparsity" else term
-                runs = [each for each in found if each["row"] == wanted]
-                # ISTA's codes are the tokens themselves: one line for both
-                again = zeros == "codes" and (term != "sparsity" or _alike(runs, split))
-                drawn = [each[split][kind] for each in runs if kind in each.get(split, {})]
-                if again or not drawn:
-                    continue
-                mean, std = (
-                    [factor * sum(each) / len(each) for each in zip(*values, strict=True)]
-                    for values in ([d["mean"] for d in drawn], [d["std"] for d in drawn])
-                )
-                places = range(1, 1 + len(mean))
-                marker = "s" if zeros == "codes" else "o"
-                axes.plot(places, mean, marker=marker, markersize=3, lw=1, label=told, **look)
-                if told == "evaluated":
-                    low, high = zip(
-                        *((m - s, m + s) for m, s in zip(mean, std, strict=True)), strict=True
-                    )
-                    axes.fill_between(places, low, high, color=look["color"], alpha=0.15, lw=0)
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-            axes.spines[["top", "right"]].set_visible(False)
-            if not axes.lines:
-                axes.text(0.5, 0.5, "not available", transform=axes.transAxes, ha="center")
-            if across == 0:
-                axes.set_ylabel(label)
-            if term == "sparsity":
-                axes.set_ylim(-4, 104)
-                if axes.lines:
-                    axes.legend(fontsize=6, frameon=False)
-        panels[0, across].set_title(_short(row.label), fontsize=9)
-        panels[-1, across].set_xlabel("layer $\\ell$")
-    figure.suptitle(f"{content.figure.title} ({settings.scale} scale)", fontsize=9)
-    return figure
-
-
-def _alike(runs: list[dict], split: str) -> bool:
-    """Whether the sparse codes of runs are the tokens: as many non-zeros in every layer."""
-    splits = [each.get(split, {}) for each in runs]
-    return all("codes" not in each or each["codes"] == each["sparsity"] for each in splits)
-
-
-def _tokens(name: str, plan: Plan, settings: Settings):
-    """Pictures across; models down: their tokens as colours, norms and non-zeros by layer."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator, NullLocator
-
-    content, pictures = plan.experiments.table(name), _examples(name, settings)
-    layers = {}
-    for each in read_layers(name, settings):
-        layers.setdefault(each["row"], each)  # of the first seed, as the pictures
-    labels = [row.label for row in content.rows if row.label in layers]
-    shown = max((len(pictures.get(label, [])) for label in labels), default=0)
-    figure = Figure(figsize=(shown + 5.2, 1.25 * (1 + len(labels)) + 0.7), layout="constrained")
-    widths = [1.0] * shown + [1.8, 1.8]
-    panels = figure.subplots(1 + len(labels), len(widths), squeeze=False, width_ratios=widths)
-    for axes in panels[:, :shown].flat:
-        axes.set_xticks([])
-        axes.set_yticks([])
-        axes.spines[:].set_visible(False)
-    for axes in panels[0, shown:]:
-        axes.set_axis_off()
-    for down, label in enumerate(labels, start=1):
-        for across, example in enumerate(pictures.get(label, [])):
-            if not panels[0, across].images:  # the same for all models
-                panels[0, across].imshow(example["image"], interpolation="none")
-            panels[down, across].imshow(example["colours"], interpolation="none")
-        panels[down, 0].set_ylabel(_short(label), fontsize=7)
-        for axes, kind, log in zip(
-            panels[down, shown:], ("norm", "nonzero"), (True, False), strict=True
-        ):
-            told = layers[label]["histograms"][kind]
-            depth = len(told["counts"])
-            shares = [[count / max(1, max(layer)) for count in layer] for layer in told["counts"]]
-            edges = [index + 0.5 for index in range(depth + 1)]
-            axes.pcolormesh(told["edges"], edges, shares, cmap="Blues", vmin=0, vmax=1)
-            if log:
-                axes.set_xscale("log")
-                ends = told["edges"][:: len(told["edges"]) // 2]  # and the geometric middle
-                axes.set_xticks(ends, [f"{norm:.3g}" for norm in ends])
-                axes.xaxis.set_minor_locator(NullLocator())
-            axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-            axes.set_ylabel("layer", fontsize=7)
-            axes.tick_params(labelsize=6, which="both")
-    if labels:
-        panels[1, shown].set_title("norm of a token", fontsize=7)
-        panels[1, shown + 1].set_title("non-zeros of a token,\nor of its sparse code", fontsize=7)
-    else:
-        panels[0, 0].text(0, 0, "no runs here", fontsize=7)
-    figure.suptitle(f"{content.figure.title} ({settings.scale} scale)", fontsize=9)
-    return figure
-
-
-def _training(name: str, plan: Plan, settings: Settings):
+def draw_training(name: str, plan: Plan, settings: Settings):
     """While the runs behind a table train: steps down; their loss, then what was measured, across.
 
     A row of the table is a colour and a dash, a run a line of its own.
@@ -558,10 +287,6 @@ def _training(name: str, plan: Plan, settings: Settings):
     return figure
 
 
-def _axis_label(column: Column) -> str:
-    return f"{column.label} ({column.unit})" if column.unit else column.label
-
-
 def _family(model: str) -> str:
     """The model's name up to its size: points of one family look alike."""
     return re.split(r"_(?:tiny|small|base|large|huge)", model)[0]
@@ -596,7 +321,3 @@ def _panel(axes, samples: list[list[float]], colour: str, decimals: int) -> None
         )  # fmt: skip
     room = max(max(highs) - min(lows), 1.0)
     axes.set_ylim(min(lows) - 0.3 * room, max(highs) + 0.15 * room)
-
-
-def _wrap(label: str) -> str:
-    return label.replace(" (", "\n(").replace("+ ", "+\n", 1)

@@ -23,9 +23,9 @@ from crate.planning.settings import Settings
 from crate.planning.tables import Column, Table
 from crate.published import published_results, read_record
 from crate.records import write_text
-from crate.reporting.charts import COLOURS
 from crate.reporting.collect import Found, ancestry, metrics_csv, read_metrics, training_curves
 from crate.reporting.explain import account, config_words, wall_seconds
+from crate.reporting.style import COLOURS
 from crate.reporting.tables import MARKS, Cell, Sheet, cells_of, lay_out, number
 from crate.runs import Run
 

@@ -209,7 +209,7 @@ def fresh_if_forced(dag_settings) -> None:
 
 def partial_tables(plan: Plan, settings: Settings) -> None:
     """After a failure, write what was asked for all the same, with the gaps marked."""
-    from crate.reporting.charts import write_figure
+    from crate.reporting.figures import write_figure
     from crate.reporting.collect import collect
     from crate.reporting.report import write_report
     from crate.reporting.tables import write_table

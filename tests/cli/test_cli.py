@@ -322,7 +322,7 @@ def test_a_tree_is_counted_and_an_empty_class_told(crate, tree, monkeypatch):
         ("crate.reporting.collect", "torch torchvision matplotlib"),
         ("crate.reporting.tables", "torch torchvision matplotlib"),
         ("crate.reporting.explain", "torch torchvision matplotlib"),
-        ("crate.reporting.charts", "torch torchvision matplotlib"),
+        ("crate.reporting.figures", "torch torchvision matplotlib"),
         ("crate.launch.run", "torch torchvision pandas"),
         ("crate.models", "torch torchvision"),
     ],

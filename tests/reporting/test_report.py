@@ -19,8 +19,8 @@ from crate.cli import main
 from crate.planning.loader import Experiments
 from crate.planning.plan import Plan
 from crate.records import write_json
-from crate.reporting.charts import write_figure
 from crate.reporting.collect import collect
+from crate.reporting.figures import write_figure
 from crate.reporting.publish import publish
 from crate.reporting.report import _ticks, write_report
 from crate.reporting.tables import write_table

@@ -26,7 +26,6 @@ from crate.published import (
     write_training,
 )
 from crate.records import read_json, write_json
-from crate.reporting.charts import _titled, write_figure
 from crate.reporting.collect import (
     collect,
     examples_npz,
@@ -39,6 +38,8 @@ from crate.reporting.collect import (
     thinned,
     write_joined_metrics,
 )
+from crate.reporting.figures import write_figure
+from crate.reporting.pictures import _titled
 from crate.reporting.publish import publish
 from crate.reporting.tables import Cell, cells_of, lay_out, number, verdict, write_table
 from crate.reporting.tuning import FIELDS, add_outcomes, read_outcomes
@@ -851,7 +852,7 @@ def test_reconstructions_stand_beside_their_picture(plan, setup, finish, monkeyp
 
     shown = {}
     monkeypatch.setattr(
-        "crate.reporting.charts._titled",
+        "crate.reporting.pictures._titled",
         lambda figure, panels, *rest: shown.update(panels=panels) or _titled(figure, panels, *rest),
     )
     first = {

@@ -19,8 +19,9 @@ from crate.models.objective import layer_terms
 from crate.planning.loader import Experiments
 from crate.planning.plan import Plan
 from crate.records import read_json
-from crate.reporting.charts import _layers, write_figure
+from crate.reporting import by_layer
 from crate.reporting.collect import collect, layers_json, read_layers
+from crate.reporting.figures import write_figure
 from crate.runs import Run
 from crate.runtime import Runtime, seed_for
 from crate.schema import parse
@@ -165,7 +166,7 @@ def test_the_figure_draws_what_the_runs_say(drawn):
     layers_json("results", "smoke", "layerwise").write_text(json.dumps(layers))
     found = {each["row"]: each for each in layers}
     assert list(found) == [row.label for row in plan.experiments.table("layerwise").rows]
-    figure = _layers("layerwise", plan, settings)
+    figure = by_layer.draw_layers("layerwise", plan, settings)
     axes = figure.get_axes()
     assert len(axes) == 12  # four terms down, three models across
     for across, label in enumerate(("CRATE-S", "CRATE-alpha-B", "ViT-S")):
@@ -184,7 +185,9 @@ def test_the_figure_draws_what_the_runs_say(drawn):
     first = [path.read_bytes() for path in write_figure("layerwise", plan, settings)]
     assert [path.read_bytes() for path in write_figure("layerwise", plan, settings)] == first
     layers_json("results", "smoke", "layerwise").write_text("[]")
-    assert not any(axes.lines for axes in _layers("layerwise", plan, settings).get_axes())
+    assert not any(
+        axes.lines for axes in by_layer.draw_layers("layerwise", plan, settings).get_axes()
+    )
 
 
 def test_tokens_are_drawn(plan, work):

@@ -77,7 +77,7 @@ for figure, table in FIGURES.items():
             figure=figure,
             seeds=SETTINGS.seeds,
             facts=json.dumps(PLAN.caption_facts(table, SETTINGS.scale), sort_keys=True),
-            code=definition_identity("crate.reporting.charts:write_figure"),
+            code=definition_identity("crate.reporting.figures:write_figure"),
             caption=caption_of(table),
         message:
             "figure {params.figure}"

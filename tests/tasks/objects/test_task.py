@@ -15,13 +15,14 @@ from PIL import Image
 from crate.data import composites
 from crate.data.catalogue import get_dataset
 from crate.data.embedded import photos
-from crate.data.examples import EXAMPLE_SIDE, overlay, read_examples, write_examples
+from crate.data.examples import EXAMPLE_SIDE, read_examples, write_examples
 from crate.data.images import normalise
 from crate.data.scenes import open_scenes
 from crate.errors import RunError, UsageError
 from crate.launch.run import perform, prepare
 from crate.models.features import patch_features, pretrained
 from crate.records import read_json
+from crate.reporting.overlay import overlay
 from crate.runs import Run
 from crate.runtime import seed_for
 from crate.tasks.objects import coco, crf
