@@ -9,7 +9,7 @@ from crate.reporting.collect import read_layers
 from crate.reporting.pictures import examples_by_row
 from crate.reporting.style import COLOURS, short
 
-LAYER_PANELS = (  # what is drawn of a layer: terms of crate/models/objective.py
+LAYER_PANELS = (  # term of crate/models/objective.py, label of the axis, factor
     ("compression", "$R^c(Z^{\\ell+1/2}\\,|\\,U_{[K]})$ (nats)", 1),
     ("official", "the official helper's $R^c$ (nats)", 1),
     ("sparsity", "non-zeros (%)", 100),
@@ -18,22 +18,22 @@ LAYER_PANELS = (  # what is drawn of a layer: terms of crate/models/objective.py
 
 
 def draw_layers(name: str, plan: Plan, settings: Settings):
-    """Terms of the objective down, models across: evaluated and training pictures, untrained.
+    """Terms of the objective (down) of each model (across), by layer.
 
-    A line is the mean over seeds; the band is one deviation over the evaluated pictures. An
-    untrained network is drawn with the trained one of its model.
+    Lines are means over seeds: on evaluated and training pictures, and of the untrained network of
+    the same model. The band is one standard deviation over the evaluated pictures.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    content, found = plan.experiments.table(name), read_layers(name, settings)
+    content, layers = plan.experiments.table(name), read_layers(name, settings)
     trained = [row for row in content.rows if not row.control]
     untrained = {row.model: row.label for row in content.rows if row.control}
     figure = Figure(figsize=(2.9 * len(trained) + 0.4, 8.2), layout="constrained")
     panels = figure.subplots(len(LAYER_PANELS), len(trained), squeeze=False, sharex="col")
     for across, row in enumerate(trained):
         control, grey = untrained.get(row.model), {"color": "grey", "ls": ":"}
-        lines = [  # label, row, split, term of the non-zeros, look
+        lines = [  # legend, row, split, term of the non-zeros, style
             ("evaluated", row.label, "evaluated", "sparsity", {"color": COLOURS[0]}),
             ("training", row.label, "train", "sparsity", {"color": COLOURS[1], "ls": "--"}),
             ("untrained", control, "evaluated", "sparsity", grey),
@@ -42,9 +42,9 @@ def draw_layers(name: str, plan: Plan, settings: Settings):
         ]
         for down, (term, label, factor) in enumerate(LAYER_PANELS):
             axes = panels[down, across]
-            for told, wanted, split, zeros, look in lines:
+            for legend, wanted, split, zeros, style in lines:
                 kind = zeros if term == "sparsity" else term
-                runs = [each for each in found if each["row"] == wanted]
+                runs = [each for each in layers if each["row"] == wanted]
                 # ISTA's codes are the tokens themselves: one line for both
                 again = zeros == "codes" and (term != "sparsity" or _alike(runs, split))
                 drawn = [each[split][kind] for each in runs if kind in each.get(split, {})]
@@ -56,12 +56,12 @@ def draw_layers(name: str, plan: Plan, settings: Settings):
                 )
                 places = range(1, 1 + len(mean))
                 marker = "s" if zeros == "codes" else "o"
-                axes.plot(places, mean, marker=marker, markersize=3, lw=1, label=told, **look)
-                if told == "evaluated":
+                axes.plot(places, mean, marker=marker, markersize=3, lw=1, label=legend, **style)
+                if legend == "evaluated":
                     low, high = zip(
                         *((m - s, m + s) for m, s in zip(mean, std, strict=True)), strict=True
                     )
-                    axes.fill_between(places, low, high, color=look["color"], alpha=0.15, lw=0)
+                    axes.fill_between(places, low, high, color=style["color"], alpha=0.15, lw=0)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.spines[["top", "right"]].set_visible(False)
             if not axes.lines:
@@ -79,13 +79,13 @@ def draw_layers(name: str, plan: Plan, settings: Settings):
 
 
 def _alike(runs: list[dict], split: str) -> bool:
-    """Whether the sparse codes of runs are the tokens: as many non-zeros in every layer."""
+    """Whether the sparse codes have as many non-zeros as the tokens in every layer: as of ISTA."""
     splits = [each.get(split, {}) for each in runs]
     return all("codes" not in each or each["codes"] == each["sparsity"] for each in splits)
 
 
 def draw_tokens(name: str, plan: Plan, settings: Settings):
-    """Pictures across; models down: their tokens as colours, norms and non-zeros by layer."""
+    """Models down; across: tokens as colours, picture by picture; norms and non-zeros by layer."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator, NullLocator
 
@@ -113,14 +113,18 @@ def draw_tokens(name: str, plan: Plan, settings: Settings):
         for axes, kind, log in zip(
             panels[down, shown:], ("norm", "nonzero"), (True, False), strict=True
         ):
-            told = layers[label]["histograms"][kind]
-            depth = len(told["counts"])
-            shares = [[count / max(1, max(layer)) for count in layer] for layer in told["counts"]]
+            histogram = layers[label]["histograms"][kind]
+            depth = len(histogram["counts"])
+            shares = [
+                [count / max(1, max(layer)) for count in layer] for layer in histogram["counts"]
+            ]
             edges = [index + 0.5 for index in range(depth + 1)]
-            axes.pcolormesh(told["edges"], edges, shares, cmap="Blues", vmin=0, vmax=1)
+            axes.pcolormesh(histogram["edges"], edges, shares, cmap="Blues", vmin=0, vmax=1)
             if log:
                 axes.set_xscale("log")
-                ends = told["edges"][:: len(told["edges"]) // 2]  # and the geometric middle
+                ends = histogram["edges"][
+                    :: len(histogram["edges"]) // 2
+                ]  # and the geometric middle
                 axes.set_xticks(ends, [f"{norm:.3g}" for norm in ends])
                 axes.xaxis.set_minor_locator(NullLocator())
             axes.yaxis.set_major_locator(MaxNLocator(integer=True))

@@ -16,7 +16,7 @@ from crate.reporting.tables import cells_of
 
 
 def draw_bars(name: str, plan: Plan, settings: Settings):
-    """Two panels that share their rows and not their axis: the paper's numbers, and ours."""
+    """Bars for each row in two panels with axes of their own: the paper's numbers, and ours."""
     from matplotlib.figure import Figure
 
     content = plan.experiments.table(name)
@@ -51,7 +51,7 @@ def draw_bars(name: str, plan: Plan, settings: Settings):
 
 
 def draw_scaling(name: str, plan: Plan, settings: Settings):
-    """A column against another, the paper's points and ours; then panels of training losses."""
+    """One column against another, the paper's points and ours; then panels of training losses."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
@@ -68,7 +68,9 @@ def draw_scaling(name: str, plan: Plan, settings: Settings):
         for row in rows
         if {drawn.against, drawn.column} <= row.paper.keys()
     }
-    values = values.reindex(columns=[drawn.against, drawn.column]).dropna()  # a pair a seed
+    values = values.reindex(
+        columns=[drawn.against, drawn.column]
+    ).dropna()  # one pair for each seed
     ours: dict[str, list] = {}
     for (label, _), a, b in values.itertuples():
         ours.setdefault(label, []).append((a * x.factor, b * y.factor))
@@ -107,17 +109,18 @@ def draw_scaling(name: str, plan: Plan, settings: Settings):
 
 
 def _losses(axes, losses, labels: list[str]) -> None:
-    """Training losses, the mean over seeds: a line a row."""
+    """One line for each row: its training loss, the mean over seeds."""
     for colour, label in zip(COLOURS, labels, strict=False):
         curve = losses[losses["row"] == label].groupby("seen")["loss"].mean()
-        dots = "." if len(curve) < 3 else None  # one point is no line
+        dots = "." if len(curve) < 3 else None  # a line needs several points
         axes.plot(curve.index, curve.values, color=colour, linewidth=1, label=label, marker=dots)
 
 
 def draw_curves(name: str, plan: Plan, settings: Settings):
-    """A metric while the runs of a column train: a line a row, a band of one deviation over seeds.
+    """A metric during training: one line for each row, with a band of one deviation over seeds.
 
-    Rows that train nothing are dotted lines across, unless far above: an untrained network is.
+    Rows that train nothing are dotted horizontal lines; one far above the others, such as an
+    untrained network, is left out.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter
@@ -158,7 +161,7 @@ def draw_curves(name: str, plan: Plan, settings: Settings):
 
 
 def draw_stages(name: str, plan: Plan, settings: Settings):
-    """Training losses, a line a row; then two columns side by side, the paper's bars and ours."""
+    """Training losses of each row; then bars of two columns, the paper's and ours."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter
 
@@ -215,7 +218,9 @@ def draw_stages(name: str, plan: Plan, settings: Settings):
         )
         axes.set_title(title, fontsize=9)
     controls = [row for row in content.rows if row.control]
-    for row, line in zip(controls, ("-", ":", "--"), strict=False):  # chance, an untrained network
+    for row, line in zip(
+        controls, ("-", ":", "--"), strict=False
+    ):  # chance level, an untrained network
         reached = cells[row.label, drawn.column].values
         if reached:
             height = factor[drawn.column] * sum(reached) / len(reached)
@@ -231,33 +236,33 @@ def draw_stages(name: str, plan: Plan, settings: Settings):
 
 
 def draw_training(name: str, plan: Plan, settings: Settings):
-    """While the runs behind a table train: steps down; their loss, then what was measured, across.
+    """Training curves of the runs behind a table: recipes down; loss, then metrics, across.
 
-    A row of the table is a colour and a dash, a run a line of its own.
+    Each run is a line; those of a row share colour and dash.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter
 
     rows = {row.label for row in plan.experiments.table(name).rows}
     runs = [run for run in read_training(name, settings) if run["row"] in rows]
-    steps: dict[str, list[str]] = {}  # each with its quantities, the loss first
+    recipes: dict[str, list[str]] = {}  # recipe → its quantities, the loss first
     for run in runs:
-        known = {*steps.get(run["step"], []), *run["curves"]}
-        steps[run["step"]] = sorted(known, key=lambda key: (key != "training loss", key))
+        known = {*recipes.get(run["step"], []), *run["curves"]}
+        recipes[run["step"]] = sorted(known, key=lambda key: (key != "training loss", key))
     trained = {run["row"] for run in runs}
     labels = [row.label for row in plan.experiments.table(name).rows if row.label in trained]
     dashes = zip(("-", "--", ":", "-."), MARKERS, strict=True)
     looks = itertools.cycle(itertools.product(dashes, COLOURS))
     styles = dict(zip(labels, looks, strict=False))
 
-    down, across = max(1, len(steps)), max(map(len, steps.values()), default=1)
-    beside = max(across, 2)  # names in a line of the legend
+    down, across = max(1, len(recipes)), max(map(len, recipes.values()), default=1)
+    beside = max(across, 2)  # columns of the legend
     size = (3.4 * beside, 1.9 * down + 0.18 * -(-len(labels) // beside) + 0.5)
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(down, across, squeeze=False)
     for axes in panels.flat:
         axes.set_axis_off()  # until something is drawn there
-    for place, (recipe, quantities) in enumerate(steps.items()):
+    for place, (recipe, quantities) in enumerate(recipes.items()):
         for axes, quantity in zip(panels[place], quantities, strict=False):
             axes.set_axis_on()
             for run in runs:
@@ -265,9 +270,11 @@ def draw_training(name: str, plan: Plan, settings: Settings):
                     continue
                 points = run["curves"][quantity]
                 (line, marker), colour = styles[run["row"]]
-                look = {"color": colour, "lw": 1, "markersize": 3}
-                look["marker"] = marker if len(points) < 3 else None  # one point is no line
-                axes.plot(*zip(*points, strict=True), line, **look)
+                options = {"color": colour, "lw": 1, "markersize": 3}
+                options["marker"] = (
+                    marker if len(points) < 3 else None
+                )  # a line needs several points
+                axes.plot(*zip(*points, strict=True), line, **options)
                 axes.set_xlabel(run["unit"], fontsize=7)
             axes.set_xlim(left=0)
             axes.set_title(f"{recipe}: {quantity}", fontsize=8)
@@ -288,14 +295,14 @@ def draw_training(name: str, plan: Plan, settings: Settings):
 
 
 def _family(model: str) -> str:
-    """The model's name up to its size: points of one family look alike."""
+    """The model's name up to its size; points of one family share colour and marker."""
     return re.split(r"_(?:tiny|small|base|large|huge)", model)[0]
 
 
 def _panel(axes, samples: list[list[float]], colour: str, decimals: int) -> None:
-    """Bars at the means of the samples, whiskers of one standard deviation, the values as points.
+    """Bars at the means of the samples, whiskers of one standard deviation, values as points.
 
-    The axis begins above zero, or differences of a point could not be seen; numbers say so.
+    The axis does not start at zero, so that small differences are visible; numbers are printed.
     """
     from statistics import mean, stdev
 

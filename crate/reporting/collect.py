@@ -1,10 +1,10 @@
-"""From runs to `metrics/<table>.csv`: the one place that looks at what runs left behind.
+"""From runs to `metrics/<table>.csv`: the only module that reads the results of runs.
 
     results/<scale>/metrics/<table>.csv            one value a line
-    results/<scale>/metrics/<table>.losses.csv     training losses, where its figure draws them
-    results/<scale>/metrics/<table>.examples.npz   pictures with what was found, where it does those
-    results/<scale>/metrics/<table>.layers.json    curves by layer, where it draws those
-    results/<scale>/metrics/<table>.training.json  curves of the training behind it, where there is
+    results/<scale>/metrics/<table>.losses.csv     training losses, if the table's figure shows them
+    results/<scale>/metrics/<table>.examples.npz   example pictures, if the figure shows them
+    results/<scale>/metrics/<table>.layers.json    curves by layer, if the figure shows them
+    results/<scale>/metrics/<table>.training.json  training curves, if any of its runs trained
 
 This module imports no torch.
 """
@@ -32,37 +32,40 @@ def metrics_csv(results: str | Path, scale: str, table: str) -> Path:
 
 
 def collect(table: str, plan: Plan, settings: Settings, *, partial: bool = False) -> None:
-    """Write `metrics/<table>.csv` from the runs of the table.
+    """Write `metrics/<table>.csv`, and the files beside it, from the runs of the table.
+
+    With `partial`, failed and missing runs become lines without a value.
 
     Raises:
-        RunError: a run is missing and `partial` was not asked for.
+        RunError: a run failed or is missing, and `partial` is false.
     """
     content = plan.experiments.table(table)
     rows, losses = [], []
     figure = content.figure
-    drawn = figure and figure.drawn_losses
-    pictured = figure.column if figure and figure.pictures else None
-    by_layer = figure.column if figure and figure.by_layer else None
+    # the columns whose runs have losses, pictures and curves by layer that the figure shows
+    loss_column = figure and figure.drawn_losses
+    picture_column = figure.column if figure and figure.pictures else None
+    layer_column = figure.column if figure and figure.by_layer else None
     examples: dict[str, list[dict]] = {}
     layers: list[dict] = []
-    behind: dict[Run, tuple[str, Found]] = {}
+    lineages: dict[Run, tuple[str, Result]] = {}  # with the first row that shows the run
     for row, key, run, metric in plan.cells(content, settings.scale, settings.seeds):
-        found = look_up(run, metric, plan, settings)
-        if found.status in ("failed", "missing") and not partial:
-            path = found.folder / "metrics.json"
+        result = look_up(run, metric, plan, settings)
+        if result.status in ("failed", "missing") and not partial:
+            path = result.folder / "metrics.json"
             raise RunError(f"{run}: {path} is not there, or out of date")
-        for step, of_step in ancestry(run, found):
-            behind.setdefault(step, (row.label, of_step))
-        if key == pictured and row.label not in examples:
-            path = found.folder / "examples.npz"
-            if found.status in ("frozen", "earlier"):
+        for stage, of_stage in ancestry(run, result):
+            lineages.setdefault(stage, (row.label, of_stage))
+        if key == picture_column and row.label not in examples:
+            path = result.folder / "examples.npz"
+            if result.status in ("frozen", "earlier"):
                 examples[row.label] = published_examples(table, row.label, settings)
-            elif found.value is not None and path.is_file():
+            elif result.value is not None and path.is_file():
                 examples[row.label] = read_examples(path)[:EXAMPLES]
-        if key == by_layer and found.value is not None:
-            layers.append({"row": row.label, "seed": run.seed} | found.record["layers"])
-        if key == drawn and found.value is not None:
-            points = measured(found, metric) if figure.kind == "curves" else thinned(found)
+        if key == layer_column and result.value is not None:
+            layers.append({"row": row.label, "seed": run.seed} | result.record["layers"])
+        if key == loss_column and result.value is not None:
+            points = measured(result, metric) if figure.kind == "curves" else thinned(result)
             losses += [
                 {"row": row.label, "seed": run.seed, "seen": seen, "loss": loss}
                 for seen, loss in points
@@ -75,52 +78,52 @@ def collect(table: str, plan: Plan, settings: Settings, *, partial: bool = False
                 "chain": "/".join(run.chain),
                 "seed": run.seed,
                 "metric": metric,
-                "value": found.value,
-                "status": found.status,
-                "note": found.note,
-                "run": found.folder.relative_to(settings.results).as_posix(),
+                "value": result.value,
+                "status": result.status,
+                "note": result.note,
+                "run": result.folder.relative_to(settings.results).as_posix(),
             }
         )
     marker = metrics_csv(settings.results, settings.scale, table).with_suffix(".partial")
     if partial:
-        write_text(marker, " ".join(plan.figures_of(table)) + "\n")  # which have gaps too
+        write_text(marker, " ".join(plan.figures_of(table)) + "\n")  # they are incomplete too
     else:
         marker.unlink(missing_ok=True)
     text = pd.DataFrame(rows).to_csv(index=False, lineterminator="\n")
-    if drawn:
+    if loss_column:
         frame = pd.DataFrame(losses, columns=["row", "seed", "seen", "loss"])
         path = losses_csv(settings.results, settings.scale, table)
         write_text(path, frame.to_csv(index=False, lineterminator="\n"))
-    if pictured:
+    if picture_column:
         write_examples(
             examples_npz(settings.results, settings.scale, table),
-            [example | {"row": row} for row, found in examples.items() for example in found],
+            [example | {"row": row} for row, shown in examples.items() for example in shown],
         )
-    if by_layer:
+    if layer_column:
         path = layers_json(settings.results, settings.scale, table)
         write_text(path, canonical_json(layers) + "\n")
     if plan.trains(table):
         path = training_json(settings.results, settings.scale, table)
-        write_text(path, canonical_json(training_curves(behind, plan)) + "\n")
+        write_text(path, canonical_json(training_curves(lineages, plan)) + "\n")
     write_text(metrics_csv(settings.results, settings.scale, table), text)
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
-    """What stands behind one seed of a cell."""
+class Result:
+    """The result of one run for one cell of a table."""
 
-    value: float | None
-    status: str  # a key of MARKS
-    note: str  # what went wrong, whose time it is, or what else must be said
-    folder: Path
-    record: dict  # run.json
+    value: float | None  # None where the run failed, is missing or unavailable
+    status: str  # a key of tables.MARKS
+    note: str  # why there is no value, on which device a time was measured, or a remark of the run
+    folder: Path  # of the run; that of a published record need not exist
+    record: dict  # run.json; empty where there is none
 
 
-def look_up(run: Run, metric: str, plan: Plan, settings: Settings) -> Found:
-    """A run's own result, else its published record if asked for, else why there is none.
+def look_up(run: Run, metric: str, plan: Plan, settings: Settings) -> Result:
+    """A run's result; with frozen=true its published one if it has none; else why there is none.
 
     Raises:
-        RunError: the result has no such metric.
+        RunError: the result has no metric of this name, or the published records are damaged.
     """
     folder = run.folder(settings.results)
     resolved = plan.resolve(run)
@@ -143,27 +146,27 @@ def look_up(run: Run, metric: str, plan: Plan, settings: Settings) -> Found:
         if canonical_json(record.get("config")) != resolved.config_json:
             status = "earlier"
     if status in ("ok", "released") and not all(
-        whole(step, plan, settings) for step in run.lineage
+        trained_on_all(stage, plan, settings) for stage in run.lineage
     ):
         status = "incomplete"
     if status == "missing" and record.get("status") == "failed":
         status, note = "failed", record.get("error", "")
     if metrics and metric not in metrics:
-        raise RunError(f"{run}: has no metric '{metric}', only {', '.join(metrics)}")
-    if metric in metrics and metric in resolved.recipe.TIMED:  # whose time is it?
+        raise RunError(f"{run}: there is no metric '{metric}'; it has {', '.join(metrics)}")
+    if metric in metrics and metric in resolved.recipe.TIMED:  # it depends on the device
         machine = record.get("environment", {})
         note = f"measured on {machine.get('device')}, {machine.get('autocast')}"
     elif metric in metrics:
         note = record.get("remark", "")
-    return Found(metrics.get(metric), status, note, folder, record)
+    return Result(metrics.get(metric), status, note, folder, record)
 
 
-def whole(run: Run, plan: Plan, settings: Settings) -> bool:
-    """Whether a finished run was trained on all of its set, as far as its record tells."""
+def trained_on_all(run: Run, plan: Plan, settings: Settings) -> bool:
+    """Whether a finished run was trained on its whole data set; true if its record has no count."""
     dataset = get_dataset(plan.resolve(run).recipe.dataset)
     record = read_json(run.folder(settings.results) / "run.json") or {}
-    trained_on = record.get(f"training_{dataset.unit}")
-    return trained_on is None or not odd_count(dataset, trained_on)
+    count = record.get(f"training_{dataset.unit}")
+    return count is None or not odd_count(dataset, count)
 
 
 def losses_csv(results: str | Path, scale: str, table: str) -> Path:
@@ -183,31 +186,31 @@ def training_json(results: str | Path, scale: str, table: str) -> Path:
 
 
 def published_examples(table: str, row: str, settings: Settings) -> list[dict]:
-    """A row's pictures of the published figure, if there are any."""
+    """The published example pictures of a row; [] without any."""
     path = examples_npz(published_results(settings.results), settings.scale, table)
-    found = read_examples(path) if path.is_file() else []
-    return [example for example in found if example["row"] == row]
+    result = read_examples(path) if path.is_file() else []
+    return [example for example in result if example["row"] == row]
 
 
-EXAMPLES = 3  # pictures of a run that a figure shows
+EXAMPLES = 3  # pictures of a run shown in a figure
 
 
-def history(found: Found) -> list[dict]:
-    """The lines of a run's train.jsonl, each with how many examples were "seen" until then."""
-    lines = read_history(found.folder)
+def history(result: Result) -> list[dict]:
+    """The lines of a run's train.jsonl, each with "seen", the number of examples until then."""
+    lines = read_history(result.folder)
     if not lines:
         return []
-    batch = found.record["config"]["step"].get("batch_size")
-    # records that are older than this key are of images
+    batch = result.record["config"]["step"].get("batch_size")
+    # records without the key "seen" are older, and of images
     return [line if "seen" in line else line | {"seen": line["step"] * batch} for line in lines]
 
 
 POINTS = 200
 
 
-def thinned(found: Found, points: int = POINTS) -> list[tuple[int, float]]:
-    """Examples seen and the mean training loss since the point before, at most `points` of them."""
-    lines = history(found)
+def thinned(result: Result, points: int = POINTS) -> list[tuple[int, float]]:
+    """At most `points` pairs: examples seen, and the mean training loss since the pair before."""
+    lines = history(result)
     every = max(1, math.ceil(len(lines) / points))
     groups = [lines[start : start + every] for start in range(0, len(lines), every)]
     return [
@@ -216,65 +219,67 @@ def thinned(found: Found, points: int = POINTS) -> list[tuple[int, float]]:
     ]
 
 
-def measured(found: Found, metric: str) -> list[tuple[int, float]]:
-    """Examples seen and the metric each time it was measured while training, the last one too.
+def measured(result: Result, metric: str) -> list[tuple[int, float]]:
+    """Pairs of examples seen and the metric: as measured during training, then the final value.
 
-    Of a run that trained nothing: its value at 0.
+    A run that trained nothing has one pair, at 0.
     """
-    lines = history(found)
+    lines = history(result)
     last = lines[-1]["seen"] if lines else 0
     return [
         *((line["seen"], line[metric]) for line in lines if metric in line),
-        (last, found.value),
+        (last, result.value),
     ]
 
 
-def ancestry(run: Run, found: Found) -> Iterator[tuple[Run, Found]]:
-    """The runs from the first of a run's chain to itself, each with what is there of it.
+def ancestry(run: Run, result: Result) -> Iterator[tuple[Run, Result]]:
+    """The runs from the first of a run's chain to itself, each with its record.
 
-    In the folder of results where the run was found; the record of one that left none is empty.
+    All are looked up where `result` was: in results or among the published records. Value, status
+    and note are those of `result`; a record is empty where there is none.
     """
-    root = _root(run, found)
-    for step in run.lineage:
-        folder = step.folder(root)
-        record = found.record if step == run else read_record(folder)
-        yield step, dataclasses.replace(found, folder=folder, record=record)
+    root = _root(run, result)
+    for stage in run.lineage:
+        folder = stage.folder(root)
+        record = result.record if stage == run else read_record(folder)
+        yield stage, dataclasses.replace(result, folder=folder, record=record)
 
 
-def _root(run: Run, found: Found) -> Path:
-    """The folder of results where a run was found."""
-    return found.folder.parents[len(run.chain) + 3]  # of <scale>/runs/<model>/seed<k>/<step>/…
+def _root(run: Run, result: Result) -> Path:
+    """The folder of results that a result is from."""
+    return result.folder.parents[len(run.chain) + 3]  # of <scale>/runs/<model>/seed<k>/<stage>/…
 
 
 CURVE_POINTS = 60
-NO_METRIC = {"step", "epoch", "loss", "lr", "seen", "seconds"}
+NOT_METRICS = {"step", "epoch", "loss", "lr", "seen", "seconds"}
 
 
-def training_curves(runs: dict[Run, tuple[str, Found]], plan: Plan) -> list[dict]:
-    """How runs were trained, a dictionary each: what was measured against the examples seen.
+def training_curves(runs: dict[Run, tuple[str, Result]], plan: Plan) -> list[dict]:
+    """The training curves of runs, a dictionary a run.
 
-    `runs` are each with the label of a row that shows it, and what is there of it.
-    "row", "model", "seed" and "step" say whose it is; "unit" what the examples are; "curves" is
-    {"training loss": [[seen, value], …], and every metric that was measured while training, or, of
-    the first one of its kind of step, at the end}. What is not finite is left out, as a run that
-    diverged has its curve until then; so are runs that trained nothing, or by another recipe.
+    `runs` maps each run to the label of a row that shows it, and its result. A dictionary has
+    "row", "model", "seed", "step" (the name of the stage's recipe), "unit" (of the examples) and
+    "curves": {"training loss": [[examples seen, value], …], and the same of every metric measured
+    during training and of the first metric of the recipe's kind at the end}. Values that are not
+    finite are left out. Runs that trained nothing, or by another recipe than today's, have no
+    dictionary.
     """
     trained = []
-    for run, (row, found) in runs.items():
-        if "config" not in found.record or not (lines := history(found)):
+    for run, (row, result) in runs.items():
+        if "config" not in result.record or not (lines := history(result)):
             continue
-        if found.value is None:  # not finished
-            root = _root(run, found)
-            if not all(plan.is_current(step, root) for step in run.lineage):
+        if result.value is None:  # not finished
+            root = _root(run, result)
+            if not all(plan.is_current(stage, root) for stage in run.lineage):
                 continue
-        curves = {"training loss": thinned(found, CURVE_POINTS)}
+        curves = {"training loss": thinned(result, CURVE_POINTS)}
         for line in lines:
             for key, value in line.items():
-                measured = isinstance(value, (int, float)) and not key.endswith("_per_second")
-                if measured and key not in NO_METRIC:
+                is_metric = isinstance(value, (int, float)) and not key.endswith("_per_second")
+                if is_metric and key not in NOT_METRICS:
                     curves.setdefault(key, []).append((line["seen"], value))
         first = plan.experiments.recipe(run.stage, run.scale).METRICS[0]
-        for key, value in (found.record.get("result") or {}).get("metrics", {}).items():
+        for key, value in (result.record.get("result") or {}).get("metrics", {}).items():
             points = curves.setdefault(key, []) if key == first else curves.get(key, [])
             if not points or points[-1][0] < lines[-1]["seen"]:
                 points.append((lines[-1]["seen"], value))
@@ -282,10 +287,13 @@ def training_curves(runs: dict[Run, tuple[str, Found]], plan: Plan) -> list[dict
             key: [point for point in points if math.isfinite(point[1])]
             for key, points in curves.items()
         }
-        dataset = DATASETS.get(found.record["config"]["step"].get("dataset"))
+        dataset = DATASETS.get(result.record["config"]["step"].get("dataset"))
         unit = "tokens" if isinstance(dataset, TextSet) else dataset.unit if dataset else ""
-        told = {"row": row, "model": run.model, "seed": run.seed, "step": run.stage, "unit": unit}
-        trained.append(told | {"curves": {key: points for key, points in curves.items() if points}})
+        whose = {"row": row, "model": run.model, "seed": run.seed, "step": run.stage}
+        trained.append(
+            whose
+            | {"unit": unit, "curves": {key: points for key, points in curves.items() if points}}
+        )
     return trained
 
 
@@ -297,7 +305,7 @@ def read_metrics(table: str, settings: Settings) -> pd.DataFrame:
 
 
 def read_csv(path: Path) -> pd.DataFrame:
-    """A CSV file of this module; a row may be called "None" or "NA"."""
+    """Read a CSV file of this module, in which a row may be called "None" or "NA"."""
     numbers = {"value": [""], "loss": [""]}
     texts = {"row": str, "column": str, "note": str}
     return pd.read_csv(path, dtype=texts, na_values=numbers, keep_default_na=False)
@@ -311,7 +319,7 @@ def read_losses(table: str, settings: Settings) -> pd.DataFrame:
 
 
 def read_layers(table: str, settings: Settings) -> list[dict]:
-    """What the drawn column's runs tell of their layers, each with its "row" and "seed"."""
+    """The measurements by layer of the drawn column's runs, each with its "row" and "seed"."""
     return _read_list(layers_json(settings.results, settings.scale, table), table)
 
 
@@ -327,7 +335,7 @@ def _read_list(path: Path, table: str) -> list[dict]:
 
 
 def write_joined_metrics(plan: Plan, results: str | Path, scale: str) -> Path:
-    """Join all `metrics/<table>.csv` that are there into metrics.csv, the table's name first."""
+    """Join every existing `metrics/<table>.csv` into metrics.csv, with the table's name first."""
     frames = []
     for name in plan.experiments.tables:
         if metrics_csv(results, scale, name).is_file():

@@ -1,4 +1,4 @@
-"""Where a cell of a table comes from: its runs, their configurations, commits and devices."""
+"""`crate explain`: the runs behind a cell of a table, with recipes, commits, devices and times."""
 
 import dataclasses
 import shlex
@@ -9,17 +9,19 @@ from crate.errors import UsageError, unknown
 from crate.models.spec import ModelSpec
 from crate.planning.plan import Plan
 from crate.planning.settings import Settings
-from crate.reporting.collect import Found, ancestry, look_up
+from crate.published import record_file
+from crate.reporting.collect import Result, ancestry, look_up
 from crate.reporting.tables import MARKS, number
 from crate.runs import Run
 from crate.tasks import recipe_types
 
 
 def explain(table: str, label: str, key: str | None, plan: Plan, settings: Settings) -> str:
-    """Everything behind the cells of one row (or one cell), as text.
+    """The runs behind the cells of one row, or behind one cell, as text.
 
     Raises:
         UsageError: an unknown table, row or column, with the nearest name.
+        RunError: the published records are damaged.
     """
     content = plan.experiments.table(table)
     labels = [row.label for row in content.rows]
@@ -40,46 +42,49 @@ def explain(table: str, label: str, key: str | None, plan: Plan, settings: Setti
         if row_ is not row or key not in (None, column_key):
             continue
         column = content.columns[column_key]
-        found = look_up(run, metric, plan, settings)
-        value = found.value
-        if value is None:  # of an older recipe or code: told all the same, with a note
-            value = (found.record.get("result") or {}).get("metrics", {}).get(metric)
+        result = look_up(run, metric, plan, settings)
+        value = result.value
+        if value is None:  # a value of an older recipe or code is shown, with a note
+            value = (result.record.get("result") or {}).get("metrics", {}).get(metric)
         shown = (
-            MARKS[found.status][0] if value is None else f"{number(value, column)} {column.unit}"
+            MARKS[result.status][0] if value is None else f"{number(value, column)} {column.unit}"
         )
         paper = row.paper.get(column_key)
         lines += ["", f"{column.label} · seed {run.seed}: {shown}".rstrip()]
         if paper is not None:
             lines.append(f"  paper     {paper.value} ({paper.source}, mark {paper.mark})")
-        told = account(run, found, plan, settings)
-        lines += [f"  {what:<9} {text}" for what, text in told]
+        facts = describe_run(run, result, plan, settings)
+        lines += [f"  {what:<9} {text}" for what, text in facts]
     if len(lines) == 1:
-        lines += ["", "an empty cell: nothing is measured here"]
+        lines += ["", "an empty cell: the table has no run for it"]
     return "\n".join(lines)
 
 
-def account(run: Run, found: Found, plan: Plan, settings: Settings) -> list[tuple[str, str]]:
-    """What is known of one run, as (what, text): recipes, model, status, code, device, time, rerun.
+def describe_run(run: Run, result: Result, plan: Plan, settings: Settings) -> list[tuple[str, str]]:
+    """Facts about one run as (what, text): recipes, model, status, code, device, time, rerun.
 
-    Recipes are those that run.json records, of the run and of what it starts from, and today's
-    where nothing is recorded.
+    The recipes are those recorded for the run and its ancestors; today's for one without a record.
     """
-    record = found.record
-    lines = [("run", found.folder.as_posix())]
-    for step, behind in ancestry(run, found):
-        config = _recorded(behind.record, step, plan)
+    record = result.record
+    lines = [("run", result.folder.as_posix())]
+    if record and (kept_in := record_file(result.folder)).parent != result.folder:
+        lines.append(("record", f"a line of {kept_in.as_posix()}"))
+    for stage, of_stage in ancestry(run, result):
+        config = _recorded(of_stage.record, stage, plan)
         summary = _summary(config["step"])
         name = config["step"]["dataset"]
         data = DATASETS[name].title if name in DATASETS else name
-        lines.append(("step", f"{step.stage}: {data}{', ' if summary else ''}{summary}"))
+        lines.append(("step", f"{stage.stage}: {data}{', ' if summary else ''}{summary}"))
     lines.append(("model", _summary(config["model"])))
-    if found.status == "unavailable" or not record:
-        lines.append(("status", found.note or MARKS[found.status][1]))
+    if result.status == "unavailable" or not record:
+        lines.append(("status", result.note or MARKS[result.status][1]))
     else:
-        told = f": {record['error']}" if "error" in record else ""
-        if found.value is not None and MARKS[found.status][1]:
-            told += f"; {MARKS[found.status][1]}"
-        lines.append(("status", f"{record.get('status')}{told}"))
+        status = str(record.get("status"))
+        if "error" in record:
+            status += f": {record['error']}"
+        if result.value is not None and MARKS[result.status][1]:
+            status += f"; {MARKS[result.status][1]}"
+        lines.append(("status", status))
         lines.append(("code", f"commit {record.get('commit') or 'unknown'}"))
         lines.append(("", f"fingerprint {record.get('code')}"))
         environment = record.get("environment", {})
@@ -96,12 +101,12 @@ def account(run: Run, found: Found, plan: Plan, settings: Settings) -> list[tupl
         took += [f"training {trained} s{resumed}"] if trained else []
         when = f"{record.get('started')} to {record.get('ended')}"
         lines.append(("time", ", ".join([when, *took])))
-        stale = found.status in ("missing", "failed")
+        stale = result.status in ("missing", "failed")
         if stale and not plan.is_current(run, settings.results):
             lines.append(("note", "experiments/ or crate/ changed since; a rerun is due"))
-    if found.status != "unavailable":
-        result = run.folder(settings.results) / "metrics.json"
-        words = f"{shlex.quote(str(result))} --force --config {config_words(plan, settings)}"
+    if result.status != "unavailable":
+        target = run.folder(settings.results) / "metrics.json"
+        words = f"{shlex.quote(str(target))} --force --config {config_words(plan, settings)}"
         lines.append(("rerun", f"snakemake --cores all {words}"))
     return lines
 
@@ -116,7 +121,7 @@ def wall_seconds(record: dict) -> float | None:
 
 
 def _recorded(record: dict, run: Run, plan: Plan) -> dict:
-    """A run's recorded configuration in the order that recipes have it; today's if it has none."""
+    """A run's recorded configuration, ordered as the schemas are; today's if it has none."""
     past = record.get("config")
     if not past:
         return plan.resolve(run).config
@@ -130,7 +135,7 @@ def _recorded(record: dict, run: Run, plan: Plan) -> dict:
 
 
 def config_words(plan: Plan, settings: Settings) -> str:
-    """What `--config` must say for the settings of a single run that config.yaml has otherwise."""
+    """The words after `--config` for the settings that differ from experiments/config.yaml."""
     usual = plan.experiments.settings()
     changed = [
         f"{key}={getattr(settings, key)}"

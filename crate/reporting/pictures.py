@@ -11,27 +11,27 @@ from crate.reporting.collect import examples_npz
 from crate.reporting.overlay import overlay
 from crate.reporting.style import short
 
-HEADS = 6  # that are shown of a model, at most
-HEADS_BESIDE = 4  # that are shown of each of several models side by side, at most
+HEADS = 6  # shown of each model in `draw_attention`, at most
+HEADS_BESIDE = 4  # shown of each model in `draw_reconstruction`, at most
 
 
 def draw_masks(name: str, plan: Plan, settings: Settings):
-    """Pictures down, rows of the table across: the masks found, laid over each picture."""
-    content, found = plan.experiments.table(name), examples_by_row(name, settings)
-    labels = [row.label for row in content.rows if row.label in found]
-    figure, panels = _grid(max(map(len, found.values()), default=1), max(1, len(labels)))
+    """Pictures down, rows of the table across: the predicted masks drawn over each picture."""
+    content, examples = plan.experiments.table(name), examples_by_row(name, settings)
+    labels = [row.label for row in content.rows if row.label in examples]
+    figure, panels = _grid(max(map(len, examples.values()), default=1), max(1, len(labels)))
     for across, label in enumerate(labels):
         panels[0, across].set_title(short(label), fontsize=6)
-        for axes, example in zip(panels[:, across], found[label], strict=False):
+        for axes, example in zip(panels[:, across], examples[label], strict=False):
             axes.imshow(overlay(example["image"], list(example["masks"])), interpolation="none")
     return _titled(figure, panels, content, settings)
 
 
 def draw_attention(name: str, plan: Plan, settings: Settings):
-    """A line a head and a block of columns a model: each head over several pictures."""
-    content, found = plan.experiments.table(name), examples_by_row(name, settings)
-    rows = [row for row in content.rows if not row.control and row.label in found]
-    columns = [(row.label, example) for row in rows for example in found[row.label]]
+    """Attention heads down; across, the pictures of each model."""
+    content, examples = plan.experiments.table(name), examples_by_row(name, settings)
+    rows = [row for row in content.rows if not row.control and row.label in examples]
+    columns = [(row.label, example) for row in rows for example in examples[row.label]]
     heads = min(max((len(example["attention"]) for _, example in columns), default=0), HEADS)
     figure, panels = _grid(1 + heads, max(1, len(columns)))
     for across, (label, example) in enumerate(columns):
@@ -45,18 +45,18 @@ def draw_attention(name: str, plan: Plan, settings: Settings):
 
 
 def draw_reconstruction(name: str, plan: Plan, settings: Settings):
-    """Pictures down; across: whole, masked, filled in by each model, and its attention by head."""
-    content, found = plan.experiments.table(name), examples_by_row(name, settings)
+    """Pictures down; across: original, masked, reconstructed by each model, and its attention."""
+    content, examples = plan.experiments.table(name), examples_by_row(name, settings)
     rows = content.figure.rows or [row.label for row in content.rows if not row.control]
-    labels = [label for label in rows if label in found]
-    columns: list[tuple[str, list]] = []  # title, and what is shown of each picture
-    for label in labels[:1]:  # pictures and masks are those of all models
-        columns.append(("original", [example["image"] for example in found[label]]))
-        columns.append(("masked", [example["masked"] for example in found[label]]))
+    labels = [label for label in rows if label in examples]
+    columns: list[tuple[str, list]] = []  # title, and one panel for each picture
+    for label in labels[:1]:  # the same for all models
+        columns.append(("original", [example["image"] for example in examples[label]]))
+        columns.append(("masked", [example["masked"] for example in examples[label]]))
     for label in labels:
-        columns.append((short(label), [example["reconstruction"] for example in found[label]]))
+        columns.append((short(label), [example["reconstruction"] for example in examples[label]]))
     for label in labels:
-        attention = [example["attention"].astype(float) for example in found[label]]
+        attention = [example["attention"].astype(float) for example in examples[label]]
         columns.append(("", []))  # a gap
         for head in range(min(HEADS_BESIDE, *map(len, attention))):
             title = f"{short(label)}\nhead {head + 1}"
@@ -71,15 +71,18 @@ def draw_reconstruction(name: str, plan: Plan, settings: Settings):
 
 
 def examples_by_row(name: str, settings: Settings) -> dict[str, list[dict]]:
-    """Row → its pictures."""
-    found: dict[str, list[dict]] = {}
+    """Row label → its examples, as `crate.data.examples` describes them."""
+    rows: dict[str, list[dict]] = {}
     for example in read_examples(examples_npz(settings.results, settings.scale, name)):
-        found.setdefault(example["row"], []).append(example)
-    return found
+        rows.setdefault(example["row"], []).append(example)
+    return rows
 
 
 def _grid(down: int, across: int | list[float]):
-    """A figure of panels without axes: square, an inch each, or of these widths in inches."""
+    """A figure and its panels, which have no axes and are an inch high.
+
+    `across` is the number of panels in a row, each an inch wide, or the list of their widths.
+    """
     from matplotlib.figure import Figure
 
     widths = [1.0] * across if isinstance(across, int) else across

@@ -1,7 +1,7 @@
-"""`crate report`: one HTML page of everything that was regenerated, with what stands behind it.
+"""`crate report`: one HTML page with all regenerated tables and figures, and the runs behind them.
 
-It shows what `metrics/`, `figures/` and the runs of a scale hold, gaps included. Styles, scripts,
-figures and the provenance of every cell are inside, and the page's own policy forbids it to load
+It shows the `metrics/`, `figures/` and runs of a scale, gaps included. Styles, scripts, figures
+and the provenance of every cell are embedded; the page's content security policy forbids loading
 anything. Equal inputs give equal bytes. This module imports no torch.
 """
 
@@ -23,29 +23,29 @@ from crate.planning.settings import Settings
 from crate.planning.tables import Column, Table
 from crate.published import published_results, read_record
 from crate.records import write_text
-from crate.reporting.collect import Found, ancestry, metrics_csv, read_metrics, training_curves
-from crate.reporting.explain import account, config_words, wall_seconds
+from crate.reporting.collect import Result, ancestry, metrics_csv, read_metrics, training_curves
+from crate.reporting.explain import config_words, describe_run, wall_seconds
 from crate.reporting.style import COLOURS
-from crate.reporting.tables import MARKS, Cell, Sheet, cells_of, lay_out, number
+from crate.reporting.tables import MARKS, Cell, RenderedTable, cells_of, number, render
 from crate.runs import Run
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 
 
 def write_report(plan: Plan, settings: Settings, *, published: bool = False) -> Path:
-    """Write `<results>/<scale>/report.html`, or that of `results/published/<scale>`.
+    """Write `<results>/<scale>/report.html`, or `<results>/published/<scale>/report.html`.
 
     Raises:
-        RunError: no table of the scale is collected yet.
+        RunError: no table of the scale is collected yet, or the published records are damaged.
     """
     root = published_results(settings.results) if published else Path(settings.results)
-    if published:  # for others, whose data lie elsewhere
+    if published:  # for readers who have their data elsewhere
         usual = plan.experiments.settings()
         settings = settings.model_copy(update={"data_root": usual.data_root})
     shown = settings.model_copy(update={"results": root.as_posix()})
     made, missing = [], []
-    # cells by id; what is known of their runs, once for all cells that show one
-    provenance: dict[str, dict] = {"cells": {}, "accounts": {}}
+    # cells by id; descriptions of runs, one for all cells that show the run
+    provenance: dict[str, dict] = {"cells": {}, "runs": {}}
     records: dict[str, dict] = {}
     for name in plan.experiments.tables:
         content = plan.experiments.table(name)
@@ -78,17 +78,17 @@ def write_report(plan: Plan, settings: Settings, *, published: bool = False) -> 
 
 
 def _shared(provenance: dict) -> dict:
-    """`provenance` for the page: a text that many runs share, as a recipe is, stands once."""
+    """`provenance` as the page holds it: a text that many runs share is stored once."""
     texts: dict[str, int] = {}
-    accounts = [
-        [[what, texts.setdefault(text, len(texts))] for what, text in told]
-        for _, told in provenance["accounts"].values()
+    runs = [
+        [[what, texts.setdefault(text, len(texts))] for what, text in facts]
+        for _, facts in provenance["runs"].values()
     ]
-    return {"cells": provenance["cells"], "accounts": accounts, "texts": list(texts)}
+    return {"cells": provenance["cells"], "runs": runs, "texts": list(texts)}
 
 
 def _script_json(value) -> Markup:
-    """JSON that may stand inside a <script>: nothing in it can end the element."""
+    """JSON for a <script> element: escaped, so that nothing in it ends the element."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -101,27 +101,27 @@ def _script_json(value) -> Markup:
 def _section(
     name: str, plan: Plan, settings: Settings, shown: Settings, provenance: dict, records: dict
 ) -> dict:
-    """What the page shows of a table; joins `provenance` and the `records` of the runs behind it.
+    """What the page shows of a table; adds to `provenance`, and to `records` those of its runs.
 
-    `settings` are of what a rerun would write, `shown` of what is looked at.
+    `settings` are those of a rerun, `shown` those of the results that the page shows.
     """
     content, metrics = plan.experiments.table(name), read_metrics(name, shown)
-    sheet, cells = lay_out(name, plan, shown), cells_of(content, metrics)
-    runs: dict[Run, tuple[str, Found]] = {}  # each with the first row that shows it
-    for line, run, found in _values(metrics, content, shown):
-        for step, behind in ancestry(run, found):
-            if behind.record:
-                records[behind.folder.as_posix()] = behind.record
-                runs.setdefault(step, (line.row, behind))
+    rendered, cells = render(name, plan, shown), cells_of(content, metrics)
+    runs: dict[Run, tuple[str, Result]] = {}  # with the first row that shows the run
+    for line, run, result in _values(metrics, content, shown):
+        for stage, of_stage in ancestry(run, result):
+            if of_stage.record:
+                records[of_stage.folder.as_posix()] = of_stage.record
+                runs.setdefault(stage, (line.row, of_stage))
         entry = _entry(name, line, content, cells, provenance)
-        accounts = provenance["accounts"]
-        key = (found.folder, found.status, found.value is None)
-        if key not in accounts:
-            accounts[key] = (len(accounts), account(run, found, plan, settings))
+        described = provenance["runs"]
+        key = (result.folder, result.status, result.value is None)
+        if key not in described:
+            described[key] = (len(described), describe_run(run, result, plan, settings))
         column = content.columns[line.column]
-        value = MARKS[found.status][0] if found.value is None else number(found.value, column)
-        unit = f" {column.unit}" if found.value is not None and column.unit else ""
-        entry["runs"].append([f"seed {run.seed}: {value}{unit}", accounts[key][0]])
+        value = MARKS[result.status][0] if result.value is None else number(result.value, column)
+        unit = f" {column.unit}" if result.value is not None and column.unit else ""
+        entry["runs"].append([f"seed {run.seed}: {value}{unit}", described[key][0]])
     seeds = ",".join(str(seed) for seed in dict.fromkeys(metrics["seed"]))
     words = f"{config_words(plan, settings)} seeds={seeds}"
     filled = [cell for cell in cells.values() if cell.status not in ("empty", "unavailable")]
@@ -129,58 +129,60 @@ def _section(
         "name": name,
         "title": content.title,
         "source": content.source,
-        "caption": sheet.caption[1:],
-        "heads": _heads(sheet),
-        "parts": sheet.columns[1:],
-        "rows": _rows(name, content, sheet, provenance),
-        "notes": [note for note in sheet.notes if note],
+        "caption": rendered.caption[1:],
+        "heads": _heads(rendered),
+        "parts": rendered.columns[1:],
+        "rows": _rows(name, content, rendered, provenance),
+        "notes": [note for note in rendered.notes if note],
         "figure": _figure(name, plan, shown),
         "curves": _curves(content, runs, plan),
         "runs": len(runs),
         "command": f"snakemake --cores all table_{name} --config {words}",
         "filled": sum(cell.n > 0 for cell in filled),
         "cells": len(filled),
-        "beside_paper": _beside_paper(sheet),
+        "comparison": _comparison(rendered),
     }
 
 
 def _values(
     metrics: pd.DataFrame, content: Table, shown: Settings
-) -> Iterator[tuple[object, Run, Found]]:
-    """Each line of a table's metrics with its run and what that left, as the table shows it."""
+) -> Iterator[tuple[object, Run, Result]]:
+    """Each line of a table's metrics with its run and the run's result."""
     labels = {row.label for row in content.rows}
     for line in metrics.itertuples():
         if line.row not in labels or line.column not in content.columns:
-            continue  # of a table that was another then
+            continue  # of an earlier version of the table
         run = Run(shown.scale, line.model, line.seed, tuple(line.chain.split("/")))
         folder = Path(shown.results) / line.run
         value = None if pd.isna(line.value) else float(line.value)
         yield (
             line,
             run,
-            Found(value, line.status, line.note, folder, read_record(folder)),
+            Result(value, line.status, line.note, folder, read_record(folder)),
         )
 
 
 def _entry(name: str, line, content: Table, cells: dict, provenance: dict) -> dict:
-    """What a click on a cell shows; its runs are added to it one by one."""
+    """What a click on a cell shows; `_section` adds its runs one by one."""
     column, row = content.columns[line.column], _row(content, line.row)
     paper = row.paper.get(line.column)
     cell: Cell = cells[line.row, line.column]
     unit = f" {column.unit}" if cell.n and column.unit else ""
-    shown = dataclasses.replace(cell, status="ok") if cell.n else cell  # its mark comes with words
-    told = [("ours", f"{shown.text(column)}{unit}")]
+    shown = (
+        dataclasses.replace(cell, status="ok") if cell.n else cell
+    )  # its mark is explained below
+    facts = [("ours", f"{shown.text(column)}{unit}")]
     if MARKS[cell.status][1]:
-        told.append(("", " ".join(MARKS[cell.status])))
+        facts.append(("", " ".join(MARKS[cell.status])))
     if paper is not None:
         value = number(paper.value / column.factor, column)
         of_paper = f" {column.unit}" if column.unit else ""
-        told.append(("paper", f"{value}{of_paper} ({paper.source}, mark {paper.mark})"))
+        facts.append(("paper", f"{value}{of_paper} ({paper.source}, mark {paper.mark})"))
         if paper.unexplained:
-            told.append(("", " ".join(paper.unexplained.split())))
+            facts.append(("", " ".join(paper.unexplained.split())))
     return provenance["cells"].setdefault(
         _cell_id(name, content, line.row, line.column),
-        {"title": f"{line.row}, {column.label}", "told": told, "runs": []},
+        {"title": f"{line.row}, {column.label}", "facts": facts, "runs": []},
     )
 
 
@@ -192,40 +194,40 @@ def _cell_id(name: str, content: Table, label: str, key: str) -> str:
     return f"{name}/{[row.label for row in content.rows].index(label)}/{key}"
 
 
-def _heads(sheet: Sheet) -> list[tuple[str, int]]:
-    """The upper line of headers: a column's label and how many columns it spans."""
-    spans = Counter((key, label) for key, label, _ in sheet.columns[1:])
+def _heads(rendered: RenderedTable) -> list[tuple[str, int]]:
+    """The upper row of headers: a column's label and how many columns it spans."""
+    spans = Counter((key, label) for key, label, _ in rendered.columns[1:])
     return [(label, span) for (_, label), span in spans.items()]
 
 
-def _rows(name: str, content: Table, sheet: Sheet, provenance: dict) -> list[dict]:
+def _rows(name: str, content: Table, rendered: RenderedTable, provenance: dict) -> list[dict]:
     rows = []
-    for i, (row, texts) in enumerate(zip(content.rows, sheet.rows, strict=True)):
+    for i, (row, texts) in enumerate(zip(content.rows, rendered.rows, strict=True)):
         fields = []
         for j, text in enumerate(texts[1:], start=1):
-            key, _, part = sheet.columns[j]
+            key, _, part = rendered.columns[j]
             place = _cell_id(name, content, row.label, key)
             ours = part.startswith("ours") and place in provenance["cells"]
             fields.append(
-                {"text": text, "bold": (i, j) in sheet.bold, "place": place if ours else None}
+                {"text": text, "bold": (i, j) in rendered.bold, "place": place if ours else None}
                 | {"kind": part.split(" ")[0]}
             )
         rows.append({"label": row.label, "control": row.control, "fields": fields})
     return rows
 
 
-def _beside_paper(sheet: Sheet) -> list[str]:
-    """In a few words, how a table compares: verdicts where it may be judged, else orders."""
-    told = []
-    for j, (_, label, part) in enumerate(sheet.columns):
+def _comparison(rendered: RenderedTable) -> list[str]:
+    """How a table compares with the paper, in a few words: verdicts, or orders with stand-ins."""
+    parts = []
+    for j, (_, label, part) in enumerate(rendered.columns):
         if part == "verdict":
-            found = Counter(row[j] for row in sheet.rows if row[j])
-            counts = ", ".join(f"{count} {word}" for word, count in sorted(found.items()))
-            told += [f"{label}: {counts}"] if counts else []
-    for label, order in sheet.orders.items():
+            verdicts = Counter(row[j] for row in rendered.rows if row[j])
+            counts = ", ".join(f"{count} {word}" for word, count in sorted(verdicts.items()))
+            parts += [f"{label}: {counts}"] if counts else []
+    for label, order in rendered.orders.items():
         tau = "undefined" if math.isnan(order.tau) else f"{order.tau:+.2f}"
-        told.append(f"{label}: τ {tau}")
-    return told
+        parts.append(f"{label}: τ {tau}")
+    return parts
 
 
 def _figure(name: str, plan: Plan, shown: Settings) -> dict | None:
@@ -237,12 +239,12 @@ def _figure(name: str, plan: Plan, shown: Settings) -> dict | None:
     files = [(base.with_suffix(f".{kind}"), kind) for kind in ("svg", "png")]
     files = [(path.stat().st_size, path, kind) for path, kind in files if path.is_file()]
     title = plan.experiments.table(name).figure.title
-    found = {"name": figure, "title": f"{title} ({shown.scale} scale)", "uri": None}
+    drawn = {"name": figure, "title": f"{title} ({shown.scale} scale)", "uri": None}
     if files:
         _, path, kind = min(files)
         media = {"svg": "image/svg+xml", "png": "image/png"}[kind]
-        found["uri"] = f"data:{media};base64,{base64.b64encode(path.read_bytes()).decode()}"
-    return found
+        drawn["uri"] = f"data:{media};base64,{base64.b64encode(path.read_bytes()).decode()}"
+    return drawn
 
 
 # --- training curves -----------------------------------------------------------
@@ -252,18 +254,18 @@ WIDTH, HEIGHT = 340, 200
 MARGINS = {"left": 42, "right": 8, "top": 8, "bottom": 28}
 
 
-def _curves(content: Table, runs: dict[Run, tuple[str, Found]], plan: Plan) -> dict | None:
-    """Loss and metrics while the runs behind a table train: a panel a step and quantity.
+def _curves(content: Table, runs: dict[Run, tuple[str, Result]], plan: Plan) -> dict | None:
+    """Training curves of the runs behind a table: one panel for each recipe and quantity.
 
-    A row is a colour and a dash, a run a line of its own.
+    Each run is a line; those of a row share colour and dash.
     """
     panels: dict[tuple[str, str, str], list] = {}
     for run in training_curves(runs, plan):
         for quantity, points in run["curves"].items():
             whose = f"{run['row']}, {run['model']}, seed {run['seed']}"
-            told = f"{whose}: {points[-1][1]:.4g} at the end"
+            hint = f"{whose}: {points[-1][1]:.4g} at the end"
             panel = (run["step"], quantity, run["unit"])
-            panels.setdefault(panel, []).append((run["row"], told, points))
+            panels.setdefault(panel, []).append((run["row"], hint, points))
     if not panels:
         return None
     drawn = {label for lines in panels.values() for label, _, _ in lines}
@@ -274,14 +276,18 @@ def _curves(content: Table, runs: dict[Run, tuple[str, Found]], plan: Plan) -> d
     return {
         "legend": list(styles.items()),
         "panels": [
-            {"step": step, "quantity": quantity, "svg": _panel(step, quantity, unit, lines, styles)}
-            for (step, quantity, unit), lines in panels.items()
+            {
+                "recipe": recipe,
+                "quantity": quantity,
+                "svg": _panel(recipe, quantity, unit, lines, styles),
+            }
+            for (recipe, quantity, unit), lines in panels.items()
         ],
     }
 
 
-def _panel(step: str, quantity: str, unit: str, lines: list, styles: dict) -> Markup:
-    """One panel as SVG, whose text and axes take the colours of the page."""
+def _panel(recipe: str, quantity: str, unit: str, lines: list, styles: dict) -> Markup:
+    """One panel as SVG; text and axes have the colours of the page."""
     x_end = max(seen for _, _, points in lines for seen, _ in points) or 1
     values = [value for _, _, points in lines for _, value in points]
     ticks = _ticks(min(values), max(values))
@@ -298,19 +304,19 @@ def _panel(step: str, quantity: str, unit: str, lines: list, styles: dict) -> Ma
     axis = '<text x="{}" y="{}">0</text><text class="end" x="{}" y="{}">{} {}</text>'
     line = '<path class="line" d="M{}" stroke="{}" stroke-dasharray="{}"><title>{}</title></path>'
     dot = '<circle cx="{:.1f}" cy="{:.1f}" r="2" fill="{}"><title>{}</title></circle>'
-    parts = [Markup(head).format(WIDTH, HEIGHT, step, quantity)]
+    parts = [Markup(head).format(WIDTH, HEIGHT, recipe, quantity)]
     for tick in ticks:
         y = place(0, tick)[1]
         parts.append(Markup(grid).format(left, y, right, left - 6, y + 3.5, tick))
     counted = Column(label="", metric="", chain="", decimals=None)
     below = HEIGHT - 8
     parts.append(Markup(axis).format(left, below, right, below, number(x_end, counted), unit))
-    for label, told, points in lines:
+    for label, hint, points in lines:
         if len(points) == 1:
-            parts.append(Markup(dot).format(*place(*points[0]), styles[label][0], told))
+            parts.append(Markup(dot).format(*place(*points[0]), styles[label][0], hint))
             continue
         path = " ".join("{:.1f} {:.1f}".format(*place(*point)) for point in points)
-        parts.append(Markup(line).format(path, *styles[label], told))
+        parts.append(Markup(line).format(path, *styles[label], hint))
     return Markup("").join([*parts, Markup("</svg>")])
 
 
@@ -320,14 +326,14 @@ def _ticks(low: float, high: float) -> list[float]:
     unit = 10.0 ** math.floor(math.log10(span / 4))
     unit *= next(factor for factor in (1, 2, 5, 10) if span / 4 <= factor * unit * (1 + 1e-9))
     first, last = math.ceil(low / unit - 1e-9), math.floor(high / unit + 1e-9)
-    return [round(step * unit, 12) for step in range(first, last + 1)] or [low]
+    return [round(count * unit, 12) for count in range(first, last + 1)] or [low]
 
 
 # --- the machines -----------------------------------------------------------
 
 
 def _environment(records: dict[str, dict]) -> dict:
-    """On what the runs ran, as their own records say."""
+    """The machines, commits and times of the runs, from their records."""
     machines: Counter = Counter()
     commits: Counter = Counter()
     for record in records.values():

@@ -1,7 +1,8 @@
 """Tables: `metrics/<table>.csv` and the table's YAML → `tables/<table>.{md,tex,csv}`.
 
-A cell is its values first and text last. A paper's number never competes with ours, and where a
-stand-in data set was used there is no difference to it either, only the agreement of the order.
+`cells_of` computes the values of all cells, `render` turns them into text, and `markdown`, `latex`
+and `plain_csv` print that text. A paper's number is never ranked among ours. Where a stand-in data
+set was used, ours and the paper's are compared only by the order of their rows.
 This module imports no torch.
 """
 
@@ -20,7 +21,7 @@ from crate.planning.tables import Column, Row, Table
 from crate.records import write_text
 from crate.reporting.collect import read_metrics
 
-# status → printed mark and what its footnote says
+# status → printed mark and its footnote
 MARKS = {
     "ok": ("", ""),
     "partial": ("†", "some seeds are missing or failed"),
@@ -28,13 +29,13 @@ MARKS = {
     "missing": ("…", "not run yet"),
     "empty": ("", ""),
     "released": ("°", "released weights, evaluated here"),
-    "unavailable": ("–", "released weights that cannot be evaluated here"),
+    "unavailable": ("–", "released weights that are not available here"),
     "incomplete": (
         "¶",
-        "made with another number of images or documents than the set has: not judged",
+        "the number of images or documents is not that of the data set; not compared",
     ),
-    "frozen": ("‡", "not run here: the record in results/published"),
-    "earlier": ("§", "the record in results/published, of an earlier recipe: not compared"),
+    "frozen": ("‡", "not run here; from the records in results/published"),
+    "earlier": ("§", "from the records in results/published, of an earlier recipe; not compared"),
 }
 
 
@@ -50,11 +51,11 @@ class Cell:
 
     @property
     def comparable(self) -> bool:
-        """Whether it may be ranked and judged."""
+        """Whether the cell may be ranked and compared with the paper."""
         return self.n > 0 and self.status not in ("earlier", "incomplete")
 
     def text(self, column: Column) -> str:
-        """`71.2 ± 0.3`; no ± for one seed, and a spread that rounds to nothing is shown as is."""
+        """`71.2 ± 0.3`; no ± for one seed or where all values are equal."""
         mark = MARKS[self.status][0]
         if not self.n:
             return mark
@@ -62,7 +63,7 @@ class Cell:
         if self.n > 1 and self.std:
             if column.decimals is None:
                 shown += f" ± {number(self.std, column)}"
-            else:  # rounded up, so that a spread is never printed as ±0.0
+            else:  # rounded up: a spread is never printed as ±0.0
                 unit = 10.0**-column.decimals
                 steps = max(1, math.ceil(round(self.std * column.factor / unit, 6)))
                 shown += f" ± {steps * unit:.{column.decimals}f}"
@@ -84,30 +85,30 @@ _PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")
 
 
 def cells_of(content: Table, metrics: pd.DataFrame) -> dict[tuple[str, str], Cell]:
-    """Every cell by (row label, column key)."""
-    found = {}
+    """All cells by (row label, column key)."""
+    cells = {}
     for row, key in itertools.product(content.rows, content.columns):
         part = metrics[(metrics["row"] == row.label) & (metrics["column"] == key)]
-        if len(set(part["status"]) - {"earlier"}):  # two recipes have no mean
+        if len(set(part["status"]) - {"earlier"}):  # never a mean over two recipes
             part = part.assign(value=part["value"].where(part["status"] != "earlier"))
         values = tuple(part["value"].dropna())
         if part.empty:
             status = "empty"
         elif len(values) == len(part):
-            given = set(part["status"])
-            status = given.pop() if len(given) == 1 else "frozen"
+            statuses = set(part["status"])
+            status = statuses.pop() if len(statuses) == 1 else "frozen"
         elif values:
             status = "partial"
         else:
-            given = ("failed", "missing", "unavailable", "earlier")
-            status = next(name for name in given if name in set(part["status"]))
+            worst_first = ("failed", "missing", "unavailable", "earlier")
+            status = next(name for name in worst_first if name in set(part["status"]))
         series = pd.Series(values, dtype=float)
-        # equal values have no spread, whatever rounding makes of it
+        # equal values have no spread, but floating point gives them a small one
         std = 0.0 if len(values) > 1 and len(set(values)) == 1 else series.std()
-        found[row.label, key] = Cell(
+        cells[row.label, key] = Cell(
             series.mean() if values else math.nan, std, len(values), status, values
         )
-    return found
+    return cells
 
 
 # --- comparing with the paper -----------------------------------------------------------
@@ -115,20 +116,20 @@ def cells_of(content: Table, metrics: pd.DataFrame) -> dict[tuple[str, str], Cel
 
 @dataclasses.dataclass(frozen=True)
 class Agreement:
-    """How far our rows of a column stand in the paper's order."""
+    """How far the order of our rows in a column agrees with the paper's."""
 
     tau: float  # Kendall's τ-b between the paper's values and our means; NaN for ties only
-    steps: int  # pairs of neighbours in the paper's order
-    agree: int  # of them, beyond seed noise, those that go the paper's way
-    against: int  # and the other way
-    seeds: int  # of the row that has the fewest
+    pairs: int  # of neighbours in the paper's order
+    agree: int  # of them, those ordered as in the paper, beyond seed noise
+    against: int  # of them, those ordered the other way, beyond seed noise
+    seeds: int  # of the row with the fewest
 
 
 def agreement(rows: list[Row], key: str, cells: dict[tuple[str, str], Cell]) -> Agreement | None:
-    """The order of our rows beside the paper's; None for fewer than three.
+    """How our order of rows agrees with the paper's; None for fewer than three rows.
 
-    A pair of neighbours is beyond seed noise where Welch's t interval (95 %) of our difference
-    leaves out zero.
+    A pair of neighbours is ordered beyond seed noise if Welch's t interval (95 %) of our
+    difference excludes zero.
     """
     from scipy import stats
 
@@ -156,24 +157,24 @@ def agreement(rows: list[Row], key: str, cells: dict[tuple[str, str], Cell]) -> 
     return Agreement(tau, len(neighbours), agree, against, min(cell.n for _, cell in pairs))
 
 
-def order_agreement(column: Column, found: Agreement | None) -> str:
-    """One sentence on whether our rows stand in the paper's order, and beyond seed noise."""
-    if found is None:
+def order_agreement(column: Column, order: Agreement | None) -> str:
+    """One sentence on how our order of rows agrees with the paper's, beyond seed noise."""
+    if order is None:
         return ""
-    told = "undefined (ties only)" if math.isnan(found.tau) else f"{found.tau:+.2f}"
-    text = f"{column.label}: Kendall τ between our order and the paper's is {told}"
-    if found.seeds < 2:
+    tau = "undefined (ties only)" if math.isnan(order.tau) else f"{order.tau:+.2f}"
+    text = f"{column.label}: Kendall τ between our order and the paper's is {tau}"
+    if order.seeds < 2:
         return f"{text}; one seed, so the seed noise is unknown."
-    noise = found.steps - found.agree - found.against
+    within = order.pairs - order.agree - order.against
     return (
-        f"{text}; of {found.steps} steps in the paper's order, beyond seed noise (95 % Welch "
-        f"interval) {found.agree} go the paper's way and {found.against} the other way, {noise} "
-        "are within it."
+        f"{text}; of {order.pairs} pairs of neighbours in the paper's order, {order.agree} have "
+        f"the same order here, {order.against} the reverse, and {within} differ by less than the "
+        "seed noise (95 % Welch interval)."
     )
 
 
 def verdict(cell: Cell, paper: float, column: Column) -> tuple[str, str]:
-    """Difference to the paper and whether it is within the declared tolerance."""
+    """The difference to the paper, and "reproduced" or "differs" by the column's tolerance."""
     if not cell.comparable:
         return "", ""
     delta = cell.mean * column.factor - paper
@@ -188,21 +189,21 @@ def verdict(cell: Cell, paper: float, column: Column) -> tuple[str, str]:
 
 
 @dataclasses.dataclass
-class Sheet:
-    """A table as text: what is printed in every format."""
+class RenderedTable:
+    """A table as text, the same for every format."""
 
     headers: list[str]
     rows: list[list[str]]
     bold: set[tuple[int, int]]
     caption: list[str]
     notes: list[str]
-    # what a header is made of: the column's key, its label, and what of it stands there
+    # the parts of each header: the column's key, its label, and "ours (…)", "paper", "Δ", "verdict"
     columns: list[tuple[str, str, str]]
-    orders: dict[str, Agreement]  # a column's label → its order beside the paper's
+    orders: dict[str, Agreement]  # a column's label → how its order agrees with the paper's
 
 
-def lay_out(name: str, plan: Plan, settings: Settings) -> Sheet:
-    """Decide every printed word of a table."""
+def render(name: str, plan: Plan, settings: Settings) -> RenderedTable:
+    """The text of every cell of a table, its caption and its notes."""
     content = plan.experiments.table(name)
     metrics = read_metrics(name, settings)
     cells = cells_of(content, metrics)
@@ -217,7 +218,7 @@ def lay_out(name: str, plan: Plan, settings: Settings) -> Sheet:
     for key, column in content.columns.items():
         statuses = {cells[row.label, key].status for row in content.rows}
         if "unavailable" in statuses <= {"unavailable", "empty"}:
-            notes.append(f"{column.label}: none here ('crate weights list' says why).")
+            notes.append(f"{column.label}: not available here; see 'crate weights list'.")
             left_out.add(key)
             continue
         arrow = {"up": " ↑", "down": " ↓", None: ""}[column.direction]
@@ -249,10 +250,10 @@ def lay_out(name: str, plan: Plan, settings: Settings) -> Sheet:
                 why = " ".join(value.unexplained.split())
                 notes.append(f"{row.label}, {column.label}: {why}")
         if not real and column.direction:
-            found = agreement(content.rows, key, cells)
-            notes.append(order_agreement(column, found))
-            if found is not None:
-                orders[column.label] = found
+            order = agreement(content.rows, key, cells)
+            notes.append(order_agreement(column, order))
+            if order is not None:
+                orders[column.label] = order
     if unprinted:
         notes.append(f"{'; '.join(unprinted)}: paper value not available.")
     notes += _remarks(content, metrics)
@@ -262,25 +263,25 @@ def lay_out(name: str, plan: Plan, settings: Settings) -> Sheet:
     ]
     sources = {(value.source, value.mark) for row in content.rows for value in row.paper.values()}
     if sources:
-        told = "; ".join(f"{source} (mark {mark})" for source, mark in sorted(sources))
-        notes.append(f"Paper values: {told}.")
+        cited = "; ".join(f"{source} (mark {mark})" for source, mark in sorted(sources))
+        notes.append(f"Paper values: {cited}.")
     seeds = list(dict.fromkeys(metrics["seed"]))
     headers = [
         part if part in ("Δ", "verdict") else f"{label}, {part}" if part else label
         for _, label, part in columns
     ]
     caption = _caption(content, seeds, **facts)
-    return Sheet(headers, rows, bold, caption, notes, columns, orders)
+    return RenderedTable(headers, rows, bold, caption, notes, columns, orders)
 
 
 def _remarks(content: Table, metrics: pd.DataFrame) -> list[str]:
-    """What runs have to say of their values: of whole columns, or of some rows."""
+    """The remarks of runs on their values, each on whole columns or on some rows."""
     shown = ("ok", "released", "incomplete", "frozen", "earlier")
     valued = metrics[metrics["status"].isin(shown)]
     lines = []
     for note, part in valued[valued["note"] != ""].groupby("note"):
-        about = valued[valued["column"].isin(part["column"])]
-        if set(about["row"]) == set(part["row"]):
+        same_columns = valued[valued["column"].isin(part["column"])]
+        if set(same_columns["row"]) == set(part["row"]):
             subject = [c.label for key, c in content.columns.items() if key in set(part["column"])]
         else:
             subject = [row.label for row in content.rows if row.label in set(part["row"])]
@@ -289,7 +290,7 @@ def _remarks(content: Table, metrics: pd.DataFrame) -> list[str]:
 
 
 def _best(content: Table, key: str, cells: dict) -> set[str]:
-    """Labels of the best rows as printed, ties included; controls do not compete."""
+    """Labels of the best rows as printed, ties included; controls are not ranked."""
     column = content.columns[key]
     shown = {
         row.label: _as_printed(cells[row.label, key].mean * column.factor, column)
@@ -322,43 +323,43 @@ def _caption(content: Table, seeds: list[int], title: str, stand_ins: dict) -> l
     over = f"mean ± standard deviation over seeds {named}" if several else f"seed {named}"
     lines.append(f"Ours: {title}; {over}.")
     if stand_ins:
-        told = "; ".join(f"{title} stands in for {name}" for name, title in stand_ins.items())
-        lines.append(f"Stand-ins: {told}. Ours and the paper's numbers are not comparable.")
+        pairs = "; ".join(f"{title} stands in for {name}" for name, title in stand_ins.items())
+        lines.append(f"Stand-ins: {pairs}. Our numbers cannot be compared with the paper's.")
     return [" ".join(line.split()) for line in lines if line.strip()]
 
 
 def write_table(name: str, plan: Plan, settings: Settings) -> list[Path]:
     """Write `tables/<name>.{md,tex,csv}`; returns their paths."""
-    sheet = lay_out(name, plan, settings)
+    table = render(name, plan, settings)
     base = Path(settings.results) / settings.scale / "tables" / name
-    texts = {"md": markdown(sheet), "tex": latex(sheet), "csv": plain_csv(sheet)}
+    texts = {"md": markdown(table), "tex": latex(table), "csv": plain_csv(table)}
     for suffix, text in texts.items():
         write_text(base.with_suffix(f".{suffix}"), text)
     return [base.with_suffix(f".{suffix}") for suffix in texts]
 
 
-def markdown(sheet: Sheet) -> str:
+def markdown(table: RenderedTable) -> str:
     rows = [
-        [f"**{text}**" if (i, j) in sheet.bold else text for j, text in enumerate(row)]
-        for i, row in enumerate(sheet.rows)
+        [f"**{text}**" if (i, j) in table.bold else text for j, text in enumerate(row)]
+        for i, row in enumerate(table.rows)
     ]
-    headers, *rows = [[text.replace("|", "\\|") for text in row] for row in [sheet.headers, *rows]]
-    aligned = ["left", *["right"] * (len(sheet.headers) - 1)]
+    headers, *rows = [[text.replace("|", "\\|") for text in row] for row in [table.headers, *rows]]
+    aligned = ["left", *["right"] * (len(table.headers) - 1)]
     body = tabulate(rows, headers, tablefmt="pipe", disable_numparse=True, colalign=aligned)
-    notes = "\n".join(f"- {note}" for note in sheet.notes if note)
-    return "\n\n".join([" ".join(sheet.caption), body, notes]) + "\n"
+    notes = "\n".join(f"- {note}" for note in table.notes if note)
+    return "\n\n".join([" ".join(table.caption), body, notes]) + "\n"
 
 
-def latex(sheet: Sheet) -> str:
-    """A booktabs tabular, the caption and notes as comments above it."""
-    frame = pd.DataFrame([[_tex(text) for text in row] for row in sheet.rows])
+def latex(table: RenderedTable) -> str:
+    """A booktabs tabular, with the caption and notes as comments above it."""
+    frame = pd.DataFrame([[_tex(text) for text in row] for row in table.rows])
     marks = pd.DataFrame("", index=frame.index, columns=frame.columns)
-    for i, j in sheet.bold:
+    for i, j in table.bold:
         marks.iloc[i, j] = "textbf:--rwrap;"
     styler = frame.style.hide(axis="index").apply(lambda _: marks, axis=None)
-    styler.format_index(lambda column: _tex(sheet.headers[column]), axis="columns")
-    body = styler.to_latex(hrules=True, column_format="l" + "r" * (len(sheet.headers) - 1))
-    comments = [f"% {line}" for line in [*sheet.caption, *sheet.notes] if line]
+    styler.format_index(lambda column: _tex(table.headers[column]), axis="columns")
+    body = styler.to_latex(hrules=True, column_format="l" + "r" * (len(table.headers) - 1))
+    comments = [f"% {line}" for line in [*table.caption, *table.notes] if line]
     return "\n".join(comments) + "\n" + body
 
 
@@ -376,16 +377,16 @@ def _tex(text: str) -> str:
     return "".join(_TEX.get(character, character) for character in text)
 
 
-def plain_csv(sheet: Sheet) -> str:
+def plain_csv(table: RenderedTable) -> str:
     buffer = io.StringIO()
-    pd.DataFrame(sheet.rows, columns=_unique(sheet.headers)).to_csv(
+    pd.DataFrame(table.rows, columns=_unique(table.headers)).to_csv(
         buffer, index=False, lineterminator="\n"
     )
     return buffer.getvalue()
 
 
 def _unique(headers: list[str]) -> list[str]:
-    """Two Δ columns must not share a name in a data file: each takes its column's before it."""
+    """Headers without duplicates: each Δ and verdict is prefixed by its column's header."""
     named, before = [], ""
     for header in headers:
         if header in ("Δ", "verdict"):

@@ -1,7 +1,7 @@
 """Tuning with equal effort: every model of a table tries every setting, on held-out images.
 
-A trial is a run of its own under `results/<scale>/trials/<trial>/`, judged on the validation
-split; test images are never touched. All outcomes are written to `results/<scale>/tuning.csv`.
+A trial is a run under `results/<scale>/trials/<trial>/`, evaluated on the validation split; test
+images are never used. All outcomes are written to `results/<scale>/tuning.csv`.
 """
 
 import concurrent.futures
@@ -20,7 +20,8 @@ from crate.records import atomic_path, canonical_json, read_json
 from crate.runs import Run
 from crate.schema import load_value, merge
 
-# `recipe` is the whole configuration tried (JSON); `setting` only what the grid changed
+# `step` is the name of the recipe that is tuned, `setting` what the grid changed in it, and
+# `recipe` the whole configuration tried (JSON)
 FIELDS = ["step", "setting", "model", "seed", "metric", "value", "recipe"]
 
 
@@ -47,10 +48,15 @@ def tune(
     *,
     jobs: int,
 ) -> None:
-    """Try every combination of `grid` for `step`, with every model of the table and every seed.
+    """Try every combination of `grid` for a recipe, with every model of the table and every seed.
 
-    Parent steps run with the recipe as it stands in `experiments/`. Trials that are finished are
-    not run again, so a sitting can be cut short and gone on with.
+    Ancestors of the tuned stage run with their recipes of `experiments/`. Finished trials are not
+    run again, so an interrupted search can be continued.
+
+    Raises:
+        UsageError: the recipe is not in the table, reads no data, or has no validation split; a
+            key or value of `grid` makes no sense.
+        RunError: trials failed; the others are done and their outcomes written.
     """
     if jobs < 1:
         raise UsageError(f"--jobs must be at least 1, got {jobs}")
@@ -60,33 +66,35 @@ def tune(
         for row, _, run, _ in plan.cells(content, settings.scale, [0])
         if not row.control and not plan.released(run)
     ]
-    wanted = dict.fromkeys(
+    stages = dict.fromkeys(
         (run.model, run.chain[: run.chain.index(recipe) + 1])
         for run in shown
         if recipe in run.chain
     )
-    if not wanted:
-        used = {name for run in shown for name in run.chain}
-        raise unknown("step", recipe, used, f"table {table}")
-    tried = plan.experiments.recipe(recipe, settings.scale)
-    if not tried.READS_DATA:
-        raise UsageError(f"step '{recipe}' reads no data that could be held out")
-    metric, dataset = tried.METRICS[0], get_dataset(tried.dataset)
+    if not stages:
+        known = {name for run in shown for name in run.chain}
+        raise unknown("step", recipe, known, f"table {table}")
+    tuned = plan.experiments.recipe(recipe, settings.scale)
+    if not tuned.READS_DATA:
+        raise UsageError(f"step '{recipe}' reads no data, so none can be held out")
+    metric, dataset = tuned.METRICS[0], get_dataset(tuned.dataset)
     if "validation" not in dataset.splits:
         raise UsageError(f"step '{recipe}': {dataset.title} has no images held out to tune on")
-    settings_tried = [
+    combinations = [
         dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())
     ]
     trials = []
-    for setting, (model, chain), seed in itertools.product(settings_tried, wanted, settings.seeds):
-        words = [f"{key}={value}" for key, value in setting.items()]
+    for combination, (model, chain), seed in itertools.product(
+        combinations, stages, settings.seeds
+    ):
+        words = [f"{key}={value}" for key, value in combination.items()]
         name = f"{recipe}-{re.sub(r'[^A-Za-z0-9.=_-]+', '_', '-'.join(words))}"
         run = Run(settings.scale, model, seed, chain, name)
-        # a misspelt key ends here, before anything runs
-        changes = merge({"evaluate": "validation"}, nested(setting))
+        # a misspelt key is an error here, before anything runs
+        changes = merge({"evaluate": "validation"}, nested(combination))
         config = plan.resolve(run, changes).config
-        recipe = canonical_json({key: config[key] for key in ("model", "step")})
-        trials.append((run, words, recipe))
+        tried = canonical_json({key: config[key] for key in ("model", "step")})
+        trials.append((run, words, tried))
 
     path = Path(settings.results) / settings.scale / "tuning.csv"
     means: dict[str, list[float]] = {}
@@ -101,10 +109,10 @@ def tune(
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
         waiting = {pool.submit(attempt, trial): trial for trial in trials}
         for done in concurrent.futures.as_completed(waiting):
-            run, words, recipe = waiting[done]
+            run, words, tried = waiting[done]
             setting = " ".join(words)
             row = {"step": recipe, "setting": setting, "model": run.model, "seed": run.seed}
-            row |= {"metric": f"validation {metric}", "recipe": recipe}
+            row |= {"metric": f"validation {metric}", "recipe": tried}
             try:
                 value = done.result()[metric]
             except RunError as error:
@@ -118,7 +126,7 @@ def tune(
     ranked = sorted(
         means.items(),
         key=lambda item: sum(item[1]) / len(item[1]),
-        reverse=not tried.LOWER_IS_BETTER,
+        reverse=not tuned.LOWER_IS_BETTER,
     )
     for setting, values in ranked:
         note = f", {failed.count(setting)} failed" if setting in failed else ""
@@ -129,7 +137,7 @@ def tune(
 
 
 def _call(run: Run, words: list[str], settings: Settings) -> dict:
-    """Bring one run to its end in a process of its own; returns its metrics."""
+    """Finish one run in another process; returns its metrics. Raises `RunError` if it fails."""
     folder = run.folder(settings.results)
     command = [sys.executable, "-m", "crate", "run", str(folder), *words]
     done = subprocess.run(
@@ -144,7 +152,7 @@ def _call(run: Run, words: list[str], settings: Settings) -> dict:
 
 
 def read_outcomes(path: Path) -> list[dict]:
-    """The outcomes in a CSV; none where there is no file."""
+    """The outcomes in a CSV file; [] without the file."""
     if not path.exists():
         return []
     with path.open(newline="") as file:
@@ -152,7 +160,7 @@ def read_outcomes(path: Path) -> list[dict]:
 
 
 def add_outcomes(path: Path, rows: list[dict]) -> None:
-    """Add outcomes to the CSV, in the place of older ones of the same trial and recipe."""
+    """Add outcomes to the CSV file; they replace older ones of the same trial and configuration."""
     key = ("step", "model", "seed", "recipe")
     outcomes = [*read_outcomes(path), *rows]
     merged = {tuple(str(entry[k]) for k in key): entry for entry in outcomes}

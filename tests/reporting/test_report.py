@@ -71,10 +71,10 @@ def csv_rows(path: Path) -> list[list[str]]:
 
 
 def provenance(page: str) -> dict:
-    told = json.loads(re.search(r'id="data">(.*?)</script>', page, flags=re.S)[1])
-    assert len(set(told["texts"])) == len(told["texts"])  # each stands once
-    told["accounts"] = [[[key, told["texts"][i]] for key, i in a] for a in told["accounts"]]
-    return told
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page, flags=re.S)[1])
+    assert len(set(data["texts"])) == len(data["texts"])  # each stands once
+    data["runs"] = [[[key, data["texts"][i]] for key, i in run] for run in data["runs"]]
+    return data
 
 
 @pytest.fixture
@@ -128,11 +128,11 @@ def test_the_page_has_the_rows_of_the_csv_and_what_is_behind_them(gaps):
     told = provenance(page)
     cell = told["cells"]["ablation/0/imagenet1k"]
     assert cell["title"] == "CRATE, ImageNet-1K top-1"
-    assert ["paper", "68.5 % (CRATE-alpha README and its figure, mark A)"] in cell["told"]
+    assert ["paper", "68.5 % (CRATE-alpha README and its figure, mark A)"] in cell["facts"]
     assert [title for title, _ in cell["runs"]] == ["seed 0: 50.0 %", "seed 1: 51.0 %"]
-    partial = told["cells"]["ablation/2/imagenet1k"]["told"]
+    partial = told["cells"]["ablation/2/imagenet1k"]["facts"]
     assert partial[:2] == [["ours", "50.0 %"], ["", "† some seeds are missing or failed"]]
-    behind = told["accounts"][cell["runs"][1][1]]
+    behind = told["runs"][cell["runs"][1][1]]
     folder = "runs/crate_base_patch32_plain/seed1/imagenet21k/imagenet1k"
     assert ["run", f"{path.parent}/{folder}"] in behind
     assert ["code", "commit c0ffee"] in behind
@@ -141,9 +141,7 @@ def test_the_page_has_the_rows_of_the_csv_and_what_is_behind_them(gaps):
     assert dict(behind)["rerun"].split()[3].endswith(f"{folder}/metrics.json")
     assert [what for what, _ in behind].count("step") == 2
     failed = told["cells"]["ablation/1/imagenet21k"]
-    assert (
-        dict(told["accounts"][failed["runs"][0][1]])["status"] == f"failed: the loss is nan {ODD}"
-    )
+    assert dict(told["runs"][failed["runs"][0][1]])["status"] == f"failed: the loss is nan {ODD}"
     # an empty cell has nothing behind it
     places = re.findall(r'data-cell="([^"]+)"', page)
     assert sorted(places) == sorted(told["cells"])
@@ -182,9 +180,10 @@ def test_a_published_page_tells_of_the_published_records(folder, plan, finish, t
     path = tmp_path / "results/published/mini/report.html"
     assert path in written
     told = provenance(path.read_text())
-    account = dict(told["accounts"][0])
-    assert account["run"].startswith(f"{results}/published/mini/runs/")
-    assert f" {results}/mini/runs/" in account["rerun"]  # which makes it anew, not there
+    facts = dict(told["runs"][0])
+    assert facts["run"].startswith(f"{results}/published/mini/runs/")
+    assert facts["record"] == f"a line of {results}/published/mini/runs.jsonl"
+    assert f" {results}/mini/runs/" in facts["rerun"]  # which makes it anew, not there
     assert "/of/this/machine" not in path.read_text()
 
     # the same records where nothing was run here
@@ -193,8 +192,8 @@ def test_a_published_page_tells_of_the_published_records(folder, plan, finish, t
     collect("ablation", plan, frozen)
     again = provenance(write_report(plan, frozen).read_text())
     assert again["cells"].keys() == told["cells"].keys()
-    status = dict(again["accounts"][0])["status"]
-    assert status == "complete; not run here: the record in results/published"
+    status = dict(again["runs"][0])["status"]
+    assert status == "complete; not run here; from the records in results/published"
 
 
 def test_a_report_of_nothing_says_what_to_do(plan, capsys):

@@ -41,7 +41,7 @@ from crate.reporting.collect import (
 from crate.reporting.figures import write_figure
 from crate.reporting.pictures import _titled
 from crate.reporting.publish import publish
-from crate.reporting.tables import Cell, cells_of, lay_out, number, verdict, write_table
+from crate.reporting.tables import Cell, cells_of, number, render, verdict, write_table
 from crate.reporting.tuning import FIELDS, add_outcomes, read_outcomes
 from crate.runs import Run
 
@@ -177,14 +177,14 @@ def test_a_stand_in_has_no_difference_but_an_order(plan, setup, train):
         "46.1 ± 1.5",  # √2
     ]
     assert [table[row][paper] for row in ROWS] == ["68.5", "73.8", "75.8", "76.5"]
-    sheet = lay_out("ablation", plan, settings)
+    rendered = render("ablation", plan, settings)
     assert (
-        "ImageNet-1K top-1: Kendall τ between our order and the paper's is -0.33; of 3 steps in "
-        "the paper's order, beyond seed noise (95 % Welch interval) 1 go the paper's way and 1 "
-        "the other way, 1 are within it." in sheet.notes
+        "ImageNet-1K top-1: Kendall τ between our order and the paper's is -0.33; of 3 pairs of "
+        "neighbours in the paper's order, 1 have the same order here, 1 the reverse, and 1 differ "
+        "by less than the seed noise (95 % Welch interval)." in rendered.notes
     )
-    assert "ImageNet-21K top-1: paper value not available." in sheet.notes
-    caption = " ".join(sheet.caption)
+    assert "ImageNet-21K top-1: paper value not available." in rendered.notes
+    caption = " ".join(rendered.caption)
     assert "Fashion-MNIST (10,000 training images) stands in for imagenet1k" in caption
     assert "not comparable" in caption
     assert "mini scale" in caption
@@ -196,11 +196,11 @@ def test_one_seed_says_nothing_about_noise(plan, setup, train):
     train(settings, [(1.0,), (2.0,), (3.0,), (4.0,)])
     collect("ablation", plan, settings)
     # the caption tells what the values are, not what this command's seeds would be
-    sheet = lay_out("ablation", plan, setup("mini", "0,1"))
-    note = next(note for note in sheet.notes if "Kendall" in note)
+    rendered = render("ablation", plan, setup("mini", "0,1"))
+    note = next(note for note in rendered.notes if "Kendall" in note)
     assert note.endswith("is +1.00; one seed, so the seed noise is unknown.")
-    assert "; seed 3." in " ".join(sheet.caption)
-    assert not any("±" in text for row in sheet.rows for text in row)
+    assert "; seed 3." in " ".join(rendered.caption)
+    assert not any("±" in text for row in rendered.rows for text in row)
 
 
 def test_the_papers_order_is_its_values_not_its_rows(folder, setup, train):
@@ -208,19 +208,19 @@ def test_the_papers_order_is_its_values_not_its_rows(folder, setup, train):
     train(settings, [(4.0, 4.0), (1.0, 1.0), (2.0, 2.0), (3.0, 3.0)])
     told = rewritten(folder, "value: 68.5", "value: 90.0")
     collect("ablation", told, settings)
-    note = next(n for n in lay_out("ablation", told, settings).notes if "Kendall" in n)
-    assert "is +1.00; of 3 steps" in note
-    assert "3 go the paper's way and 0 the other way, 0 are within it" in note
+    note = next(n for n in render("ablation", told, settings).notes if "Kendall" in n)
+    assert "is +1.00; of 3 pairs" in note
+    assert "3 have the same order here, 0 the reverse, and 0 differ by less" in note
 
 
 def test_ties_only_have_no_order(plan, setup, train):
     settings = setup("mini", "0,1")
     train(settings, [(5.0, 5.0)] * 4)
     collect("ablation", plan, settings)
-    note = next(n for n in lay_out("ablation", plan, settings).notes if "Kendall" in n)
+    note = next(n for n in render("ablation", plan, settings).notes if "Kendall" in n)
     assert "undefined" in note
     assert "nan" not in note
-    assert "0 go the paper's way and 0 the other way, 3 are within it" in note
+    assert "0 have the same order here, 0 the reverse, and 3 differ by less" in note
 
 
 def test_real_data_is_compared_with_the_paper(plan, setup, train):
@@ -237,10 +237,10 @@ def test_real_data_is_compared_with_the_paper(plan, setup, train):
     ]
     control = table["CRATE-alpha, untrained"]
     assert (control[paper], control[f"{paper} Δ"], control[f"{paper} verdict"]) == ("", "", "")
-    sheet = lay_out("ablation", plan, settings)
-    assert not any("Kendall" in note for note in sheet.notes)
-    assert "Stand-ins" not in " ".join(sheet.caption)
-    assert sheet.headers.count("Δ") == sheet.headers.count("verdict") == 1
+    rendered = render("ablation", plan, settings)
+    assert not any("Kendall" in note for note in rendered.notes)
+    assert "Stand-ins" not in " ".join(rendered.caption)
+    assert rendered.headers.count("Δ") == rendered.headers.count("verdict") == 1
 
 
 @pytest.mark.parametrize(
@@ -275,15 +275,15 @@ def test_an_unexplained_number_is_marked_and_not_judged(folder, setup, train):
     assert table["CRATE"][paper] == "68.5*"
     assert (table["CRATE"][f"{paper} Δ"], table["CRATE"][f"{paper} verdict"]) == ("", "see note")
     assert table["+ decoupled"][f"{paper} verdict"] == "reproduced"
-    assert "CRATE, ImageNet-1K top-1: not the same" in lay_out("ablation", told, settings).notes
+    assert "CRATE, ImageNet-1K top-1: not the same" in render("ablation", told, settings).notes
 
 
 def bold_rows(plan, settings) -> dict[int, list[str]]:
     collect("ablation", plan, settings)
-    sheet = lay_out("ablation", plan, settings)
+    rendered = render("ablation", plan, settings)
     bold: dict[int, list[str]] = {}
-    for i, j in sorted(sheet.bold):
-        bold.setdefault(j, []).append(sheet.rows[i][0])
+    for i, j in sorted(rendered.bold):
+        bold.setdefault(j, []).append(rendered.rows[i][0])
     return bold
 
 
@@ -304,7 +304,7 @@ def test_less_is_better_where_the_column_says_so(folder, setup, train):
     down = rewritten(folder, "    tolerance: 0.5", "    tolerance: 0.5\n    direction: down")
     # the control's 10.0 would be least, but does not compete
     assert bold_rows(down, settings)[2] == ["+ overcomplete"]
-    assert "ImageNet-1K top-1 (%) ↓, ours (mini)" in lay_out("ablation", down, settings).headers
+    assert "ImageNet-1K top-1 (%) ↓, ours (mini)" in render("ablation", down, settings).headers
 
 
 @pytest.mark.parametrize("name", ["None", "NA", "nan"])
@@ -340,7 +340,7 @@ def test_a_partial_table_marks_its_gaps(plan, setup, train):
     table = printed(plan, settings, partial=True)
     ours = "ImageNet-1K top-1 (%) ↑, ours (mini)"
     assert [table[row][ours] for row in ROWS] == ["60.5 ± 0.8", "62.0 †", "…", "✗"]
-    notes = lay_out("ablation", plan, settings).notes
+    notes = render("ablation", plan, settings).notes
     assert {"† some seeds are missing or failed.", "✗ the run failed.", "… not run yet."} <= set(
         notes
     )
@@ -357,8 +357,8 @@ def test_a_complete_table_has_no_marks(plan, setup, train):
     settings = setup("mini", "0")
     train(settings, [(60.0,), (61.0,), (71.0,), (72.0,)])
     collect("ablation", plan, settings)
-    sheet = lay_out("ablation", plan, settings)
-    text = " ".join([*itertools.chain(*sheet.rows), *sheet.notes])
+    rendered = render("ablation", plan, settings)
+    text = " ".join([*itertools.chain(*rendered.rows), *rendered.notes])
     assert not set("†✗…") & set(text)
     assert ": ." not in text  # a remark of nothing
 
@@ -584,7 +584,7 @@ def models(plan, finish, setup):
         value = 86_567_656 if row.label == "ViT-B/16" else 6_090_000
         finish(run, depth=12, width=768, heads=12, parameters=value)
     collect("models", plan, settings)
-    return lay_out("models", plan, settings)
+    return render("models", plan, settings)
 
 
 def test_facts_have_no_winner_and_are_compared_at_every_scale(models):
@@ -613,9 +613,12 @@ def test_released_weights_are_a_column_where_they_can_be_had(folder, setup, fini
         for ancestor in run.ancestors:
             finish(ancestor, top1=70.0)
     collect("imagenet", plan, settings)
-    sheet = lay_out("imagenet", plan, settings)
-    assert not any("released" in header for header in sheet.headers)
-    assert any(note.startswith("ImageNet-1K top-1, released weights: none") for note in sheet.notes)
+    rendered = render("imagenet", plan, settings)
+    assert not any("released" in header for header in rendered.headers)
+    assert any(
+        note.startswith("ImageNet-1K top-1, released weights: not available here")
+        for note in rendered.notes
+    )
 
     # one of the files is put where it belongs
     (folder / "released.yaml").write_text(
@@ -631,13 +634,17 @@ def test_released_weights_are_a_column_where_they_can_be_had(folder, setup, fini
         finish(run.parent, parameters=1)
         finish(run, top1=81.2)
     collect("imagenet", plan, settings)
-    sheet = lay_out("imagenet", plan, settings)
-    column = next(i for i, header in enumerate(sheet.headers) if "released weights" in header)
-    assert {row[0]: row[column] for row in sheet.rows if row[column]} == {
+    rendered = render("imagenet", plan, settings)
+    column = next(i for i, header in enumerate(rendered.headers) if "released weights" in header)
+    assert {row[0]: row[column] for row in rendered.rows if row[column]} == {
         "CRATE-alpha-B/16": "81.2 °",
-        **{row[0]: "–" for row in sheet.rows if row[0] not in ("CRATE-alpha-B/16", "chance level")},
+        **{
+            row[0]: "–"
+            for row in rendered.rows
+            if row[0] not in ("CRATE-alpha-B/16", "chance level")
+        },
     }
-    assert any(note.startswith("° ") for note in sheet.notes)
+    assert any(note.startswith("° ") for note in rendered.notes)
     # at a scale that changes the model there is nothing to evaluate
     assert "changes the model" in plan.unavailable(
         dataclasses.replace(released[1], scale="mini"), settings
@@ -660,7 +667,7 @@ def test_frozen_cells_come_from_the_published_records(plan, setup, train, finish
     key = "ImageNet-1K top-1 (%) ↑, ours (mini)"
     assert rows["CRATE"][key] == "60.0 ‡"
     assert rows["+ residual (CRATE-alpha)"][key] == "88.8"
-    assert any(note.startswith("‡ ") for note in lay_out("ablation", plan, asked).notes)
+    assert any(note.startswith("‡ ") for note in render("ablation", plan, asked).notes)
 
 
 def test_a_record_of_an_earlier_recipe_is_shown_and_not_compared(plan, setup, train):
@@ -680,9 +687,11 @@ def test_a_record_of_an_earlier_recipe_is_shown_and_not_compared(plan, setup, tr
     key = "ImageNet-1K top-1 (%) ↑, ours (mini)"
     assert rows["+ overcomplete"][key] == "99.2 ± 0.3 §"
     assert rows["+ decoupled"][key] == "75.0 †"  # never a mean of two recipes
-    sheet = lay_out("ablation", plan, asked)
-    column = sheet.headers.index(key)
-    assert [sheet.rows[i][0] for i, j in sheet.bold if j == column] == ["+ residual (CRATE-alpha)"]
+    rendered = render("ablation", plan, asked)
+    column = rendered.headers.index(key)
+    assert [rendered.rows[i][0] for i, j in rendered.bold if j == column] == [
+        "+ residual (CRATE-alpha)"
+    ]
     with pytest.raises(RunError, match="frozen cells"):
         publish(plan, asked)
 
@@ -693,7 +702,7 @@ def test_a_time_says_whose_it_is(plan, setup, finish):
     for _, _, run, _ in plan.cells(table, "mini", [0]):
         finish(run, flops=2e9, parameters=1e6, images_per_second=3.14)
     collect("compute", plan, settings)
-    notes = lay_out("compute", plan, settings).notes
+    notes = render("compute", plan, settings).notes
     assert "throughput: measured on a test's CPU, float32." in notes
 
 
@@ -898,7 +907,7 @@ def test_what_a_run_remarks_stands_below_the_table(plan, setup, finish):
             record = json.loads((where / "run.json").read_text())
             write_json(where / "run.json", record | {"remark": "without CRF: it is missing"})
     collect("objects", plan, settings)
-    notes = lay_out("objects", plan, settings).notes
+    notes = render("objects", plan, settings).notes
     assert "CRATE-alpha-B/8, CRATE-B/8, alpha's protocol: without CRF: it is missing." in notes
 
 
@@ -951,9 +960,9 @@ def test_a_cell_that_is_not_judged_says_why(plan, setup, finish):
         record = json.loads((where / "run.json").read_text())
         write_json(where / "run.json", record | {"remark": "15 of 5,000 pictures failed"})
     collect("white_box", plan, settings)
-    told = "\n".join(lay_out("white_box", plan, settings).notes)
+    told = "\n".join(render("white_box", plan, settings).notes)
     assert "15 of 5,000 pictures failed." in told
-    assert "¶ made with another number of images" in told
+    assert "¶ the number of images or documents is not that of the data set" in told
 
 
 def test_published_pictures_stand_in_for_runs_that_are_not_here(plan, setup, finish):
