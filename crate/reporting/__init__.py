@@ -1,4 +1,4 @@
-"""From finished runs to tables, figures and pages.
+"""From finished runs to metrics, tables, figures, the report and results/published.
 
-May import planning, tasks, training, models, data and the ground.
+May import planning, tasks, models, data and the ground (with crate.published); no torch.
 """

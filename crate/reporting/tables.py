@@ -324,7 +324,7 @@ def _caption(content: Table, seeds: list[int], title: str, stand_ins: dict) -> l
     lines.append(f"Ours: {title}; {over}.")
     if stand_ins:
         pairs = "; ".join(f"{title} stands in for {name}" for name, title in stand_ins.items())
-        lines.append(f"Stand-ins: {pairs}. Our numbers cannot be compared with the paper's.")
+        lines.append(f"Stand-ins: {pairs}. Our numbers are not comparable with the paper's.")
     return [" ".join(line.split()) for line in lines if line.strip()]
 
 

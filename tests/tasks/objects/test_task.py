@@ -22,7 +22,6 @@ from crate.errors import RunError, UsageError
 from crate.launch.run import perform, prepare
 from crate.models.features import patch_features, pretrained
 from crate.records import read_json
-from crate.reporting.overlay import overlay
 from crate.runs import Run
 from crate.runtime import seed_for
 from crate.tasks.objects import coco, crf
@@ -159,23 +158,7 @@ def test_two_ranks_find_what_one_finds(work, tmp_path):
     assert not list(there.glob("*.jsonl"))
 
 
-# --- overlays and examples ---------------------------------------------------------------------
-
-
-def test_an_overlay_tints_masks_and_draws_their_outlines():
-    image = np.full((60, 80, 3), 200, np.uint8)
-    lower, upper = np.zeros((2, 60, 80), bool)
-    lower[10:40, 10:40] = True
-    upper[30:50, 30:50] = True
-    drawn = overlay(image, [lower, upper])
-    assert (image == 200).all()  # the caller's is left alone
-    assert (drawn[~(lower | upper)] == 200).all()
-    first, second = (0, 114, 178), (230, 159, 0)
-    assert tuple(drawn[10, 20]) == tuple(drawn[39, 35]) == first  # an outline stays in sight
-    assert tuple(drawn[49, 45]) == second
-    tint = [round(0.55 * 200 + 0.45 * c) for c in first]
-    assert drawn[20, 20].tolist() == tint
-    assert (overlay(image, []) == image).all()
+# --- examples ----------------------------------------------------------------------------------
 
 
 def test_examples_are_small_and_equal_byte_for_byte(tmp_path):
