@@ -269,7 +269,7 @@ def _run(options) -> None:
         prepared = prepare(options.path, plan, expected=options.identity, overrides=overrides)
         perform(prepared, settings, fresh=fresh)
     else:
-        from crate.launch.job import launch
+        from crate.launch.wait import launch
 
         launch(options.path, plan, settings, options.identity, overrides, fresh)
 
@@ -277,14 +277,14 @@ def _run(options) -> None:
 def _launch(options) -> None:
     from pathlib import Path
 
-    from crate.launch.job import launch
+    from crate.launch.wait import launch
     from crate.schema import read_yaml
     from crate.training.trackers import check_installed
 
     plan, settings = _open(options, read_yaml(Path(options.configfile)))
     check_installed(settings.log)
     if options.preflight:
-        from crate.launch.jobs import preflight
+        from crate.launch.preflight import preflight
 
         if not preflight(options.target, plan, settings, submit_probe=options.probe):
             raise RunError("not everything is there")
