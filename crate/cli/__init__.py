@@ -286,7 +286,7 @@ def _launch(options) -> None:
     if options.preflight:
         from crate.launch.preflight import preflight
 
-        if not preflight(options.target, plan, settings, submit_probe=options.probe):
+        if not preflight(options.target, plan, settings, check_node=options.probe):
             raise RunError("not everything is there")
     elif "/" not in options.target:
         raise UsageError(

@@ -1,8 +1,8 @@
-"""Which job works on a run, and what that job says of it.
+"""The job that works on a run, and how each of its runs ended.
 
-<run>/job.json                         which job works on this run
-<scale>/.jobs/<token>/                 what submitit writes for the job: its script, its logs
-<scale>/.jobs/<token>/outcome.json     per run: "" if it finished, else why it failed
+<run>/job.json                       the job that works on this run
+<scale>/.jobs/<token>/               submitit's files of the job: its script and its logs
+<scale>/.jobs/<token>/outcome.json   run path → "" if it finished, else its error
 """
 
 import dataclasses
@@ -14,28 +14,28 @@ from crate.planning.settings import Site
 from crate.recipes import Compute
 from crate.records import RunFolder, read_json, write_json
 
-STALLS = 3  # starts that ran into the time limit without one more update or picture
+MAX_STALLS = 3  # starts that reach the time limit without one more update or image
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """job.json: the job that works on a run."""
+    """The content of job.json."""
 
     launcher: str
-    token: str  # the job's comment: finds a job whose id could not be noted
-    folder: str
-    identity: str  # of the run
+    token: str  # also the job's comment, which finds a job whose id is not in job.json
+    folder: str  # <scale>/.jobs/<token>
+    identity: str  # the run's
     id: str | None = None  # None while it is being submitted
-    submitted: float = 0.0
-    runs: int = 1  # how many the job does
-    born: float | None = None  # start time of the controlling process (submitit-local)
+    submitted: float = 0.0  # seconds since the epoch
+    runs: int = 1  # number of runs in the job
+    born: float | None = None  # start time of the controller process (submitit-local)
 
     def outcome(self, path: str) -> str | None:
-        """ "" if the run finished in this job, why it failed, or None while it is under way."""
+        """ "" if the run finished in this job, its error if it failed, None while it is open."""
         return (read_json(Path(self.folder) / "outcome.json") or {}).get(path)
 
     def cancel(self) -> bool:
-        """Whether the order to end this job could be given."""
+        """End the job; False if Slurm did not accept the order."""
         if self.launcher == "slurm":
             return slurm.cancel(self.id)
         local.end_process(int(self.id), self.born)
@@ -43,42 +43,43 @@ class Job:
 
 
 def read_job(folder: RunFolder) -> Job | None:
+    """The job in a run's job.json; None if there is none that this version can read."""
     record = read_json(folder.job)
     try:
         return Job(**record) if record else None
-    except TypeError:  # of another version, or not ours
+    except TypeError:  # written by another version or program
         return None
 
 
-def tell(folder: Path, path: str, error: str) -> None:
-    """Note how a run of the job ended, for the processes that wait."""
+def record_outcome(folder: Path, path: str, error: str) -> None:
+    """Write to outcome.json how a run of the job ended: "", or its error."""
     outcomes = read_json(folder / "outcome.json") or {}
     write_json(folder / "outcome.json", outcomes | {path: error})
 
 
-def state_of(job: Job, queue: slurm.Queue, *, now: bool = False) -> slurm.JobState | bool | None:
-    """The job's state; False if it is gone, None if that cannot be told now."""
+def job_state(job: Job, queue: slurm.Queue, *, now: bool = False) -> slurm.JobState | bool | None:
+    """The job's state; False if it has left the queue, None if the state is not known now.
+
+    With `now`, ask Slurm itself instead of the answer that all waiting processes share.
+    """
     if job.launcher == "submitit-local":
-        return (
-            slurm.JobState("RUNNING", node="this machine")
-            if local.find_process(int(job.id), job.born)
-            else False
-        )
-    jobs = queue.get(job.submitted + 1, now=now)
+        alive = local.find_process(int(job.id), job.born)
+        return slurm.JobState("RUNNING", node="this machine") if alive else False
+    jobs = queue.jobs(job.submitted + 1, now=now)
     return None if jobs is None else jobs.get(job.id, False)
 
 
 def jobs_folder(results: str, scale: str, site: Site) -> Path:
-    """Where the launcher keeps its own files; every node must see it."""
+    """The folder of all jobs of a scale; every node must see it."""
     base = Path(site.scratch) if site.scratch else Path(results) / scale
     return base.absolute() / ".jobs"
 
 
 def time_limit(compute: Compute, site: Site) -> int:
-    """Time limit of a job; a run with more hours is requeued at the limit."""
+    """Time limit of one run's job, in minutes; a longer run is requeued at the limit."""
     return max(1, math.ceil(60 * min(compute.hours, site.max_hours)))
 
 
-def last_changes(folder: RunFolder) -> list[int]:
-    """When what an unfinished run goes on from was written: the same again means no progress."""
+def saved_times(folder: RunFolder) -> list[int]:
+    """Modification times (ns) of a run's checkpoints; equal times mean no progress."""
     return [path.stat().st_mtime_ns for path in folder.unfinished()]

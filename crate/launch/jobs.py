@@ -1,4 +1,4 @@
-"""`crate jobs` and `crate cancel`: look at the jobs under way without waiting for them."""
+"""`crate jobs` and `crate cancel`: list and cancel the jobs of a results folder."""
 
 import json
 import time
@@ -8,7 +8,7 @@ from tabulate import tabulate
 
 from crate.errors import RunError
 from crate.launch import slurm
-from crate.launch.job import Job, read_job, state_of
+from crate.launch.job import Job, job_state, read_job
 from crate.planning.plan import Plan
 from crate.planning.settings import Settings
 from crate.records import RunFolder, read_json
@@ -16,34 +16,35 @@ from crate.runs import parse_path
 
 
 def find_jobs(settings: Settings) -> list[tuple[str, RunFolder, Job]]:
-    """Every run of this results folder that a job is noted for, by its path."""
-    found = []
+    """Every run of the results folder that has a job.json, with its path and its job."""
+    jobs = []
     for path in sorted(Path(settings.results).glob("*/**/runs/**/job.json")):
         folder = RunFolder(path.parent)
         job = read_job(folder)
         if job is not None:
-            found.append((str(path.parent), folder, job))
-    return found
+            jobs.append((str(path.parent), folder, job))
+    return jobs
 
 
 def list_jobs(settings: Settings) -> str:
-    """Table of runs with a job: state, node, elapsed time, progress, restarts."""
+    """Table of the runs with a job: state, node, elapsed time, progress, restarts."""
     rows = []
     for path, folder, job in find_jobs(settings):
         run, _ = parse_path(path)
         state = _state(job, settings)
         record = read_json(folder.record) or {}
-        told = record.get("job", {}) if record.get("job", {}).get("id") == job.id else {}
+        recorded = record.get("job", {})
+        started = recorded and recorded["id"] == job.id  # else run.json is of an earlier job
         known = isinstance(state, slurm.JobState)
-        word = str(state) if known else {False: "gone", None: "unknown"}[state]
+        shown = str(state) if known else {False: "gone", None: "unknown"}[state]
         rows.append(
             [
                 f"{run.scale} {run}",
                 job.id or "being submitted",
-                word,
+                shown,
                 state.elapsed if known and state.elapsed else _since(job.submitted),
-                _progress(folder) if told else "",
-                told.get("restarts", ""),
+                _progress(folder) if started else "",
+                recorded.get("restarts", "") if started else "",
             ]
         )
     if not rows:
@@ -53,41 +54,45 @@ def list_jobs(settings: Settings) -> str:
 
 
 def cancel_jobs(target: str, plan: Plan, settings: Settings) -> list[str]:
-    """Cancel the jobs of a run, a table or all; returns what was done.
+    """Cancel the jobs of a run, a table or all; returns a line for each run.
 
     Raises:
-        RunError: Slurm did not take an order.
+        UsageError: the target does not exist.
+        RunError: Slurm did not accept a cancellation.
     """
-    done, ended = [], set()
+    lines, cancelled = [], set()
     wanted = None if target == "all" else set(plan.runs(target, settings))
     results = parse_path(target)[1] if "/" in target else settings.results
     for path, folder, job in find_jobs(settings.model_copy(update={"results": results})):
         run, _ = parse_path(path)
         if (wanted is not None and run not in wanted) or job.id is None:
             continue
-        if job.token not in ended:
+        if job.token not in cancelled:
             if not job.cancel():
-                raise RunError(f"{run}: Slurm did not take the order to cancel job {job.id}")
-            ended.add(job.token)
+                raise RunError(f"{run}: Slurm did not accept the cancellation of job {job.id}")
+            cancelled.add(job.token)
         folder.job.unlink(missing_ok=True)
-        done.append(f"{run}: job {job.id} cancelled")
-    return done or ["no jobs to cancel"]
+        lines.append(f"{run}: job {job.id} cancelled")
+    return lines or ["no jobs to cancel"]
 
 
 def _state(job: Job, settings: Settings) -> slurm.JobState | bool | None:
+    """As `job_state`; None for a job that is being submitted."""
     if job.id is None:
         return None
     folder = Path(job.folder).parent
-    return state_of(job, slurm.Queue(folder, settings.poll_seconds), now=True)
+    return job_state(job, slurm.Queue(folder, settings.poll_seconds), now=True)
 
 
 def _since(seconds: float) -> str:
+    """Time since a moment (seconds since the epoch), as h:mm:ss."""
     minutes, seconds = divmod(int(time.time() - seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}"
 
 
 def _progress(folder: RunFolder) -> str:
+    """Epoch and loss of the last line of train.jsonl, or ""."""
     try:
         *_, last = folder.history.read_text(encoding="utf-8").splitlines()
         line = json.loads(last)

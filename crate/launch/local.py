@@ -1,4 +1,4 @@
-"""Jobs without Slurm: the same protocol with processes of this machine (submitit-local)."""
+"""Jobs without Slurm (submitit-local): a controller process on this machine for each job."""
 
 import contextlib
 import os
@@ -8,16 +8,16 @@ from crate.errors import RunError
 from crate.recipes import Compute
 
 
-def fit_machine(compute: Compute) -> Compute:
-    """One machine's share of what was asked for; the global batch stays the same."""
-    gpus = min(compute.gpus, count_gpus())
+def fit_to_machine(compute: Compute) -> Compute:
+    """The same needs on one node, with the GPUs it has; the global batch stays the same."""
+    gpus = min(compute.gpus, _count_gpus())
     changes: dict = {"nodes": 1, "gpus": gpus}
     if compute.processes is None and compute.gpus:
         changes["processes"] = max(1, gpus)
     return compute.model_copy(update=changes)
 
 
-def count_gpus() -> int:
+def _count_gpus() -> int:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return len([part for part in visible.split(",") if part.strip()])
@@ -30,9 +30,14 @@ def count_gpus() -> int:
     return len(listed.stdout.splitlines())
 
 
-def submit_local(executor, work) -> tuple[int, float]:
-    """Process id and start time of a controller in a session of its own, so that Ctrl-C here and
-    the end of this process do not reach it."""
+def submit(executor, work) -> tuple[int, float]:
+    """Start a job's controller; returns its process id and start time.
+
+    It has a session of its own, so it survives Ctrl-C and the end of this process.
+
+    Raises:
+        RunError: the controller did not start.
+    """
     import psutil
 
     reader, writer = os.pipe()
@@ -47,14 +52,14 @@ def submit_local(executor, work) -> tuple[int, float]:
     os.close(writer)
     os.waitpid(child, 0)
     with os.fdopen(reader) as file:
-        said = file.read().split()
-    if len(said) != 2:
+        answer = file.read().split()
+    if len(answer) != 2:
         raise RunError("the local job could not be started")
-    return int(said[0]), float(said[1])
+    return int(answer[0]), float(answer[1])
 
 
 def find_process(number: int, born: float):
-    """The process with this id and start time while it lives, else None."""
+    """The living process with this id and start time, or None; ids are used again."""
     import psutil
 
     with contextlib.suppress(psutil.Error):
@@ -65,17 +70,17 @@ def find_process(number: int, born: float):
 
 
 def end_process(number: int, born: float) -> None:
-    """End a local job with all its processes, if it still lives."""
+    """End a controller and all processes below it."""
     import psutil
 
     process = find_process(number, born)
     if process is None:
         return
-    everyone = [*process.children(recursive=True), process]
-    for one in everyone:
+    family = [*process.children(recursive=True), process]
+    for one in family:
         with contextlib.suppress(psutil.Error):
             one.terminate()
-    _, alive = psutil.wait_procs(everyone, timeout=5)
+    _, alive = psutil.wait_procs(family, timeout=5)
     for one in alive:
         with contextlib.suppress(psutil.Error):
             one.kill()

@@ -1,7 +1,7 @@
 """Short runs that share a job.
 
-Each process that waits lists its run in a folder; the one that gets the folder's lock submits what
-is listed as one job.
+Each waiting process lists its run in a folder. The process that gets the folder's lock submits the
+listed runs as one job.
 """
 
 import dataclasses
@@ -16,17 +16,17 @@ from crate.launch.work import Item
 from crate.planning.plan import Plan
 from crate.records import RunFolder, lock, read_json, short_hash, write_json
 
-PACK_SECONDS = 3.0  # how long a pack waits for one more run
+PACK_SECONDS = 3.0  # how long the submission waits for one more run
 
 
 class Pack:
-    """The listed runs of one kind: those with the same needs.
+    """The list of short runs with the same needs.
 
     Args:
-        folder: where they are listed.
-        limit: runs of a job at most.
-        submit: submits one job for these runs and writes its id to each job.json.
-        stop_requested: whether this process was asked to stop.
+        folder: holds a file for each listed run.
+        limit: the largest number of runs in a job.
+        submit: submits one job for these runs and writes it to the job.json of each.
+        stop_requested: whether SIGINT or SIGTERM arrived.
     """
 
     def __init__(
@@ -41,9 +41,10 @@ class Pack:
         self.submit, self.stop_requested = submit, stop_requested
 
     def join(self, item: Item, run: RunFolder) -> Job | None:
-        """Put this run on the list and wait until it has a job.
+        """List a run and wait for its job; None if the run was left out of the submitted job.
 
-        None where that came to nothing: the run is no longer on the list and has no job.
+        Raises:
+            KeyboardInterrupt: a stop was requested.
         """
         mine = self.folder / f"{short_hash(str(run.folder.absolute()))}.json"
         run.job.unlink(missing_ok=True)
@@ -52,14 +53,14 @@ class Pack:
             if self.stop_requested():
                 mine.unlink(missing_ok=True)
                 raise KeyboardInterrupt
-            listed = mine.exists()  # before the job is looked for: it is noted first
+            listed = mine.exists()  # before job.json, which is written first
             job = read_job(run)
             if job and job.id:
                 return job
             if not listed:
                 return None
-            with lock(self.folder / ".lock") as leads:
-                if leads and mine.exists():
+            with lock(self.folder / ".lock") as leader:
+                if leader and mine.exists():
                     self._submit()
             time.sleep(0.2)
 
@@ -81,7 +82,7 @@ class Pack:
                     prepare(item.path, self.plan, expected=item.expected, overrides=item.overrides)
                 )
                 items.append(item)
-            except UsageError:  # its own process, or its own job, says so
+            except UsageError:  # its own process reports the error
                 continue
         try:
             if items:

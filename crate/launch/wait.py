@@ -1,4 +1,8 @@
-"""The process that waits for a run's job: submit one or attach to it, and judge how it ended."""
+"""The process that waits for a run's job: attach to the job or submit one, and see how it ended.
+
+It imports no torch. How a job fares is read from outcome.json, then from squeue, then from scontrol
+or sacct.
+"""
 
 import contextlib
 import os
@@ -11,10 +15,10 @@ from pathlib import Path
 
 from crate.errors import RunError
 from crate.launch import slurm
-from crate.launch.job import STALLS, Job, jobs_folder, last_changes, read_job, state_of
+from crate.launch.job import MAX_STALLS, Job, job_state, jobs_folder, read_job, saved_times
 from crate.launch.pack import Pack
 from crate.launch.run import Prepared, prepare
-from crate.launch.submit import STOPS, submit_job
+from crate.launch.submit import STOP_SIGNALS, submit_job
 from crate.launch.work import Item
 from crate.planning.plan import Plan
 from crate.planning.settings import Settings
@@ -22,20 +26,21 @@ from crate.recipes import Compute
 from crate.records import canonical_json, lock, read_json, short_hash
 from crate.runs import parse_path
 
-GONE_SECONDS = 10.0  # how long a shared file system may hide what a job wrote last
-LOST = ("BOOT_FAIL", "NODE_FAIL", "PREEMPTED", "TIMEOUT")  # ends that are not the run's fault
+GONE_SECONDS = 10.0  # how late a job's last writes may appear on a shared file system
+# Final states after which the run is submitted again
+LOST = ("BOOT_FAIL", "NODE_FAIL", "PREEMPTED", "TIMEOUT")
 
 
 class Interrupts:
-    """Notes SIGINT and SIGTERM instead of raising: a submission must not end half-way."""
+    """Records SIGINT and SIGTERM instead of raising, so that a submission is never cut short."""
 
     def __enter__(self) -> "Interrupts":
-        self.asked = False
+        self.received = False
 
-        def note(number: int, frame: object) -> None:
-            self.asked = True
+        def record(number: int, frame: object) -> None:
+            self.received = True
 
-        self.before = {n: signal.signal(n, note) for n in STOPS}
+        self.before = {n: signal.signal(n, record) for n in STOP_SIGNALS}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -44,20 +49,20 @@ class Interrupts:
 
 
 class Tail:
-    """New whole lines of a growing file."""
+    """Prints the new whole lines of a growing file to stderr."""
 
     def __init__(self, path: Path):
         self.path = path
-        self.place = path.stat().st_size if path.exists() else 0
+        self.offset = path.stat().st_size if path.exists() else 0
 
     def show(self) -> None:
         with contextlib.suppress(OSError):
-            if self.path.stat().st_size <= self.place:
+            if self.path.stat().st_size <= self.offset:
                 return
             with self.path.open("rb") as file:
-                file.seek(self.place)
+                file.seek(self.offset)
                 whole, newline, _ = file.read().rpartition(b"\n")
-            self.place += len(whole) + len(newline)
+            self.offset += len(whole) + len(newline)
             if newline:
                 print(whole.decode(errors="replace"), file=sys.stderr, flush=True)
 
@@ -70,12 +75,19 @@ def launch(
     overrides: dict | None = None,
     fresh: bool = False,
 ) -> None:
-    """Bring a run to its end as a job: attach to the one that works on it, or submit one.
+    """Bring a run to its end in a job: attach to the job that works on it, or submit one.
+
+    Args:
+        path: the run's folder or its metrics.json.
+        expected: the planned identity; another one is refused.
+        overrides: changes of the recipe (tuning trials only).
+        fresh: train again even if a finished result of the same identity exists.
 
     Raises:
         UsageError: as `crate.launch.run.prepare`.
         RunError: the job was refused, ended without a result, or the run failed in it.
-        KeyboardInterrupt: SIGINT or SIGTERM; the job is cancelled, or left as the site says.
+        KeyboardInterrupt: SIGINT or SIGTERM; `on_interrupt` of the site says whether the job is
+            cancelled.
     """
     prepared = prepare(path, plan, expected=expected, overrides=overrides)
     folder = prepared.folder
@@ -87,13 +99,13 @@ def launch(
     with lock(folder.folder / ".launch.lock", waiting), Interrupts() as waiter.interrupts:
         if not fresh and folder.accept(prepared.identity):
             print(f"{waiter.run}: already finished, nothing to do", file=sys.stderr)
-            waiter.clear()
+            waiter.remove_finished()
             return
-        waiter.work()
+        waiter.complete()
 
 
 class Waiter:
-    """The process that waits for one run's job."""
+    """Waits for one run's job."""
 
     interrupts: Interrupts
 
@@ -108,7 +120,8 @@ class Waiter:
     def say(self, text: str) -> None:
         print(f"{self.run}: {text}", file=sys.stderr, flush=True)
 
-    def work(self) -> None:
+    def complete(self) -> None:
+        """Attach or submit, and wait; submit again if the job is lost. Raises as `launch`."""
         lost, saved = 0, None
         job = self._attach()
         while True:
@@ -118,26 +131,26 @@ class Waiter:
             end = self._wait(job)
             if not end:
                 return
-            # preempted, out of time without a signal, or its node died: go on from the checkpoint
-            now = last_changes(self.folder)
+            # preempted, out of time without a signal, or the node died: resume from the checkpoint
+            now = saved_times(self.folder)
             lost = lost + 1 if now == saved else 0
             saved = now
-            if lost >= STALLS:
-                raise RunError(f"{self.run}: {STALLS + 1} jobs were lost in a row ({end})")
+            if lost >= MAX_STALLS:
+                raise RunError(f"{self.run}: {MAX_STALLS + 1} jobs were lost in a row ({end})")
             self.say(f"job {job.id} was lost ({end}); submitting it again")
             job = None
 
     def _attach(self) -> Job | None:
-        """The job an earlier process submitted for this very run, if it is still good."""
+        """The job that an earlier process submitted, if it still works on the same identity."""
         job = read_job(self.folder)
         if job is None:
             return None
-        if job.id is None:  # killed while it submitted
-            taken = slurm.find(job.token) if job.launcher == "slurm" else None
-            if taken:
-                slurm.cancel(taken)
+        if job.id is None:  # the process was killed while it submitted
+            accepted = slurm.find_job(job.token) if job.launcher == "slurm" else None
+            if accepted:
+                slurm.cancel(accepted)
             return None
-        alive = state_of(job, self.queue, now=True)
+        alive = job_state(job, self.queue, now=True)
         if job.identity != self.prepared.identity or job.launcher != self.settings.launcher:
             if alive is not False:
                 self.say(f"job {job.id} works on another recipe or code; cancelling it")
@@ -157,35 +170,35 @@ class Waiter:
     def _submit_job(self, items: list[Item], prepared: list[Prepared]) -> Job:
         experiments = self.plan.experiments.folder
         return submit_job(
-            items, prepared, self.settings, self.root, experiments, lambda: self.interrupts.asked
+            items, prepared, self.settings, self.root, experiments, lambda: self.interrupts.received
         )
 
     def _join_pack(self, compute: Compute) -> Job | None:
         folder = self.root / f"pack-{short_hash(canonical_json(compute.model_dump()))}"
         limit = self.settings.pack
-        pack = Pack(folder, limit, self.plan, self._submit_job, lambda: self.interrupts.asked)
+        pack = Pack(folder, limit, self.plan, self._submit_job, lambda: self.interrupts.received)
         return pack.join(self.item, self.folder)
 
     def _wait(self, job: Job) -> str:
-        """Empty when the run is finished; else the state in which the job was lost."""
+        """Wait for the job's end; returns "" if the run is finished, else the lost job's state."""
         shown, gone, pause = "", None, 0.1
         while True:
             self.tail.show()
             outcome = job.outcome(self.item.path)
             if outcome is not None:
-                self._end(job, outcome)
+                self._finish(job, outcome)
                 return ""
-            if self.interrupts.asked:
+            if self.interrupts.received:
                 self._interrupted(job)
             self._check_driver(job)
-            state = state_of(job, self.queue, now=gone is not None)
+            state = job_state(job, self.queue, now=gone is not None)
             if state is False:
                 gone = gone or time.monotonic()
                 if time.monotonic() - gone > GONE_SECONDS:
-                    end = self._ended(job)
+                    end = self._judge(job)
                     if end is not None:
                         return end
-                    gone = None  # the controller says it is still there
+                    gone = None  # according to the controller the job has not ended
             elif state is not None:
                 gone = None
                 if str(state) != shown:
@@ -194,40 +207,41 @@ class Waiter:
             time.sleep(pause)
             pause = min(1.0, 1.3 * pause)
 
-    def _end(self, job: Job, outcome: str) -> None:
-        time.sleep(0.05)
+    def _finish(self, job: Job, outcome: str) -> None:
+        """Act on the outcome that the job wrote."""
+        time.sleep(0.05)  # the last lines of the log follow the outcome
         self.tail.show()
         self.folder.job.unlink(missing_ok=True)
         if outcome:
             raise RunError(f"{outcome} (job {job.id}, logs in {job.folder})")
         if not self.folder.accept(self.prepared.identity):
             raise RunError(f"{self.run}: job {job.id} left a result of another recipe or code")
-        self._remove(job)
+        self._remove_files(job)
 
-    def _remove(self, job: Job) -> None:
-        """Delete the files of a job whose runs all ended well; what failed keeps its logs."""
+    def _remove_files(self, job: Job) -> None:
+        """Delete the job's folder once all its runs succeeded; a failed run keeps the logs."""
         folder = Path(job.folder)
         with contextlib.suppress(OSError):
             (folder / f"read-{self.prepared.identity}").touch()
             if len(list(folder.glob("read-*"))) == job.runs:
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def clear(self) -> None:
-        """Delete what is left of a job that finished this run while nobody waited for it."""
+    def remove_finished(self) -> None:
+        """Delete the files of a job that finished this run while no process waited."""
         job = read_job(self.folder)
         if job and job.identity == self.prepared.identity and job.outcome(self.item.path) == "":
             self.folder.job.unlink(missing_ok=True)
-            self._remove(job)
+            self._remove_files(job)
 
-    def _ended(self, job: Job) -> str | None:
-        """How a job ended that left no word: as `_wait`; None: it has not."""
+    def _judge(self, job: Job) -> str | None:
+        """As `_wait`, for a job that left the queue with no outcome; None if it has not ended."""
         state = slurm.final_state(job.id) if job.launcher == "slurm" else "FAILED"
         if state is not None and state not in slurm.ENDED:
             return None
         self.tail.show()
         self.folder.job.unlink(missing_ok=True)
         if self.folder.accept(self.prepared.identity) and not self.item.fresh:
-            self._remove(job)
+            self._remove_files(job)
             return ""
         record = read_json(self.folder.record) or {}
         stopped = record.get("status") == "stopped" and record.get("job", {}).get("id") == job.id
@@ -240,11 +254,12 @@ class Waiter:
         what += "" if state in (None, "CANCELLED") else f" ({state})"
         raise RunError(
             f"{self.run}: job {job.id} {what}"
-            + (f"; it said: {_telling(last)}" if last else "")
+            + (f"; it said: {_cause(last)}" if last else "")
             + f"; logs in {job.folder}"
         )
 
     def _interrupted(self, job: Job) -> None:
+        """Cancel the job or leave it, as the site says, and raise `KeyboardInterrupt`."""
         if self.settings.on_interrupt == "leave":
             self.say(f"job {job.id} goes on; the same command attaches to it again")
         elif job.cancel():
@@ -255,7 +270,7 @@ class Waiter:
         raise KeyboardInterrupt
 
     def _check_driver(self, job: Job) -> None:
-        """Leave when the Snakemake process that started this one was killed; the job goes on."""
+        """Exit if the Snakemake process that started this one was killed; the job goes on."""
         if not self.driver:
             return
         try:
@@ -268,15 +283,15 @@ class Waiter:
 
 
 def _last_lines(folder: Path) -> list[str]:
-    """The end of what a job wrote before it died."""
+    """The last lines of a job's stderr."""
     logs = sorted(folder.glob("*_log.err"), key=lambda path: path.stat().st_mtime)
     text = "".join(path.read_text(errors="replace") for path in logs if path.stat().st_size)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return [line for line in lines if not line.startswith("submitit ")][-8:]
 
 
-def _telling(lines: list[str]) -> str:
-    """The line of a log that names the cause; srun goes on to talk about the end of its tasks."""
+def _cause(lines: list[str]) -> str:
+    """The line of a log that names the cause; srun's messages about its tasks come after it."""
     causes = [x for x in lines if re.search("error|no such file|killed|denied", x, re.IGNORECASE)]
     causes = [x for x in causes if not re.search(r"task \d+: |STEP|_step_signal", x)] or causes
     return (causes or lines)[-1]

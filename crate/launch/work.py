@@ -1,6 +1,7 @@
-"""What runs inside a job: its runs one after another, and what is requeued when time is short.
+"""What runs inside a job: its runs, one after another, and its checkpoint before a requeue.
 
-submitit pickles a `Work` and calls it on the nodes.
+submitit pickles a `Work`, calls it on the nodes, and calls its `checkpoint` on a signal. Only this
+file and submit.py import submitit.
 """
 
 import dataclasses
@@ -11,7 +12,7 @@ import time
 from pathlib import Path
 
 from crate.errors import RunError, Stopped, UsageError
-from crate.launch.job import STALLS, last_changes, tell, time_limit
+from crate.launch.job import MAX_STALLS, record_outcome, saved_times, time_limit
 from crate.launch.run import perform, prepare
 from crate.planning.loader import Experiments
 from crate.planning.plan import Plan
@@ -25,13 +26,19 @@ class Item:
     """One run of a job."""
 
     path: str
-    expected: str | None  # identity it was planned with; an edit since then is refused
+    expected: str | None  # the planned identity; the run is refused if code or recipes changed
     overrides: dict
-    fresh: bool
+    fresh: bool  # train again even if it is finished
 
 
 class Work:
-    """What a job does: some runs, one after another. submitit pickles it and calls it."""
+    """The runs of a job, called by submitit on each of its tasks.
+
+    Args:
+        items: the runs still to do.
+        folder: the job's folder, for outcome.json.
+        experiments: the folder `experiments/`.
+    """
 
     def __init__(self, items: list[Item], settings: Settings, folder: Path, experiments: Path):
         self.items = items
@@ -40,7 +47,7 @@ class Work:
         self.experiments = experiments.absolute()
         self.root = Path.cwd()
         self.restarts = self.stalls = 0
-        self.saved: list[int] = []
+        self.saved: list[int] = []  # `saved_times` at the last requeue
 
     def __call__(self) -> None:
         import submitit
@@ -48,7 +55,7 @@ class Work:
         os.chdir(self.root)
         environment = submitit.JobEnvironment()
         if environment.num_tasks > 1:
-            # the site's `setup` may name another address; we pick the device by LOCAL_RANK
+            # keep the address of the site's `setup`; the device is chosen by LOCAL_RANK
             address = {k: os.environ[k] for k in ("MASTER_ADDR",) if k in os.environ}
             distributed = submitit.helpers.TorchDistributedEnvironment()
             distributed.export(set_cuda_visible_devices=False, overwrite=True)
@@ -75,7 +82,7 @@ class Work:
             except Stopped as stopped:
                 if stopped.number != signal.SIGUSR2:
                     raise
-                # submitit's handler: on the first rank it saves `checkpoint()`, requeues, exits
+                # on the first rank, submitit's handler pickles `checkpoint()`, requeues and exits
                 signal.getsignal(signal.SIGUSR2)(signal.SIGUSR2, None)
                 sys.exit(0)
             except (RunError, UsageError) as failure:
@@ -84,28 +91,29 @@ class Work:
                 print(f"failed: {error}", file=sys.stderr)
             self.items.remove(item)
             if main:
-                tell(self.folder, item.path, error)
+                record_outcome(self.folder, item.path, error)
         if errors:
-            raise RunError("; ".join(errors))  # Slurm shall call the job failed
+            raise RunError("; ".join(errors))  # so that Slurm marks the job as failed
 
     def checkpoint(self):
-        """What is requeued when the time limit is near or the job is preempted; None gives up."""
+        """What submitit requeues near the time limit or at a preemption; None ends the job."""
         import submitit
 
         item = self.items[0]
         run, results = parse_path(item.path)
-        saved = last_changes(RunFolder(run.folder(self.root / results)))
+        saved = saved_times(RunFolder(run.folder(self.root / results)))
         compute = Plan(Experiments(self.experiments)).resolve(run).recipe.compute
         limit = time_limit(compute, self.settings)
-        long = time.time() - self.started > 30 * limit  # a preemption comes at any time
+        # a start shorter than half the limit was preempted, which is no stall
+        long = time.time() - self.started > 30 * limit
         self.stalls = self.stalls + 1 if long and saved == self.saved else 0
         self.saved = saved
-        if self.stalls >= STALLS:
+        if self.stalls >= MAX_STALLS:
             error = (
-                f"{run}: {STALLS} starts reached the time limit of {limit} minutes without one "
-                "more update or picture; raise hours of the step, or max_hours of the site"
+                f"{run}: {MAX_STALLS} starts reached the time limit of {limit} minutes without one "
+                "more update or image; raise hours of the recipe, or max_hours of the site"
             )
-            tell(self.folder, item.path, error)
+            record_outcome(self.folder, item.path, error)
             return None
         self.restarts += 1
         return submitit.helpers.DelayedSubmission(self)
@@ -115,14 +123,12 @@ class Work:
         return Settings.model_validate_json(self.settings_json)
 
 
-def _seen(folder: str) -> str:
-    return "there" if Path(folder).is_dir() else f"{folder} is not there"
+def describe_node(data_root: str, scratch: str) -> dict:
+    """What a node has and sees: the job of `crate launch --preflight … --probe`.
 
-
-def probe(data_root: str, scratch: str) -> dict:
-    """What a node sees: the job that `crate launch --preflight … --probe` submits.
-
-    An empty `data_root` means that only embedded data are used.
+    Args:
+        data_root: the folder of all data sets, or "" if only embedded data are used.
+        scratch: the folder of all jobs.
     """
     import platform
 
@@ -135,6 +141,10 @@ def probe(data_root: str, scratch: str) -> dict:
         "python": platform.python_version(),
         "torch": torch.__version__ + (f" ({mismatch()})" if mismatch() else ""),
         "GPUs": torch.cuda.device_count(),
-        "data root": _seen(data_root) if data_root else "not used",
-        "scratch": _seen(scratch),
+        "data root": _presence(data_root) if data_root else "not used",
+        "scratch": _presence(scratch),
     }
+
+
+def _presence(folder: str) -> str:
+    return "there" if Path(folder).is_dir() else f"{folder} is not there"

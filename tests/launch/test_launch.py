@@ -10,7 +10,7 @@ import pytest
 
 from crate.errors import RunError
 from crate.launch import pack, slurm, wait
-from crate.launch.job import Job, read_job, state_of
+from crate.launch.job import Job, job_state, read_job
 from crate.launch.run import prepare
 from crate.launch.submit import job_parameters
 from crate.launch.work import Item, Work
@@ -72,7 +72,7 @@ def test_starts_without_an_update_are_given_up(plan, tmp_path, file):
     assert work.checkpoint() is not None
     assert work.checkpoint() is None
     told = read_json(folder / "outcome.json")[RUN]
-    assert "3 starts reached the time limit of 6 minutes without one more update or picture" in told
+    assert "3 starts reached the time limit of 6 minutes without one more update or image" in told
 
 
 def test_preemptions_in_a_row_are_not_stalls(plan, tmp_path):
@@ -87,17 +87,17 @@ def test_a_queue_that_does_not_answer_is_no_news(tmp_path, monkeypatch):
     answers = iter([{"7": slurm.JobState("RUNNING", node="n1")}, None])
     monkeypatch.setattr(slurm, "queued_jobs", lambda: next(answers, None))
     job = Job("slurm", "t", str(tmp_path), "i", "7")
-    assert str(state_of(job, queue)) == "running on n1"
-    assert str(state_of(job, queue)) == "running on n1"  # what was known last
+    assert str(job_state(job, queue)) == "running on n1"
+    assert str(job_state(job, queue)) == "running on n1"  # what was known last
     later = Job("slurm", "t", str(tmp_path), "i", "8", submitted=time.time() + 10)
-    assert state_of(later, queue) is None  # nobody has looked since it was submitted
+    assert job_state(later, queue) is None  # nobody has looked since it was submitted
 
 
 def test_one_answer_serves_all_who_wait(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(slurm, "queued_jobs", lambda: asked.append(1) or {})
     for _ in range(20):
-        slurm.Queue(tmp_path, 60.0).get(0.0)
+        slurm.Queue(tmp_path, 60.0).jobs(0.0)
     assert len(asked) == 1
 
 
@@ -112,11 +112,11 @@ def test_squeue_is_read_with_reasons_and_ended_jobs_left_out(monkeypatch):
         "6": "running on n[1-2]",
     }
     assert jobs["6"].comment == "a|b"
-    assert slurm.find("crate-1") == "5"
-    assert slurm.find("crate-2") is None
+    assert slurm.find_job("crate-1") == "5"
+    assert slurm.find_job("crate-2") is None
     monkeypatch.setattr(slurm, "ask", lambda *words: None)
     with pytest.raises(RunError, match="does not answer"):
-        slurm.find("crate-1")
+        slurm.find_job("crate-1")
 
 
 @pytest.mark.parametrize("content", ["", "[1]", '{"id": "1"}', '{"no": "such"}', "{"])
@@ -130,7 +130,7 @@ def waiter(plan, expected: str | None = None, **changes) -> wait.Waiter:
     item = Item(RUN, expected, {}, False)
     waiter = wait.Waiter(item, prepare(RUN, plan), plan, settings, Path("jobs").absolute())
     waiter.interrupts = wait.Interrupts()
-    waiter.interrupts.asked = False
+    waiter.interrupts.received = False
     return waiter
 
 
@@ -174,7 +174,7 @@ def test_a_run_left_out_of_a_pack_has_a_job_of_its_own(plan, monkeypatch):
 def test_interrupts_are_noted_not_raised():
     before = signal.getsignal(signal.SIGTERM)
     with wait.Interrupts() as interrupts:
-        assert not interrupts.asked
+        assert not interrupts.received
         os.kill(os.getpid(), signal.SIGTERM)
-        assert interrupts.asked
+        assert interrupts.received
     assert signal.getsignal(signal.SIGTERM) == before
