@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 from mkdocs.exceptions import PluginError
-from test_workflow import copy_suite, environment
+from suite import copy_suite, environment
 
 from crate import cli
 from crate.costs.budget import read_device
