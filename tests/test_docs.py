@@ -267,13 +267,13 @@ def check_command(words: list[str], plan: Plan) -> None:
         for target in options.targets:
             driver._check_target(target, plan, settings)
         return
-    parser = cli._parser()
+    parser = cli.make_parser()
     rest = [word for word in words[1:] if word != "--help"]
     while rest and parser._subparsers and rest[0] in parser._subparsers._group_actions[0].choices:
         parser, rest = parser._subparsers._group_actions[0].choices[rest[0]], rest[1:]
     if not rest:
         return  # a command, named
-    options = vars(cli._parser().parse_args(words[1:]))
+    options = vars(cli.make_parser().parse_args(words[1:]))
     pairs = dict(pair.split("=", 1) for pair in options.get("config") or [])
     scale = {"scale": options["scale"]} if options.get("scale") else {}
     settings = plan.experiments.settings(pairs | scale)
