@@ -27,7 +27,7 @@ from crate.planning.loader import Experiments
 from crate.planning.plan import Plan
 from crate.reporting.tuning import nested
 from crate.runs import parse_path
-from crate.workflow import driver
+from crate.workflow import targets
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -265,7 +265,7 @@ def check_command(words: list[str], plan: Plan) -> None:
         assert options.cores or options.dryrun or options.profile, "snakemake would ask for --cores"
         assert all((ROOT / name / "config.yaml").is_file() for name in options.profile or [])
         for target in options.targets:
-            driver._check_target(target, plan, settings)
+            targets.check_target(target, plan, settings)
         return
     parser = cli.make_parser()
     rest = [word for word in words[1:] if word != "--help"]
