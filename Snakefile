@@ -9,7 +9,7 @@ from snakemake.utils import min_version
 min_version("9.27")
 
 sys.path.insert(0, workflow.basedir)  # the package beside this file, installed or not
-from crate.workflow import driver
+from crate.workflow import driver, targets
 from crate.planning.identity import definition_identity
 from crate.runs import parse_path
 from crate.published import record_file
@@ -48,7 +48,7 @@ onstart:
     workflow.scheduler.job_rate_limiter = None
     driver.check_launcher(SETTINGS)
     driver.fresh_if_forced(workflow.dag_settings)
-    driver.check_data(PLAN, SETTINGS, needed_datasets(workflow.dag))
+    driver.check_data(SETTINGS, needed_datasets(workflow.dag))
 
 
 onerror:

@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 from mkdocs.exceptions import PluginError
-from test_workflow import copy_suite, environment
+from suite import copy_suite, environment
 
 from crate import cli
 from crate.costs.budget import read_device
@@ -27,7 +27,7 @@ from crate.planning.loader import Experiments
 from crate.planning.plan import Plan
 from crate.reporting.tuning import nested
 from crate.runs import parse_path
-from crate.workflow import driver
+from crate.workflow import targets
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -264,15 +264,15 @@ def check_command(words: list[str], plan: Plan) -> None:
         assert options.cores or options.dryrun or options.profile, "snakemake would ask for --cores"
         assert all((ROOT / name / "config.yaml").is_file() for name in options.profile or [])
         for target in options.targets:
-            driver._check_target(target, plan, settings)
+            targets.check_target(target, plan, settings)
         return
-    parser = cli._parser()
+    parser = cli.make_parser()
     rest = [word for word in words[1:] if word != "--help"]
     while rest and parser._subparsers and rest[0] in parser._subparsers._group_actions[0].choices:
         parser, rest = parser._subparsers._group_actions[0].choices[rest[0]], rest[1:]
     if not rest:
         return  # a command, named
-    options = vars(cli._parser().parse_args(words[1:]))
+    options = vars(cli.make_parser().parse_args(words[1:]))
     pairs = dict(pair.split("=", 1) for pair in options.get("config") or [])
     scale = {"scale": options["scale"]} if options.get("scale") else {}
     settings = plan.experiments.settings(pairs | scale)

@@ -1,4 +1,4 @@
-"""`crate sample`: text from a language model, token by token as it is drawn."""
+"""`crate sample`: text from a language model, printed token by token."""
 
 import codecs
 import dataclasses
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from crate.data.tokenizer import TOKENIZERS, Tokenizer, get_tokenizer
 from crate.errors import RunError, UsageError
+from crate.explore.networks import best_device, read_any_weights
 from crate.planning.loader import Experiments
 from crate.planning.plan import Plan
 
@@ -17,12 +18,12 @@ if TYPE_CHECKING:
     from crate.models.language import LanguageModel
 
 
-SMALL = 256  # width below which several threads wait for each other longer than they work
+SMALL = 256  # dim below which one thread is faster than several
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What a command line asks for: a finished run, or an official checkpoint of a named model."""
+    """The arguments of `crate sample`: a finished run, or weights of a named model."""
 
     run: str | None
     model: str | None
@@ -32,25 +33,25 @@ class Request:
     temperature: float
     top_k: int | None
     seed: int
-    scale: str | None = None  # of the model that `weights` belong to; None: as published
+    scale: str | None = None  # the model's, with `weights`; None: as published
 
 
 def sample(request: Request) -> None:
-    """Print the prompt and up to `tokens` more, then on stderr how fast and in how large a cache.
+    """Print the prompt and up to `tokens` more; then speed and cache size to stderr.
 
-    An empty prompt begins a document; the end of one ends the text.
+    An empty prompt begins a new document. The text ends with the document.
 
     Raises:
-        UsageError: model, prompt or numbers make no sense.
-        RunError: weights cannot be used, or nothing can be printed.
+        UsageError: the model, the prompt or a number is not valid.
+        RunError: the weights cannot be read or do not fit, or the text cannot be printed.
     """
     if sys.stdout is None:
-        raise RunError("there is nowhere to print to")
+        raise RunError("standard output is closed")
     if not 0 <= request.seed < 2**63:
         raise UsageError(f"--seed: {request.seed} is not from 0 to 2^63 - 1")
     try:
         request.prompt.encode()
-    except UnicodeEncodeError as error:  # how Python passes on what is not UTF-8
+    except UnicodeEncodeError as error:  # Python's surrogate for a byte that is not UTF-8
         byte = ord(request.prompt[error.start]) & 0xFF
         raise UsageError(f"--prompt: is not UTF-8 (byte 0x{byte:02X})") from None
     model, tokenizer = _open(request)
@@ -62,9 +63,9 @@ def sample(request: Request) -> None:
 
     if model.spec.dim < SMALL:
         torch.set_num_threads(1)
-    model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    model.eval().to(best_device())
     cache, began = Cache(model), time.perf_counter()
-    drawn = generate(
+    tokens = generate(
         model,
         ids,
         request.tokens,
@@ -74,9 +75,9 @@ def sample(request: Request) -> None:
         stop=tokenizer.end_of_text,
         cache=cache,
     )
-    sys.stdout.reconfigure(errors="replace")  # a terminal may know fewer letters than the model
+    sys.stdout.reconfigure(errors="replace")  # not every terminal can print every character
     try:
-        count = _print(request.prompt, drawn, tokenizer)
+        count = _print(request.prompt, tokens, tokenizer)
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -89,12 +90,12 @@ def sample(request: Request) -> None:
     )
 
 
-def _print(prompt: str, drawn: Iterator[int], tokenizer: Tokenizer) -> int:
-    """Print a prompt and the tokens that follow as they come; returns how many came."""
+def _print(prompt: str, tokens: Iterator[int], tokenizer: Tokenizer) -> int:
+    """Print a prompt and then each token as soon as it is drawn; returns the number of tokens."""
     count = 0
     print(prompt, end="", flush=True)
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a letter may be several tokens
-    for token in drawn:
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a character may be several tokens
+    for token in tokens:
         print(decoder.decode(tokenizer.decode_bytes([token])), end="", flush=True)
         count += 1
     print(decoder.decode(b"", final=True), flush=True)
@@ -102,42 +103,42 @@ def _print(prompt: str, drawn: Iterator[int], tokenizer: Tokenizer) -> int:
 
 
 def _open(request: Request) -> "tuple[LanguageModel, Tokenizer]":
-    """The model with its weights, and the tokenizer it speaks by."""
-    from crate.checkpoints import convert as released
+    """The model with its weights, and its tokenizer; raises as `sample`."""
+    from crate.checkpoints import convert
     from crate.checkpoints.export import read_finished
     from crate.models.build import build_language
     from crate.models.transfer import transfer_weights
 
     if (request.run is None) == (request.weights is None):
-        raise UsageError("one of --run and --weights says which model speaks")
+        raise UsageError("give either --run or --weights")
     if request.run is not None:
         if request.model is not None:
-            raise UsageError("--model belongs to --weights: a run knows its model")
+            raise UsageError("--model belongs to --weights: a run has its model")
         where, _, record, spec, state = read_finished(request.run)
     else:
         if request.model is None:
             raise UsageError("--weights needs --model: a name of 'crate models'")
         where, record = request.weights, None
         spec = Plan(Experiments()).spec(request.model, request.scale)
-        state = released.read(where)
-        if spec.causal and "token_embedding.weight" not in state:
-            state = released.convert(state, spec, where=where)
+        state = read_any_weights(where, spec) if spec.causal else {}
     if not spec.causal:
-        raise UsageError(f"{where}: is no language model")
+        raise UsageError(f"{where}: is not a language model")
     if "ngram.tokens" in state:
         raise UsageError(f"{where}: holds counts of tokens, no network to sample from")
-    sizes = released.sizes(state, spec)
+    sizes = convert.sizes(state, spec)
     model = build_language(spec, **sizes)
     try:
         transfer_weights(model, state, [])
     except RunError as error:
-        told = str(error).removeprefix("the parent's ")
+        reason = str(error).removeprefix("the parent's ")
         hint = "" if record or request.scale else "; weights of a smaller scale need --scale"
-        raise RunError(f"{where}: does not fit the model: {told}{hint}") from None
+        raise RunError(f"{where}: does not fit the model: {reason}{hint}") from None
     if record:
         return model, get_tokenizer(record["config"]["data"]["tokenizer"])
     for name in TOKENIZERS:
         if get_tokenizer(name).vocab_size == sizes["vocab_size"]:
             return model, get_tokenizer(name)
     known = ", ".join(TOKENIZERS)
-    raise RunError(f"{where}: has {sizes['vocab_size']:,} tokens, as none of {known}")
+    raise RunError(
+        f"{where}: its vocabulary has {sizes['vocab_size']:,} tokens; none of {known} has that many"
+    )

@@ -1,19 +1,19 @@
-"""`crate segment`: the objects of a person's own pictures, as overlays and in COCO's format."""
+"""`crate segment`: objects in a person's own images, as overlays and in COCO's format."""
 
 import contextlib
 import dataclasses
 import sys
 import time
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from crate.data.catalogue import get_dataset
-from crate.environment import EXPERIMENTS
 from crate.errors import RunError, UsageError, nearest
+from crate.explore.networks import best_device, read_any_weights
+from crate.explore.pictures import open_picture, unique_stems
 from crate.models.spec import ModelSpec
 from crate.planning.loader import Experiments
 from crate.planning.plan import Plan
@@ -22,15 +22,15 @@ from crate.reporting.overlay import overlay
 from crate.tasks.objects import coco, crf
 from crate.tasks.objects.recipe import Objects
 
-SIDE = 2048  # px, of an overlay's longer side at most
-LONGEST_STEM = 200  # bytes of a file's name, of the 255 that there may be
+SIDE = 2048  # px, largest side of an overlay
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What a command line asks for.
+    """The arguments of `crate segment`.
 
-    `scale` None means the published sizes; `changes` are fields of the protocol (`config.Objects`).
+    `scale` None means the published sizes. `changes` replace fields of the protocol, which is a
+    recipe of the task `objects` (`crate.tasks.objects.recipe.Objects`).
     """
 
     images: Sequence[str]
@@ -43,13 +43,14 @@ class Request:
 
 
 def segment(request: Request) -> None:
-    """Write `out`/<stem>.png for each picture, and `out`/objects.json for all.
+    """Write `out`/<stem>.png for each image, and `out`/objects.json for all.
 
-    What was found until a signal or an error is kept.
+    On a signal or an error, objects.json holds the images done so far.
 
     Raises:
-        UsageError: model, weights, protocol or sizes make no sense.
-        RunError: weights or output cannot be used, or, after all others were done, a picture.
+        UsageError: the model, weights, protocol or sizes are unknown or do not fit together.
+        RunError: the weights cannot be read, the output cannot be written, or some images could
+            not be segmented (all others are done first).
     """
     recipe, spec = _recipe(request)
     model = _model(request, spec, recipe)
@@ -57,18 +58,18 @@ def segment(request: Request) -> None:
     if recipe.crf and not refine:
         print("warning: without CRF: pydensecrf is not installed", file=sys.stderr)
     dataset = get_dataset(recipe.dataset)
-    names = _names(request)
+    stems = unique_stems(request.images, request.out, lambda stem: [f"{stem}.png"])
     images, annotations, failed = [], [], 0
     try:
-        for number, (path, name) in enumerate(zip(request.images, names, strict=True), start=1):
+        for number, (path, stem) in enumerate(zip(request.images, stems, strict=True), start=1):
             began = time.monotonic()
             try:
                 picture = open_picture(path)
                 masks = _find(model, picture, recipe, dataset, refine)
-                _write_overlay(request.out / name, picture, masks)
+                _write_overlay(request.out / f"{stem}.png", picture, masks)
             except (UsageError, KeyboardInterrupt):
                 raise
-            except Exception as error:  # whatever a strange picture makes the readers say
+            except Exception as error:  # any error that a damaged or unusual image causes
                 reason = (str(error).strip() or type(error).__name__).split("\n")[0]
                 if not isinstance(error, RunError):
                     reason = f"{path}: {reason}"
@@ -77,12 +78,18 @@ def segment(request: Request) -> None:
                 continue
             width, height = picture.size
             images.append(
-                {"id": number, "file_name": path, "width": width, "height": height, "overlay": name}
+                {
+                    "id": number,
+                    "file_name": path,
+                    "width": width,
+                    "height": height,
+                    "overlay": f"{stem}.png",
+                }
             )
             for mask in masks:
-                found = coco.result(number, coco.encode(mask))
-                found |= {"id": len(annotations) + 1, "category_id": 1, "iscrowd": 0}
-                annotations.append(found | {"area": coco.area(found["segmentation"])})
+                annotation = coco.result(number, coco.encode(mask))
+                annotation |= {"id": len(annotations) + 1, "category_id": 1, "iscrowd": 0}
+                annotations.append(annotation | {"area": coco.area(annotation["segmentation"])})
             seconds = time.monotonic() - began
             plural = "" if len(masks) == 1 else "s"
             print(
@@ -90,37 +97,21 @@ def segment(request: Request) -> None:
                 flush=True,
             )
     finally:
-        write_json(
-            request.out / "objects.json",
-            {
-                "info": {
-                    "description": "objects found by MaskCut, without classes; sizes and masks are "
-                    "those of pictures turned as their EXIF data say",
-                    "model": request.model,
-                    "weights": str(request.weights),
-                    "scale": request.scale or "paper",
-                    "protocol": recipe.model_dump(
-                        include={"image_size", "layer", "feature", "tau", "masks"}
-                    )
-                    | {"crf": refine},
-                },
-                "images": images,
-                "annotations": annotations,
-                "categories": [{"id": 1, "name": "object"}],
-            },
-        )
+        _write_objects(request, recipe, refine, images, annotations)
     if failed:
         raise RunError(f"{failed} of {len(request.images)} pictures could not be segmented")
 
 
-# --- what looks --------------------------------------------------------------------------------
-
-
 def _recipe(request: Request) -> tuple[Objects, ModelSpec]:
+    """The protocol with its changes, and the architecture; raises `UsageError`."""
     experiments = Experiments()
     scale = request.scale or "paper"
-    steps = {name: experiments.recipe(name, scale) for name in experiments.recipes}
-    known = [n for n, s in steps.items() if s.task == "objects" and s.predictor == "model"]
+    recipes = {name: experiments.recipe(name, scale) for name in experiments.recipes}
+    known = [
+        name
+        for name, recipe in recipes.items()
+        if recipe.task == "objects" and recipe.predictor == "model"
+    ]
     if request.protocol not in known:
         near = nearest(request.protocol, known)
         raise UsageError(f"--protocol: '{request.protocol}' finds no objects{near}")
@@ -129,21 +120,20 @@ def _recipe(request: Request) -> tuple[Objects, ModelSpec]:
     spec.grid(recipe.image_size)
     if recipe.layer >= spec.depth:
         raise UsageError(
-            f"--layer {recipe.layer}: {request.model} has {spec.depth}, counted from 0"
+            f"--layer {recipe.layer}: {request.model} has {spec.depth} layers, counted from 0"
         )
     return recipe, spec
 
 
 def _model(request: Request, spec: ModelSpec, recipe: Objects):
-    import torch
-
+    """The network with its weights, in evaluation mode; raises `UsageError` or `RunError`."""
     from crate.models.features import pretrained
 
     with contextlib.suppress(OSError):
         request.out.mkdir(parents=True, exist_ok=True)
     if not request.out.is_dir():
         raise RunError(f"--out {request.out}: cannot be made a folder")
-    state = read_any_weights(request.weights, request.model, spec)
+    state = read_any_weights(request.weights, spec, listed_as=request.model)
     try:
         model = pretrained(spec, state, image_size=recipe.image_size)
     except RunError as error:
@@ -152,93 +142,42 @@ def _model(request: Request, spec: ModelSpec, recipe: Objects):
         raise UsageError(
             f"{request.weights}: not the weights of {request.model}: {message}{hint}"
         ) from None
-    return model.to("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def read_any_weights(path: Path, name: str, spec: ModelSpec) -> dict:
-    """Weights under our names, from a run's file or an official checkpoint.
-
-    Raises:
-        UsageError, RunError: as `released.read` and `released.convert`.
-    """
-    from crate.checkpoints import convert as released
-
-    if path.suffix == ".safetensors":
-        state = released.read(path)
-        if "class_token" in state:
-            return state
-    released.verify_listed(path, name, EXPERIMENTS)
-    return released.convert(released.read(path), spec, where=path)
+    return model.to(best_device())
 
 
 def _find(model, picture: Image.Image, recipe: Objects, dataset, refine: bool) -> list[np.ndarray]:
+    """Boolean masks (height, width) of the objects in an image."""
     from crate.tasks.objects.task import find
 
     return find(model, picture, recipe, dataset, refine=refine)[0]
 
 
-# --- pictures ----------------------------------------------------------------------------------
-
-
-def open_picture(path: str | Path) -> Image.Image:
-    """Any picture as 8-bit RGB, turned as its EXIF data say; what is transparent is on white.
-
-    Grey of more than 8 bits is scaled: integers by 255 / 65,535, floats from their own range.
-
-    Raises:
-        RunError: it cannot be read, or is larger than Pillow reads (179 megapixels).
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                image.load()
-                return _rgb(ImageOps.exif_transpose(image))
-    except UnidentifiedImageError:
-        reason = "its format is unknown"
-    except Exception as error:  # each reader has its own ways to fail
-        reason = str(getattr(error, "strerror", None) or error).split("\n")[0]
-        reason = reason or type(error).__name__
-    raise RunError(f"{path}: cannot be read as an image ({reason})")
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.int64)
-        if image.mode != "I" or values.max() > 255:
-            values = (values.clip(0, 65_535) * 255 + 32_767) // 65_535
-        return Image.fromarray(values.clip(0, 255).astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        values = np.nan_to_num(np.asarray(image, np.float64), posinf=0.0, neginf=0.0)
-        spread = values.max() - values.min()
-        values = (values - values.min()) / (spread or 1.0) * 255
-        return Image.fromarray(values.round().astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
-
-
-def _names(request: Request) -> list[str]:
-    """An overlay's file name for each picture: no two alike, and none that is a picture given."""
-    given = {Path(path).resolve() for path in request.images}
-    names: list[str] = []
-    taken: set[str] = set()
-    for path in request.images:
-        stem, count = Path(path).stem or "picture", 1
-        while len(stem.encode(errors="surrogateescape")) > LONGEST_STEM:
-            stem = stem[:-1]
-        name = f"{stem}.png"
-        while name.lower() in taken or (request.out / name).resolve() in given:
-            count += 1
-            name = f"{stem}-{count}.png"
-        taken.add(name.lower())
-        names.append(name)
-    return names
+def _write_objects(
+    request: Request, recipe: Objects, refine: bool, images: list[dict], annotations: list[dict]
+) -> None:
+    """Write objects.json: COCO's format, with the model and the protocol under "info"."""
+    keys = {"image_size", "layer", "feature", "tau", "masks"}
+    info = {
+        "description": "objects found by MaskCut, without classes; sizes and masks are those of "
+        "the images turned as their EXIF orientation says",
+        "model": request.model,
+        "weights": str(request.weights),
+        "scale": request.scale or "paper",
+        "protocol": recipe.model_dump(include=keys) | {"crf": refine},
+    }
+    write_json(
+        request.out / "objects.json",
+        {
+            "info": info,
+            "images": images,
+            "annotations": annotations,
+            "categories": [{"id": 1, "name": "object"}],
+        },
+    )
 
 
 def _write_overlay(path: Path, picture: Image.Image, masks: list[np.ndarray]) -> None:
+    """Write the image with its masks drawn, scaled down to `SIDE`."""
     longer = max(picture.size)
     parts = [Image.fromarray(mask) for mask in masks]
     if longer > SIDE:

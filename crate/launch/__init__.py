@@ -1,4 +1,4 @@
 """One run, in this process or as a job of a cluster.
 
-May import planning, tasks, training and the ground.
+May import tasks, planning, training, data and the ground; not reporting, workflow or cli.
 """

@@ -1,4 +1,4 @@
-"""One run from start to end: what a rule of the workflow calls, and a person can."""
+"""One run from start to end in this process (`crate run`), or in each rank of a job."""
 
 import contextlib
 import dataclasses
@@ -16,20 +16,28 @@ from crate.environment import describe_machine
 from crate.errors import RunError, Stopped, UsageError
 from crate.planning.plan import Plan, parent_weights
 from crate.planning.settings import Settings
-from crate.records import RunFolder, git_commit, lock, short_hash, write_text
+from crate.records import (
+    RunFolder,
+    file_sha256,
+    git_commit,
+    lock,
+    read_json,
+    short_hash,
+    write_text,
+)
 from crate.runs import parse_path
 from crate.tasks.base import Resolved
 from crate.training.trackers import follow
 
 
 class _Tee:
-    """The screen, with a copy of every whole line in the run's log."""
+    """Writes to the screen and to the run's log; progress lines go to the screen only."""
 
     def __init__(self, screen, log):
         self.screen, self.log = screen, log
 
     def write(self, text: str) -> int:
-        if not text.endswith("\r"):
+        if not text.endswith("\r"):  # a progress line
             with contextlib.suppress(OSError):  # a full disk must not hide the message
                 self.log.write(text)
                 self.log.flush()
@@ -44,25 +52,27 @@ class _Tee:
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """A run that may start: its recipe is the planned one and its parent is finished."""
+    """A run that may start: its recipe is the planned one, and its parent is finished."""
 
     resolved: Resolved
     folder: RunFolder
     parent: RunFolder | None
-    identity: str  # of configuration, code and the parent's weights
+    identity: str  # hash of configuration, code and the parent's weights
 
 
 def prepare(
     path: str, plan: Plan, *, expected: str | None = None, overrides: dict | None = None
 ) -> Prepared:
-    """Look up the run at `path` (its folder or its metrics.json).
+    """Look up a run and check that it may start.
 
     Args:
+        path: the run's folder or its metrics.json.
         expected: the identity the caller planned; another one is refused.
         overrides: changes of the recipe (tuning trials only).
 
     Raises:
-        UsageError: the path names no run, the parent run is not there, or the code was edited.
+        UsageError: the path is not a run's, its parent is not finished, or recipe or code changed
+            since `expected` was planned.
     """
     run, results = parse_path(path)
     if overrides and run.trial is None:
@@ -82,9 +92,9 @@ def prepare(
             raise UsageError(f"{run}: its parent is not finished; first run {parent.metrics}")
         if not plan.is_current(run.parent, results):
             raise UsageError(
-                f"{run}: its parent was made by another recipe or code; first run {parent.metrics}"
+                f"{run}: its parent is from another recipe or code; first run {parent.metrics}"
             )
-    # the parent's weights decide the result too; their hash is known only now
+    # the parent's weights also decide the result; their hash is known only now
     identity = short_hash(resolved.identity + (parent_weights(run, results) or ""))
     return Prepared(resolved, RunFolder(run.folder(results)), parent, identity)
 
@@ -92,28 +102,29 @@ def prepare(
 def perform(
     prepared: Prepared, settings: Settings, *, fresh: bool = False, job: dict | None = None
 ) -> None:
-    """Bring a run to its end in this process, unless it is there already.
+    """Bring a run to its end in this process, unless a finished result is on disk.
 
     Args:
-        fresh: train again even if a finished result of the same identity is here.
-        job: what run.json records of the cluster's job.
+        fresh: train again even if a finished result of the same identity exists.
+        job: what run.json records about the cluster's job.
 
     Raises:
-        UsageError: the data set is not there.
-        RunError: the run failed; run.json says how. `Stopped`: a signal ended it.
+        UsageError: the data set is missing.
+        Stopped: a signal ended the run; its checkpoint is saved.
+        RunError: the run failed; run.json has the error.
     """
     run, folder = prepared.resolved.run, prepared.folder
     main = os.environ.get("RANK", "0") == "0"
-    waiting = f"{run}: another process is at work on this run; waiting for it"
+    waiting = f"{run}: another process works on this run; waiting for it"
     with lock(folder.lock, waiting) if main else contextlib.nullcontext():
         finished = main and not fresh and folder.accept(prepared.identity)
         if finished:
             print(f"{run}: already finished, nothing to do", file=sys.stderr)
-            if os.environ.get("WORLD_SIZE", "1") == "1":  # the other ranks must hear of it
+            if os.environ.get("WORLD_SIZE", "1") == "1":  # else the other ranks must know
                 return
         with _logging(folder) if main else contextlib.nullcontext():
             try:
-                _work(prepared, settings, main, finished, job)
+                _execute(prepared, settings, main, finished, job)
             except Stopped as error:
                 if main:
                     folder.fail(str(error), status="stopped")
@@ -139,7 +150,7 @@ def perform(
 
 @contextlib.contextmanager
 def _logging(folder: RunFolder):
-    """Copy what is printed to log.txt; warnings go there only."""
+    """Copy stderr to log.txt; warnings go to log.txt only."""
     try:
         log = folder.log.open("a", encoding="utf-8")
     except OSError as error:
@@ -154,36 +165,37 @@ def _logging(folder: RunFolder):
             yield
         finally:
             sys.stderr = screen
-            with contextlib.suppress(OSError):  # closing writes what a full disk refused before
+            with contextlib.suppress(OSError):  # a full disk: closing writes what is buffered
                 log.close()
 
 
-def _work(
+def _execute(
     prepared: Prepared, settings: Settings, main: bool, finished: bool, job: dict | None
 ) -> None:
+    """Run the task and record its result; rank 0 (`main`) alone writes."""
     resolved, folder, parent = prepared.resolved, prepared.folder, prepared.parent
     run, recipe = resolved.run, resolved.recipe
     if not recipe.TORCH and (finished or not main):
-        return  # work for one process
+        return  # without torch there is nothing for the other ranks to do
     if recipe.READS_DATA:
         check_available(get_dataset(recipe.dataset), settings.data_root)
     started = contextlib.nullcontext()
     if recipe.TORCH:
-        # numpy's products take every core otherwise; it reads this when it is first imported
+        # else numpy's products use every core; numpy reads this at its first import
         os.environ.setdefault("OPENBLAS_NUM_THREADS", str(recipe.compute.threads))
         from crate import runtime
 
         started = runtime.start(recipe.compute)
     with started as here:
-        if here and any(here.all_reduce_max(int(finished))):  # only rank 0 has looked
+        if here and any(here.all_reduce_max(int(finished))):  # only rank 0 looked for a result
             return
         record = _record(prepared, job) if main else {}
         if main:
             folder.start(record)
-            whole = {"model": resolved.config["model"], "step": recipe.model_dump(mode="json")}
-            write_text(folder.config, yaml.safe_dump(whole | {"seed": run.seed}, sort_keys=False))
+            full = {"model": resolved.config["model"], "step": recipe.model_dump(mode="json")}
+            write_text(folder.config, yaml.safe_dump(full | {"seed": run.seed}, sort_keys=False))
         task = importlib.import_module(f"crate.tasks.{recipe.task}.task")
-        with follow(settings.log if main else "none", folder, record) as tell:
+        with follow(settings.log if main else "none", folder, record) as report:
             metrics, details = task.run(
                 resolved,
                 runtime=here,
@@ -192,16 +204,16 @@ def _work(
                 parent=parent and parent.weights,
                 data_root=Path(settings.data_root),
             )
-            tell(metrics)
+            report(metrics)
         if main:
             machine = here.describe() if here else describe_machine()
             folder.finish(metrics, details | {"environment": machine})
-            told = ", ".join(f"{key} {value:g}" for key, value in metrics.items())
-            print(f"{run}: {told}", file=sys.stderr)
+            shown = ", ".join(f"{key} {value:g}" for key, value in metrics.items())
+            print(f"{run}: {shown}", file=sys.stderr)
 
 
 def _record(prepared: Prepared, job: dict | None) -> dict:
-    """What run.json states from the start."""
+    """What run.json states from the start of the run."""
     resolved, parent = prepared.resolved, prepared.parent
     run = resolved.run
     record = {
@@ -212,21 +224,23 @@ def _record(prepared: Prepared, job: dict | None) -> dict:
         "code": resolved.code,
         "dataset": resolved.recipe.dataset,
         "commit": git_commit(),
-        "parent_weights_sha256": parent and _checked_weights(run.parent, parent),
+        "parent_weights_sha256": parent and _verified_weights(run.parent, parent),
     }
     return record | ({"job": job} if job else {})
 
 
-def _checked_weights(run, folder: RunFolder) -> str:
-    """sha256 of the parent's weights, which must be the ones its metrics were measured on."""
-    from crate.records import file_sha256, read_json
+def _verified_weights(run, folder: RunFolder) -> str:
+    """sha256 of the parent's weights.
 
-    stated = (read_json(folder.metrics) or {}).get("weights_sha256")
+    Raises:
+        RunError: they are gone, or not those its metrics were measured on.
+    """
+    recorded = (read_json(folder.metrics) or {}).get("weights_sha256")
     if not folder.weights.is_file():
         raise RunError(f"{run}: {folder.weights} is gone; delete {folder.metrics} and run it again")
-    if file_sha256(folder.weights) != stated:
+    if file_sha256(folder.weights) != recorded:
         raise RunError(
             f"{run}: {folder.weights} is not the file its metrics were measured on; "
             f"delete {folder.folder} and run it again"
         )
-    return stated
+    return recorded

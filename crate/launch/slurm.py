@@ -1,6 +1,6 @@
-"""What Slurm knows of our jobs: the only file that calls squeue, scontrol, sacct and scancel.
+"""What Slurm knows of our jobs: the only file that runs squeue, scontrol, sacct and scancel.
 
-Works without sacct. A controller that does not answer is no news: `None`, never "gone".
+sacct may be missing. If the controller does not answer, a state is `None` (unknown), never "gone".
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from pathlib import Path
 from crate.errors import RunError, UsageError
 from crate.records import lock, read_json, write_json
 
-# States of a job that will not come back by itself
+# Final states of a job
 ENDED = (
     "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY",
     "PREEMPTED", "TIMEOUT",
@@ -40,13 +40,13 @@ class JobState:
 
 
 def check_slurm() -> None:
-    """Raises `UsageError` where no job can be submitted."""
+    """Raise `UsageError` if sbatch is not installed on this machine."""
     if not shutil.which("sbatch"):
         raise UsageError("there is no sbatch here: run this on a login node, or launcher=local")
 
 
 def ask(*words: str) -> str | None:
-    """Output of a Slurm command; None where it is missing, fails, or does not answer."""
+    """Output of a Slurm command; None if it is missing, fails, or does not answer in a minute."""
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired):
@@ -55,27 +55,27 @@ def ask(*words: str) -> str | None:
 
 
 def queued_jobs() -> dict[str, JobState] | None:
-    """Every job of this user that is pending, running or ending, by id."""
-    told = ask("squeue", "-h", "-u", getpass.getuser(), "-o", "%i|%T|%r|%N|%M|%k")
-    if told is None:
+    """This user's pending, running and completing jobs by id; None if Slurm does not answer."""
+    output = ask("squeue", "-h", "-u", getpass.getuser(), "-o", "%i|%T|%r|%N|%M|%k")
+    if output is None:
         return None
-    lines = [line.split("|", 5) for line in told.splitlines()]
+    lines = [line.split("|", 5) for line in output.splitlines()]
     jobs = {line[0]: JobState(*line[1:]) for line in lines if len(line) == 6}
     return {i: job for i, job in jobs.items() if job.state not in ENDED}
 
 
 def final_state(job: str) -> str | None:
-    """A job's state as the controller, or else the accounting, remembers it; None: unknown."""
-    told = ask("scontrol", "--oneliner", "show", "job", job) or ""
-    match = re.search(r"\bJobState=(\S+)", told)
+    """A job's last state from the controller, else from the accounting; None if unknown."""
+    output = ask("scontrol", "--oneliner", "show", "job", job) or ""
+    match = re.search(r"\bJobState=(\S+)", output)
     if match:
         return match[1]
-    told = ask("sacct", "-X", "-n", "-P", "-j", job, "-o", "State") or ""
-    return told.strip().splitlines()[-1].split()[0] if told.strip() else None
+    output = ask("sacct", "-X", "-n", "-P", "-j", job, "-o", "State") or ""
+    return output.strip().splitlines()[-1].split()[0] if output.strip() else None
 
 
-def find(comment: str) -> str | None:
-    """Id of the job that carries a comment.
+def find_job(comment: str) -> str | None:
+    """Id of the queued or running job with this comment, if there is one.
 
     Raises:
         RunError: the controller does not answer.
@@ -87,66 +87,70 @@ def find(comment: str) -> str | None:
 
 
 def cancel(job: str) -> bool:
-    """Whether Slurm took the order."""
+    """Cancel a job; False if Slurm did not accept the order."""
     return ask("scancel", job) is not None
 
 
 class Queue:
-    """The user's queue, asked for once in a while by whichever waiting process comes first.
+    """The user's queue, cached in a file that all waiting processes share.
 
-    All processes that wait share the answer through a file, so that the controller's load does
-    not grow with the number of runs.
+    The first process that finds the file old asks Slurm, so the controller's load does not grow
+    with the number of runs.
+
+    Args:
+        folder: where the file lies.
+        seconds: age at which it is old.
     """
 
     def __init__(self, folder: Path, seconds: float):
         self.path = folder / "queue.json"
         self.seconds = seconds
 
-    def get(self, since: float, *, now: bool = False) -> dict[str, JobState] | None:
-        """The jobs, from an answer not older than `since` (seconds since the epoch); else None.
+    def jobs(self, since: float, *, now: bool = False) -> dict[str, JobState] | None:
+        """The jobs by id, or None if no answer is newer than `since` (seconds since the epoch).
 
-        With `now`, ask Slurm itself.
+        With `now`, ask Slurm.
         """
-        told = read_json(self.path) or {"time": 0.0, "jobs": {}}
-        if now or abs(time.time() - told["time"]) > self.seconds:
+        cached = read_json(self.path) or {"time": 0.0, "jobs": {}}
+        if now or abs(time.time() - cached["time"]) > self.seconds:
             with lock(self.path.with_suffix(".lock")) as held:
-                asked = time.time()
+                time_asked = time.time()
                 jobs = queued_jobs() if held or now else None
                 if jobs is not None:
                     listed = {i: dataclasses.asdict(job) for i, job in jobs.items()}
-                    told = {"time": asked, "jobs": listed}
-                    with contextlib.suppress(RunError):  # a full disk: each asks for itself
-                        write_json(self.path, told)
-        if told["time"] < since:
+                    cached = {"time": time_asked, "jobs": listed}
+                    with contextlib.suppress(RunError):  # a full disk: nothing is shared
+                        write_json(self.path, cached)
+        if cached["time"] < since:
             return None
-        return {i: JobState(**job) for i, job in told["jobs"].items()}
+        return {i: JobState(**job) for i, job in cached["jobs"].items()}
 
 
 def partitions() -> dict[str, dict] | None:
-    """Partition → its time limit, nodes, and generic resources; None where Slurm is silent."""
-    told = ask("sinfo", "-h", "-o", "%R|%l|%D|%G|%c|%m")
-    if told is None:
+    """Partition → time limit, number of nodes, generic resources; None if Slurm does not answer."""
+    output = ask("sinfo", "-h", "-o", "%R|%l|%D|%G|%c|%m")
+    if output is None:
         return None
-    found: dict[str, dict] = {}
-    for line in told.splitlines():
+    by_name: dict[str, dict] = {}
+    for line in output.splitlines():
         name, limit, nodes, gres, cpus, memory = line.split("|")
-        entry = found.setdefault(name, {"limit": limit, "nodes": 0, "gres": set()})
+        entry = by_name.setdefault(name, {"limit": limit, "nodes": 0, "gres": set()})
         entry["nodes"] += int(nodes)
         entry["gres"] |= {gres} - {"(null)"}
         entry |= {"cpus": cpus, "memory_mb": memory}
-    return found
+    return by_name
 
 
 def accounts() -> list[str] | None:
-    """Accounts this user may charge; None on a cluster without accounting."""
-    told = ask(
+    """This user's accounts; None on a cluster without accounting."""
+    output = ask(
         "sacctmgr", "-n", "-P", "show", "assoc", f"user={getpass.getuser()}", "format=account"
     )
-    return None if told is None else sorted(set(told.split()))
+    return None if output is None else sorted(set(output.split()))
 
 
 def test_script(path: Path) -> str:
-    """What `sbatch --test-only` says against a script; empty where it would be accepted."""
+    """Why `sbatch --test-only` refuses a script; "" if it would accept it."""
     try:
         done = subprocess.run(
             ["sbatch", "--test-only", str(path)],
@@ -160,8 +164,8 @@ def test_script(path: Path) -> str:
     return "" if done.returncode == 0 else one_line(done.stderr)
 
 
-def one_line(said: str) -> str:
-    """The sentence that matters of what a Slurm command prints."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    errors = [line for line in lines if "error:" in line] or lines or ["it said nothing"]
+def one_line(output: str) -> str:
+    """The error lines of a Slurm command's output in one line, without the command's name."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    errors = [line for line in lines if "error:" in line] or lines or ["it printed nothing"]
     return "; ".join(re.sub(r"^\w+: (error: )?", "", line) for line in errors)

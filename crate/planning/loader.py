@@ -51,7 +51,7 @@ class Experiments:
         return {p.stem: read_yaml(p) for p in sorted((self.folder / kind).glob("*.yaml"))}
 
     @property
-    def steps(self) -> list[str]:
+    def recipes(self) -> list[str]:
         return list(self._recipes)
 
     @property

@@ -1,4 +1,4 @@
-"""What the Snakefile calls before and around the DAG.
+"""What the Snakefile does before and around the DAG: checks, the driver's lock, clearing.
 
 May import every other room but cli.
 """

@@ -116,6 +116,13 @@ def test_a_command_that_is_none_ends_with_status_2(folder, capsys, words):
     assert "usage: crate" in capsys.readouterr().err
 
 
+def test_every_command_has_a_file_of_its_name():
+    files = {path.stem for path in (ROOT / "crate" / "cli").glob("*.py")}
+    commands = cli.make_parser()._subparsers._group_actions[0].choices
+    assert files - {"__init__", "common"} == set(commands)
+    assert [f"crate.cli.{name}" for name in commands] == [m.__name__ for m in cli.COMMANDS]
+
+
 def test_as_a_process_there_is_no_traceback(folder):
     def crate(*words):
         return subprocess.run(
@@ -287,7 +294,7 @@ def test_a_wrong_number_of_classes_is_told(crate, tree):
         f"{tree}/imagenet1k/train: has 2 class folders, ImageNet-1K has 1,000\n"
         f"{tree}/imagenet1k/train: 2 images, ImageNet-1K has 1,281,167\n"
     )
-    assert "failed: ImageNet-1K is not whole: download ILSVRC2012_img_train.tar" in errors
+    assert "failed: ImageNet-1K is not complete: download ILSVRC2012_img_train.tar" in errors
 
 
 def test_a_tree_is_counted_and_an_empty_class_told(crate, tree, monkeypatch):
@@ -317,13 +324,14 @@ def test_a_tree_is_counted_and_an_empty_class_told(crate, tree, monkeypatch):
     ("module", "never"),
     [
         ("crate.planning.plan", "torch torchvision pandas scipy matplotlib snakemake"),
-        ("crate.cli", "torch torchvision pandas scipy matplotlib snakemake yaml"),
+        ("crate.cli", "torch torchvision pandas scipy matplotlib snakemake yaml numpy pydantic"),
         ("crate.workflow.driver", "torch torchvision pandas scipy matplotlib"),
         ("crate.reporting.collect", "torch torchvision matplotlib"),
         ("crate.reporting.tables", "torch torchvision matplotlib"),
         ("crate.reporting.explain", "torch torchvision matplotlib"),
         ("crate.reporting.figures", "torch torchvision matplotlib"),
         ("crate.launch.run", "torch torchvision pandas"),
+        ("crate.launch.wait", "torch torchvision pandas submitit"),
         ("crate.models", "torch torchvision"),
     ],
 )

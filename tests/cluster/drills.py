@@ -22,6 +22,7 @@ from pathlib import Path
 import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "launch"))
 from test_cluster import RUN, Cluster, change, crate, end, make_suite, start
 
 SCALE = "experiments/scales/smoke.yaml"

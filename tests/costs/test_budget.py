@@ -235,7 +235,7 @@ def test_the_power_of_a_known_board_and_what_is_no_bench(plan):
 def test_a_power_that_is_none(folder, capsys, words):
     with pytest.raises(SystemExit):
         cli.main(["plan", "all", "--watts", words])
-    assert f"argument --watts: {words} is no positive number" in capsys.readouterr().err
+    assert f"argument --watts: {words} is not a positive number" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def test_what_is_missing_is_unpacked_again(set_as_published, capsys):
     status, _, errors = crate(capsys, "check", name, "--data-root", str(root))
     assert status == 1
     assert errors[-1] == (
-        f"failed: {DATASETS[name].title} is not whole: "
+        f"failed: {DATASETS[name].title} is not complete: "
         f"run 'crate data prepare {name} --data-root {root}'"
     )
     assert any(victim.name in line for line in errors)
@@ -451,7 +451,7 @@ def test_a_set_that_is_not_whole_is_told(archived, capsys):
     assert (status, len(errors)) == (1, 2)
     assert errors[0].startswith(f"{victim.parent}: lacks 1 of the ")
     assert errors[0].endswith(f"first {victim.name}")
-    assert errors[1].startswith(f"failed: {DATASETS[name].title} is not whole: download ")
+    assert errors[1].startswith(f"failed: {DATASETS[name].title} is not complete: download ")
     status, out, errors = crate(capsys, "prepare", *words)  # nothing of a person's is overwritten
     assert (status, out, len(errors)) == (1, [], 1)
     first, *_ = module.ARCHIVES[name].values()

@@ -14,8 +14,9 @@ from PIL import Image
 from crate.cli import main
 from crate.data.catalogue import get_dataset
 from crate.data.images import normalise
-from crate.explore.inspect import CODES, GAP, LABEL, TEXT, _square, draw_attention, draw_codes, look
-from crate.explore.segment import open_picture
+from crate.explore.drawings import CODES, GAP, LABEL, TEXT, draw_attention, draw_codes
+from crate.explore.inspect import _square, look
+from crate.explore.pictures import open_picture
 from crate.models.build import build, build_autoencoder, build_contrastive, build_language
 from crate.records import RunFolder, file_sha256, write_json
 from crate.runs import Run

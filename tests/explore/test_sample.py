@@ -119,7 +119,7 @@ def test_a_screen_that_takes_nothing_is_one_line(spoken, capsys):
         (["--seed", "-1"], "--seed: -1 is not from 0"),
         (["--seed", str(2**80)], "is not from 0 to 2^63 - 1"),
         (["--model", "gpt2_base"], "--model belongs to --weights"),
-        (["--weights", "x.pt"], "one of --run and --weights"),
+        (["--weights", "x.pt"], "give either --run or --weights"),
     ],
 )
 def test_mistakes_are_one_line(spoken, capsys, words, told):
@@ -141,7 +141,7 @@ def test_what_cannot_speak_says_so(spoken, plan, tmp_path, capsys):
     ):
         finished(run, run.folder(tmp_path / "results"), plan, state)
     for run, told in (
-        (vision, "is no language model"),
+        (vision, "is not a language model"),
         (unfinished, "is not there: mistyped, or to be run first"),
         (counts, "holds counts of tokens, no network"),
     ):

@@ -15,7 +15,7 @@ from crate.checkpoints.convert import to_official
 from crate.cli import main
 from crate.data.embedded import photos
 from crate.explore import segment as module
-from crate.explore.segment import open_picture
+from crate.explore.pictures import open_picture
 from crate.models import create_model
 from crate.planning.plan import Plan
 from crate.tasks.objects import coco
@@ -220,7 +220,11 @@ def test_requests_that_make_no_sense_are_one_line(segment, weights, tmp_path):
         (SMOKE, {"given": tmp_path / "no.safetensors"}, "no.safetensors: there is no such file"),
         (SMOKE, {"model": "crate_tny_patch8"}, "did you mean 'crate_tiny_patch8'"),
         ((), {}, "its 'class_token' has shape (1, 1, 32), this model needs (1, 1, 384)"),
-        ((*SMOKE, "--layer", 9), {}, "error: --layer 9: crate_tiny_patch8 has 2, counted from 0"),
+        (
+            (*SMOKE, "--layer", 9),
+            {},
+            "--layer 9: crate_tiny_patch8 has 2 layers, counted from 0",
+        ),
         ((*SMOKE, "--masks", 0), {}, "masks: 0 should be greater than 0"),
         ((*SMOKE, "--tau", "nan"), {}, "tau: nan should be a finite number"),
         ((*SMOKE, "--image-size", 57), {}, "57 is not divisible by patch_size 4"),

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_workflow import copy_suite, environment
+from suite import copy_suite, environment
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "tests/cluster/slurm_cluster.sh"

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from crate.errors import RunError
-from crate.launch import job as launch
-from crate.launch import slurm
-from crate.launch.job import Item, Job, Work, job_parameters, read_job
+from crate.launch import pack, slurm, wait
+from crate.launch.job import Job, job_state, read_job
 from crate.launch.run import prepare
+from crate.launch.submit import job_parameters
+from crate.launch.work import Item, Work
 from crate.planning.settings import Settings
 from crate.recipes import Compute
 from crate.records import RunFolder, read_json, write_json
@@ -71,7 +72,7 @@ def test_starts_without_an_update_are_given_up(plan, tmp_path, file):
     assert work.checkpoint() is not None
     assert work.checkpoint() is None
     told = read_json(folder / "outcome.json")[RUN]
-    assert "3 starts reached the time limit of 6 minutes without one more update or picture" in told
+    assert "3 starts reached the time limit of 6 minutes without one more update or image" in told
 
 
 def test_preemptions_in_a_row_are_not_stalls(plan, tmp_path):
@@ -86,17 +87,17 @@ def test_a_queue_that_does_not_answer_is_no_news(tmp_path, monkeypatch):
     answers = iter([{"7": slurm.JobState("RUNNING", node="n1")}, None])
     monkeypatch.setattr(slurm, "queued_jobs", lambda: next(answers, None))
     job = Job("slurm", "t", str(tmp_path), "i", "7")
-    assert str(launch.state_of(job, queue)) == "running on n1"
-    assert str(launch.state_of(job, queue)) == "running on n1"  # what was known last
+    assert str(job_state(job, queue)) == "running on n1"
+    assert str(job_state(job, queue)) == "running on n1"  # what was known last
     later = Job("slurm", "t", str(tmp_path), "i", "8", submitted=time.time() + 10)
-    assert launch.state_of(later, queue) is None  # nobody has looked since it was submitted
+    assert job_state(later, queue) is None  # nobody has looked since it was submitted
 
 
 def test_one_answer_serves_all_who_wait(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(slurm, "queued_jobs", lambda: asked.append(1) or {})
     for _ in range(20):
-        slurm.Queue(tmp_path, 60.0).get(0.0)
+        slurm.Queue(tmp_path, 60.0).jobs(0.0)
     assert len(asked) == 1
 
 
@@ -111,11 +112,11 @@ def test_squeue_is_read_with_reasons_and_ended_jobs_left_out(monkeypatch):
         "6": "running on n[1-2]",
     }
     assert jobs["6"].comment == "a|b"
-    assert slurm.find("crate-1") == "5"
-    assert slurm.find("crate-2") is None
+    assert slurm.find_job("crate-1") == "5"
+    assert slurm.find_job("crate-2") is None
     monkeypatch.setattr(slurm, "ask", lambda *words: None)
     with pytest.raises(RunError, match="does not answer"):
-        slurm.find("crate-1")
+        slurm.find_job("crate-1")
 
 
 @pytest.mark.parametrize("content", ["", "[1]", '{"id": "1"}', '{"no": "such"}', "{"])
@@ -124,17 +125,17 @@ def test_a_foreign_job_file_is_no_job(tmp_path, content):
     assert read_job(RunFolder(tmp_path)) is None
 
 
-def waiter(plan, expected: str | None = None, **changes) -> launch._Waiter:
+def waiter(plan, expected: str | None = None, **changes) -> wait.Waiter:
     settings = plan.experiments.settings({"scale": "smoke", "launcher": "submitit-local"} | changes)
     item = Item(RUN, expected, {}, False)
-    waiter = launch._Waiter(item, prepare(RUN, plan), plan, settings, Path("jobs").absolute())
-    waiter.interrupts = launch._Interrupts()
-    waiter.interrupts.asked = False
+    waiter = wait.Waiter(item, prepare(RUN, plan), plan, settings, Path("jobs").absolute())
+    waiter.interrupts = wait.Interrupts()
+    waiter.interrupts.received = False
     return waiter
 
 
 def test_a_run_finished_by_a_job_that_left_no_word_is_finished(plan, monkeypatch):
-    monkeypatch.setattr(launch, "GONE_SECONDS", 0.0)
+    monkeypatch.setattr(wait, "GONE_SECONDS", 0.0)
     waits = waiter(plan)
     identity = waits.prepared.identity
     result = {"metrics": {"top1": 50.0}}
@@ -155,14 +156,14 @@ def test_a_job_that_ended_while_nobody_waited_is_cleared_away(plan):
     for outcomes, stays in (({}, True), ({RUN: "it failed"}, True), ({RUN: ""}, False)):
         write_json(waits.folder.job, dataclasses.asdict(job))
         write_json(folder / "outcome.json", outcomes)
-        launch.launch(RUN, plan, waits.settings)
+        wait.launch(RUN, plan, waits.settings)
         assert waits.folder.job.exists() == stays
         assert folder.exists() == stays
     assert read_json(waits.folder.metrics) == result
 
 
 def test_a_run_left_out_of_a_pack_has_a_job_of_its_own(plan, monkeypatch):
-    monkeypatch.setattr(launch, "PACK_SECONDS", 0.0)
+    monkeypatch.setattr(pack, "PACK_SECONDS", 0.0)
     waits = waiter(plan, "planned by an older recipe", pack=2)
     submitted = []
     monkeypatch.setattr(waits, "_submit_job", lambda items, prepared: submitted.append(items) or 7)
@@ -172,8 +173,8 @@ def test_a_run_left_out_of_a_pack_has_a_job_of_its_own(plan, monkeypatch):
 
 def test_interrupts_are_noted_not_raised():
     before = signal.getsignal(signal.SIGTERM)
-    with launch._Interrupts() as interrupts:
-        assert not interrupts.asked
+    with wait.Interrupts() as interrupts:
+        assert not interrupts.received
         os.kill(os.getpid(), signal.SIGTERM)
-        assert interrupts.asked
+        assert interrupts.received
     assert signal.getsignal(signal.SIGTERM) == before

@@ -28,7 +28,7 @@ from crate.schema import parse
 from crate.tasks.layerwise.recipe import Layerwise
 from crate.tasks.layerwise.task import _histogram, spaced
 from crate.training.loop import read_weights
-from crate.workflow.driver import collected_files
+from crate.workflow.targets import collected_files
 
 CPU = Runtime(torch.device("cpu"), torch.float32, "test")
 CRATE, ALPHA, VIT = "crate_small_patch16", "crate_alpha_base_patch16", "vit_small_patch16_pooled"

@@ -4,7 +4,6 @@ One whole smoke DAG with real training is run once; most tests then ask a dry ru
 """
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -14,25 +13,14 @@ import time
 from pathlib import Path
 
 import pytest
+from suite import ROOT, copy_suite, environment
 
 from crate.launch.run import perform, prepare
 from crate.planning.loader import Experiments
 from crate.planning.plan import Plan
 
-ROOT = Path(__file__).parents[2]
 TABLE = "results/smoke/tables/ablation"
 PLAIN = "results/smoke/runs/crate_base_patch32_plain/seed0/imagenet21k"
-
-
-def copy_suite(target: Path, source: Path = ROOT) -> Path:
-    """A copy of what a user runs; the embedded data are linked, not copied."""
-    for name in ("workflow", "experiments"):
-        shutil.copytree(source / name, target / name)
-    shutil.copy(source / "Snakefile", target)
-    ignored = shutil.ignore_patterns("assets", "__pycache__")
-    shutil.copytree(source / "crate", target / "crate", ignore=ignored)
-    (target / "crate/data/assets").symlink_to(ROOT / "crate/data/assets")
-    return target
 
 
 def command(*words: str) -> list[str]:
@@ -40,12 +28,6 @@ def command(*words: str) -> list[str]:
     extra = [] if "--config" in words else ["--config", "scale=smoke"]
     binary = Path(sys.executable).parent / "snakemake"
     return [str(binary), "--cores", "2", *words, *extra]
-
-
-def environment() -> dict[str, str]:
-    hidden = ("CRATE_", "PYTHONPATH", "SNAKEMAKE_")
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(hidden)}
-    return {**kept, "CUDA_VISIBLE_DEVICES": ""}  # on a GPU nothing is equal bit for bit
 
 
 def snakemake(suite: Path, *words: str, timeout: int = 600) -> subprocess.CompletedProcess:

@@ -12,16 +12,16 @@ def run_of(wildcards):
 
 
 def threads_of(wildcards):
-    """All processes of a run that computes here; none of one that waits for a job elsewhere.
+    """A run's threads on this machine: 1 for a process that only waits for a job.
 
-    More than the machine has means one run at a time, and so does a run that measures time.
+    A run that needs more than the machine has, or that measures time, runs alone.
     """
     recipe = run_of(wildcards).recipe
     return 1 if LAUNCHED else workflow.cores if recipe.TIMED else recipe.compute.cores
 
 
 def gpu_of(wildcards):
-    """1 for a run that uses this machine's GPUs; it has them for itself."""
+    """1 for a run that uses this machine's GPUs; such runs do not share them."""
     return int(not LAUNCHED and run_of(wildcards).recipe.compute.gpus > 0)
 
 
@@ -32,7 +32,7 @@ def parent_of(wildcards):
 
 
 def runs_of(table):
-    """The results a table shows."""
+    """The results of a table's runs."""
     return [
         f"{run.folder(SETTINGS.results)}/metrics.json"
         for run in PLAN.table_runs(table, SETTINGS)
@@ -40,7 +40,7 @@ def runs_of(table):
 
 
 def records_of(table):
-    """The file of published records, if the table shows any in the place of runs."""
+    """The file of published records, if the table shows any in place of runs (`frozen=true`)."""
     content = PLAN.experiments.table(table)
     cells = PLAN.cells(content, SETTINGS.scale, SETTINGS.seeds)
     folders = (PLAN.frozen(run, SETTINGS) for _, _, run, _ in cells if SETTINGS.frozen)
@@ -48,8 +48,8 @@ def records_of(table):
 
 
 def collected(table):
-    """What is read off a table's runs, as files."""
-    return driver.collected_files(table, PLAN, SETTINGS)
+    """The files that `crate collect` writes for a table."""
+    return targets.collected_files(table, PLAN, SETTINGS)
 
 
 def recipe_of(table):
@@ -57,7 +57,7 @@ def recipe_of(table):
 
 
 def caption_of(table):
-    """What Snakemake's own report says of a table and its figure."""
+    """The caption of a table and its figure in Snakemake's own report."""
     content = PLAN.experiments.table(table)
     facts = PLAN.caption_facts(table, SETTINGS.scale)
     return {
@@ -71,7 +71,7 @@ def caption_of(table):
 
 
 def needed_datasets(dag):
-    """The data sets of all runs that are going to start."""
+    """The data sets of all runs that will start."""
     jobs = [job for job in dag.needrun_jobs() if job.rule.name in STEPS]
     recipes = [run_of(job.wildcards).recipe for job in jobs]
     return {recipe.dataset for recipe in recipes if recipe.READS_DATA}

@@ -1,4 +1,4 @@
-# One rule per kind of step; the last step of the chain says which one makes a run.
+# One rule per kind of step; the last step of a run's chain selects the rule.
 
 for task, steps in STEPS.items():
 
@@ -21,7 +21,7 @@ for task, steps in STEPS.items():
             jobs=int(LAUNCHED),
             gpu=gpu_of,
         params:
-            # What Snakemake compares to decide on a rerun.
+            # A run is stale if one of these differs from what Snakemake recorded.
             config=lambda wildcards: run_of(wildcards).config_json,
             code=lambda wildcards: run_of(wildcards).code,
             identity=lambda wildcards: run_of(wildcards).identity,

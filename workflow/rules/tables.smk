@@ -1,5 +1,5 @@
 # Runs → metrics/<table>.csv → tables/<table>.{md,tex,csv} and figures/<figure>.{pdf,svg,png}.
-# Only the first of the three looks at runs.
+# Only the first of the three reads runs.
 import json
 
 for table in TABLES:
@@ -119,7 +119,7 @@ rule report:
             f"{RESULTS}/report.html",
             caption="../report/report.rst",
             category="Report",
-            labels={"report": "everything, with what is behind each number"},
+            labels={"report": "all results, with the provenance of each number"},
         ),
     log:
         f"{RESULTS}/report.log",

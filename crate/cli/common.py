@@ -1,0 +1,104 @@
+"""What commands share: adding a parser, the options of many commands, opening the plan.
+
+Command files import at their top only this file, `crate.errors` and the standard library, so that
+`crate --help` starts quickly; what a command needs is imported when it runs.
+"""
+
+import argparse
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from crate.errors import UsageError
+
+if TYPE_CHECKING:
+    from crate.planning.plan import Plan
+    from crate.planning.settings import Settings
+
+RUN_PATH = "results/<scale>/runs/<model>/seed<k>/<step>/…"
+
+
+def add_command(
+    commands,
+    name: str,
+    function: Callable[[argparse.Namespace], None],
+    text: str,
+    *,
+    target: bool = False,
+    settings: bool = True,
+) -> argparse.ArgumentParser:
+    """Add the parser of a command.
+
+    Args:
+        commands: what `ArgumentParser.add_subparsers` returned.
+        function: does the work.
+        text: one line for `--help`.
+        target: whether the command takes a target.
+        settings: whether the command takes --config.
+    """
+    parser = commands.add_parser(name, help=text, description=text)
+    parser.set_defaults(command=function)
+    if target:
+        parser.add_argument("target", help="all, table_<name>, figure_<name> or the path of a run")
+    if settings:
+        parser.add_argument(
+            "--config",
+            nargs="+",
+            default=[],
+            metavar="KEY=VALUE",
+            help="settings, as Snakemake takes them: scale=mini seeds=0,1 data_root=… results=…",
+        )
+    return parser
+
+
+def positive(text: str) -> float:
+    """A positive, finite number, for argparse's `type`."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def read_pairs(words: Sequence[str], option: str) -> dict[str, str]:
+    """Words KEY=VALUE as a dictionary.
+
+    Raises:
+        UsageError: a word is not KEY=VALUE; the message names the option.
+    """
+    pairs = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise UsageError(f"{option}: '{word}' is not KEY=VALUE")
+        pairs[key] = value
+    return pairs
+
+
+def open_plan(options: argparse.Namespace, site: dict | None = None) -> "tuple[Plan, Settings]":
+    """The plan, and the settings from these sources, the first that sets a key winning:
+
+    the command's --config, the workflow that started this process, the site, config.yaml.
+    """
+    import json
+
+    from crate.planning.loader import Experiments
+    from crate.planning.plan import Plan
+    from crate.planning.settings import SETTINGS_VARIABLE
+    from crate.schema import read_value
+
+    experiments = Experiments()
+    try:
+        handed_down = dict(json.loads(os.environ.get(SETTINGS_VARIABLE, "{}")))
+    except ValueError:
+        raise UsageError(
+            f"the environment variable {SETTINGS_VARIABLE} is not a JSON object"
+        ) from None
+    own = {key: read_value(text) for key, text in read_pairs(options.config, "--config").items()}
+    scale = getattr(options, "scale", None)
+    if scale is not None and own.setdefault("scale", scale) != scale:
+        raise UsageError(f"--scale {scale} and --config scale={own['scale']} exclude each other")
+    settings = experiments.settings((site or {}) | handed_down | own)
+    return Plan(experiments), settings

@@ -1,0 +1,44 @@
+"""`crate run`: one run, in this process or as a job."""
+
+import os
+import sys
+
+from crate.cli.common import RUN_PATH, add_command, open_plan, read_pairs
+
+
+def add_parser(commands) -> None:
+    text = "complete one run; its parent must be finished"
+    parser = add_command(commands, "run", run, text)
+    parser.add_argument("path", help=RUN_PATH)
+    parser.add_argument("--identity", help="refuse to start if the run's identity is another one")
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="change the recipe (only under results/<scale>/trials/<name>/runs/…)",
+    )
+    parser.add_argument("--fresh", action="store_true", help="train again even if it is finished")
+
+
+def run(options) -> None:
+    from crate.environment import mismatch
+    from crate.launch.run import perform, prepare
+    from crate.reporting.tuning import nested
+    from crate.training.trackers import check_installed
+
+    warning = mismatch()
+    if warning:
+        print(f"warning: {warning}", file=sys.stderr)
+    plan, settings = open_plan(options)
+    check_installed(settings.log)
+    overrides = nested(read_pairs(options.overrides, "--set"))
+    fresh = options.fresh or bool(os.environ.get("CRATE_FRESH"))
+    if settings.launcher == "local":
+        prepared = prepare(options.path, plan, expected=options.identity, overrides=overrides)
+        perform(prepared, settings, fresh=fresh)
+    else:
+        from crate.launch.wait import launch
+
+        launch(options.path, plan, settings, options.identity, overrides, fresh)

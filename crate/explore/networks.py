@@ -1,0 +1,43 @@
+"""Networks for a person's own data: their weights from any file, and their device."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from crate.environment import EXPERIMENTS
+from crate.models.spec import ModelSpec
+
+if TYPE_CHECKING:
+    import torch
+
+
+def read_any_weights(
+    path: Path, spec: ModelSpec, *, listed_as: str | None = None
+) -> "dict[str, torch.Tensor]":
+    """The weights of a run's file or of an official checkpoint, under our names.
+
+    Args:
+        spec: the model that the weights belong to.
+        listed_as: a model's name. If experiments/released.yaml lists the file, it must be listed
+            for this model and have the listed size and hash. None: not verified.
+
+    Raises:
+        UsageError, RunError: as `crate.checkpoints.convert.read`, `verify_listed` and `convert`.
+    """
+    from crate.checkpoints.convert import convert, read, verify_listed
+
+    ours = "token_embedding.weight" if spec.causal else "class_token"
+    state = None
+    if listed_as is None or path.suffix == ".safetensors":
+        state = read(path)
+        if ours in state:
+            return state
+    if listed_as is not None:
+        verify_listed(path, listed_as, EXPERIMENTS)
+    return convert(read(path) if state is None else state, spec, where=path)
+
+
+def best_device() -> str:
+    """ "cuda" if there is a GPU, else "cpu"."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
