@@ -461,8 +461,8 @@ def _sample(options) -> None:
 
 
 def _data_check(options) -> None:
-    from crate.data.catalogue import advice
     from crate.data.check import check
+    from crate.data.datasets import advice
 
     dataset, data_root = _data_set(options)
     there, wrong = check(dataset, data_root)

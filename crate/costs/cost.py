@@ -9,7 +9,8 @@ import dataclasses
 import math
 
 from crate.data.captions import VOCABULARIES
-from crate.data.catalogue import Dataset, TextSet, get_dataset
+from crate.data.catalogue import get_dataset
+from crate.data.datasets import Dataset, TextSet
 from crate.data.tokenizer import get_tokenizer
 from crate.models import flops as complexity
 from crate.models import flops_autoencoder as autoencoder_complexity

@@ -14,7 +14,7 @@ from types import ModuleType
 
 import numpy as np
 
-from crate.data.catalogue import ImageSet
+from crate.data.datasets import ImageSet
 from crate.environment import open_clip_part
 from crate.errors import RunError, UsageError, unknown
 

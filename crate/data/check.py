@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 
 from crate.data.captions import BERT_SHA256, bert_vocabulary, read_vocabulary
-from crate.data.catalogue import Dataset, ImageSet, PairSet, TextSet, advice, check_available, home
-from crate.data.layouts import open_pictures
+from crate.data.datasets import Dataset, ImageSet, PairSet, TextSet, advice, check_available, home
 from crate.data.listing import index_path, read_index, scan
 from crate.data.pair_shards import list_pairs, read_pair_index
-from crate.data.scenes import open_part
-from crate.data.texts import map_ids, open_tokens, read_header
+from crate.data.readers import reader
+from crate.data.sources import read_part
+from crate.data.texts import open_tokens
+from crate.data.token_files import map_ids, read_header
 from crate.data.tokenizer import get_tokenizer
 from crate.environment import import_torchvision
 from crate.errors import RunError
@@ -52,7 +53,7 @@ def check(dataset: Dataset, data_root: str | Path) -> tuple[list[str], list[str]
                 there.append(f"{where}: {line}")
                 wrong += unusable
             elif dataset.labels:
-                labels = open_pictures(dataset, part, data_root).labels
+                labels = read_part(dataset, part, data_root).labels
                 there.append(f"{where}: {len(labels):,} images")
             else:
                 found = scan(root / part)  # as it is, not as an index says
@@ -72,8 +73,7 @@ def check(dataset: Dataset, data_root: str | Path) -> tuple[list[str], list[str]
         if odd and names and train:  # WebDataset shards name no classes
             first = odd[0].decode()
             wrong.append(f"{root / part}: its classes are not those of train, first {first}")
-    if dataset.form == "torchvision":
-        wrong += _other_files(dataset, root)
+    wrong += _other_files(dataset, root)
     return there, wrong
 
 
@@ -139,7 +139,7 @@ def odd_counts(dataset: TextSet, split: str, path: Path, header: dict) -> list[s
 
 def _scenes(dataset: ImageSet, part: str, data_root: str | Path) -> tuple[list, str, list[str]]:
     """Ids of a part's pictures, a line that counts what it has, and what of it is unusable."""
-    scenes = open_part(dataset, part, data_root)
+    scenes = read_part(dataset, part, data_root)
     line, wrong = f"{len(scenes):,} images", list(scenes.problems)
     if scenes.has_maps:
         line += ", each with its map"
@@ -222,34 +222,22 @@ def _wrong_classes(dataset: ImageSet, folder: Path, found: dict[str, np.ndarray]
     return wrong
 
 
-def torchvision_class(dataset: ImageSet):
-    import_torchvision()
-    from torchvision import datasets
-
-    names = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}
-    names |= {"flowers102": "Flowers102", "pets": "OxfordIIITPet"}
-    return getattr(datasets, names[dataset.labels])
-
-
 def published_files(dataset: ImageSet) -> dict[str, str]:
     """Files of the unpacked set whose md5 is known, relative to the set's folder."""
-    known = torchvision_class(dataset)
-    if dataset.labels == "flowers102":
-        return {f"flowers-102/{known._file_dict[key][0]}": known._file_dict[key][1]
-                for key in ("label", "setid")}  # fmt: skip
-    if dataset.labels == "pets":
-        return {}  # only the archives' are
-    files = [*known.train_list, *known.test_list]
-    return {f"{known.base_folder}/{name}": md5 for name, md5 in files}
+    module = reader(dataset.reader)
+    return module.checksums() if hasattr(module, "checksums") else {}
 
 
 def _other_files(dataset: ImageSet, root: Path) -> list[str]:
-    """Files that are there, but not those published (md5 as torchvision knows it)."""
+    """Files that are there, but not those published."""
+    published = published_files(dataset)
+    if not published:
+        return []
     import_torchvision()
     from torchvision.datasets.utils import check_integrity
 
     return [
         f"{root / name}: is not the published file (its md5 is another)"
-        for name, md5 in published_files(dataset).items()
+        for name, md5 in published.items()
         if (root / name).is_file() and not check_integrity(root / name, md5)
     ]

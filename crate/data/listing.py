@@ -22,7 +22,14 @@ from pathlib import Path
 
 import numpy as np
 
-from crate.data.folders import IMAGE_SUFFIXES, class_folders, image_files, shard_files
+from crate.data.files import (
+    IMAGE_SUFFIXES,
+    class_folders,
+    image_files,
+    shard_files,
+    to_bytes,
+    to_texts,
+)
 from crate.data.pictures import FilePictures, Pictures, ShardPictures
 from crate.errors import RunError
 from crate.records import atomic_path
@@ -148,14 +155,6 @@ def _unpacked(root: Path, found: dict[str, np.ndarray]) -> tuple[list[str], Pict
     else:
         pictures = FilePictures(root, found["files"], labels)
     return to_texts(found["classes"]), pictures
-
-
-def to_bytes(texts: list[str]) -> np.ndarray:
-    return np.array([os.fsencode(text) for text in texts], dtype=np.bytes_)
-
-
-def to_texts(names: np.ndarray) -> list[str]:
-    return [os.fsdecode(name) for name in names.tolist()]
 
 
 # --- trees -----------------------------------------------------------

@@ -28,7 +28,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from crate.data.folders import IMAGE_SUFFIXES, shard_files
+from crate.data.files import IMAGE_SUFFIXES, shard_files, to_bytes, to_texts
 from crate.data.listing import (
     INDEX_VERSION,
     believed,
@@ -38,8 +38,6 @@ from crate.data.listing import (
     load_index,
     members,
     refuse_if_changed,
-    to_bytes,
-    to_texts,
 )
 from crate.data.pictures import ShardPictures
 from crate.errors import RunError

@@ -17,9 +17,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from crate.data.catalogue import TextSet
 from crate.data.check import odd_counts, told
-from crate.data.texts import adopt_tokens, header_path, map_ids, read_header, write_tokens
+from crate.data.datasets import TextSet
+from crate.data.token_files import adopt_tokens, header_path, map_ids, read_header, write_tokens
 from crate.data.tokenizer import Tokenizer, get_tokenizer
 from crate.errors import RunError
 from crate.records import lock, read_json

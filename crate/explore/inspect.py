@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from crate.data.catalogue import ImageSet, get_dataset
+from crate.data.catalogue import get_dataset
+from crate.data.datasets import ImageSet
 from crate.errors import RunError, UsageError
 from crate.explore.segment import LONGEST_STEM, open_picture
 from crate.records import atomic_path, write_text
@@ -139,7 +140,7 @@ def _open_run(request: Request):
 
 def _square(picture: Image.Image, size: int) -> np.ndarray:
     """uint8 (size, size, 3): the shorter side scaled to `size`, then the middle."""
-    from crate.data.images import centre_view
+    from crate.data.augment import centre_view
 
     shorter = min(picture.size)
     if max(picture.size) > 16 * shorter:  # scaled whole, a line of pixels would fill the memory
@@ -157,7 +158,7 @@ def look(model, square: np.ndarray, dataset: ImageSet) -> dict:
     """
     import torch
 
-    from crate.data.images import normalise
+    from crate.data.augment import normalise
     from crate.models.objective import layer_terms
 
     device = next(model.parameters()).device

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from crate.data.catalogue import check_available, get_dataset
+from crate.data.catalogue import get_dataset
+from crate.data.datasets import check_available
 from crate.errors import RunError, UsageError
 from crate.launch import slurm
 from crate.launch.job import (

@@ -9,7 +9,8 @@ import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
-from crate.data.catalogue import ImageSet, PairSet, TextSet, data_identity, get_dataset
+from crate.data.catalogue import get_dataset
+from crate.data.datasets import ImageSet, PairSet, TextSet, data_identity
 from crate.errors import RunError, UsageError, nearest, unknown
 from crate.models.spec import MODEL_KINDS, ModelSpec
 from crate.models.zoo import list_models, resolve

@@ -9,7 +9,8 @@ import os
 import re
 from pathlib import Path
 
-from crate.data.catalogue import TextSet, get_dataset
+from crate.data.catalogue import get_dataset
+from crate.data.datasets import TextSet
 from crate.data.examples import overlay, read_examples
 from crate.planning.plan import Plan
 from crate.planning.settings import Settings

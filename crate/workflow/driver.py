@@ -14,7 +14,8 @@ import sys
 from base64 import urlsafe_b64decode
 from pathlib import Path
 
-from crate.data.catalogue import usage_of
+from crate.data.catalogue import get_dataset
+from crate.data.datasets import require_available
 from crate.errors import RunError, UsageError, nearest
 from crate.launch import slurm
 from crate.planning.loader import Experiments
@@ -72,7 +73,7 @@ def check_data(plan: Plan, settings: Settings, names: set[str]) -> None:
     The nodes of a cluster may see what its login node does not: there it is only a warning.
     """
     try:
-        usage_of(settings.data_root, names)
+        require_available(map(get_dataset, sorted(names)), settings.data_root)
     except UsageError as error:
         if settings.launcher == "slurm":
             print(f"warning: seen from here, {error}", file=sys.stderr)

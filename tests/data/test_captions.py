@@ -20,7 +20,8 @@ from crate.data.captions import (
     class_names,
     phrases,
 )
-from crate.data.catalogue import DATASETS, ImageSet
+from crate.data.catalogue import DATASETS
+from crate.data.datasets import ImageSet
 from crate.data.embedded import FASHION_MNIST_CLASSES, folder_of, topic_of
 from crate.environment import open_clip_part
 from crate.errors import RunError, UsageError

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from crate.cli import main
+from crate.data.augment import normalise
 from crate.data.catalogue import get_dataset
-from crate.data.images import normalise
 from crate.explore.inspect import CODES, GAP, LABEL, TEXT, _square, draw_attention, draw_codes, look
 from crate.explore.segment import open_picture
 from crate.models.build import build, build_autoencoder, build_contrastive, build_language

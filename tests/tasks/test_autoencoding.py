@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from crate.costs.cost import cost
+from crate.data.augment import normalise
 from crate.data.catalogue import get_dataset
 from crate.data.examples import read_examples
-from crate.data.images import MemoryImages, normalise, open_split
+from crate.data.images import MemoryImages, open_split
 from crate.errors import UsageError
 from crate.launch.run import perform, prepare
 from crate.models import create_model

@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from crate.data.catalogue import ImageSet, get_dataset, odd_count
+from crate.data.augment import normalise
+from crate.data.catalogue import get_dataset
+from crate.data.datasets import ImageSet, odd_count
 from crate.data.examples import EXAMPLES, write_examples
-from crate.data.images import MemoryImages, StreamedImages, normalise, open_split
+from crate.data.images import MemoryImages, StreamedImages, open_split
 from crate.errors import UsageError
 from crate.models.autoencoder import MaskedAutoencoder
 from crate.models.build import build_autoencoder

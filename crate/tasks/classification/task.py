@@ -7,8 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from crate.data.catalogue import ImageSet, get_dataset, odd_count
-from crate.data.images import mix, normalise, open_split
+from crate.data.augment import mix, normalise
+from crate.data.catalogue import get_dataset
+from crate.data.datasets import ImageSet, odd_count
+from crate.data.images import open_split
 from crate.errors import UsageError
 from crate.models.build import build
 from crate.models.flops import macs
@@ -89,7 +91,15 @@ def run(
             ):
                 images = normalise(pixels, dataset)
                 mix_seed = seed_for(seed, "mix", index)
-                yield mix(images, labels, recipe, dataset.classes, mix_seed)
+                yield mix(
+                    images,
+                    labels,
+                    dataset.classes,
+                    mix_seed,
+                    mixup=recipe.mixup,
+                    cutmix=recipe.cutmix,
+                    switch=recipe.mix_switch,
+                )
 
         def loss(network: nn.Module, batch: tuple[torch.Tensor, ...]) -> torch.Tensor:
             images, targets = batch

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from crate.data.catalogue import TextSet, get_dataset, odd_count
+from crate.data.catalogue import get_dataset
+from crate.data.datasets import TextSet, odd_count
 from crate.data.texts import Tokens, open_tokens
 from crate.errors import UsageError
 from crate.models import ngram

@@ -1,4 +1,4 @@
-"""Composites: cut-out drawings on photographs, which stand in for real scenes at the small scales.
+"""Composites: drawings on photographs, the embedded stand-in for real scenes at small scales.
 
 A picture is a crop of one photograph with one to four drawings of Open Clip Art on it. Their alpha
 says to the pixel what belongs to whom:
@@ -18,10 +18,12 @@ shares a drawing, or a relative of one (`relatives`), with another. Nothing here
 
 import functools
 import re
+from pathlib import Path
 
 import numpy as np
 import scipy.sparse
 
+from crate.data.datasets import ImageSet
 from crate.data.embedded import CLIP_ART_FOLDERS, folder_of, open_clip_art, photos
 from crate.data.scenes import IGNORED, Scenes
 
@@ -37,6 +39,11 @@ SOLID = 0.05
 
 TEST_PHOTOS = ("chelsea", "gravel", "rocket")  # training and validation share the four others
 SHARE = {"train": 0.5, "validation": 0.2, "test": 0.3}  # of the drawings of each folder, about
+
+
+def read(dataset: ImageSet, root: Path, part: str) -> "Composites":
+    """The pictures of a split; `part` is its name, `root` is not used."""
+    return Composites(dataset.title, part, dataset.splits[part])
 
 
 class Composites(Scenes):
