@@ -1,4 +1,4 @@
-"""What of a data set is on disk, against what was published (`crate data check`)."""
+"""Compare a data set on disk with what was published (`crate data check`)."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +24,7 @@ def check(dataset: Dataset, data_root: str | Path) -> tuple[list[str], list[str]
 
     Of sets with maps or objects, pictures are counted and annotations tried; maps are not opened.
     Token files are compared with the sha256 of their headers, in full. Of shards of pairs the
-    headers are read; that a key is no pair is nothing wrong, it is left out.
+    headers are read; a key that is not a pair is left out, and that is not a problem.
 
     Returns:
         Lines that say what is there, and lines that say what is wrong or missing.
@@ -56,7 +56,7 @@ def check(dataset: Dataset, data_root: str | Path) -> tuple[list[str], list[str]
                 labels = read_part(dataset, part, data_root).labels
                 there.append(f"{where}: {len(labels):,} images")
             else:
-                found = scan(root / part)  # as it is, not as an index says
+                found = scan(root / part)  # the folder itself, not its index
                 labels, classes[part] = found["labels"], found["classes"].tolist()
                 there.append(_counted(root / part, found))
                 wrong += _wrong_classes(dataset, root / part, found)
@@ -78,7 +78,7 @@ def check(dataset: Dataset, data_root: str | Path) -> tuple[list[str], list[str]
 
 
 def _texts(dataset: TextSet, data_root: str | Path) -> tuple[list[str], list[str]]:
-    """What is there of a set of texts, and what is wrong with it."""
+    """Lines about what is there of a set of texts, and about what is wrong with it."""
     root = home(dataset, data_root)
     if dataset.embedded or not root.is_dir():
         check_available(dataset, data_root)
@@ -88,7 +88,7 @@ def _texts(dataset: TextSet, data_root: str | Path) -> tuple[list[str], list[str
             found = open_tokens(dataset, split, data_root)
             text = int(found.tokenizer.lengths[found.ids].sum())
             counts = {"documents": found.documents, "tokens": len(found.ids), "bytes": text}
-            there.append(f"{dataset.name}, {split}: embedded, {told(counts)}")
+            there.append(f"{dataset.name}, {split}: embedded, {counts_text(counts)}")
             if found.documents != published:
                 wrong.append(f"{there[-1]}; {dataset.title} has {_number(published, 'documents')}")
         return there, wrong
@@ -101,7 +101,7 @@ def _texts(dataset: TextSet, data_root: str | Path) -> tuple[list[str], list[str
         except RunError as error:
             wrong.append(str(error))
             continue
-        there.append(f"{path}: {told(header)}")
+        there.append(f"{path}: {counts_text(header)}")
         if file_sha256(path) != header.get("sha256"):
             wrong.append(
                 f"{path}: is not the file that its header describes (its sha256 is another)"
@@ -110,8 +110,8 @@ def _texts(dataset: TextSet, data_root: str | Path) -> tuple[list[str], list[str
     return there, wrong
 
 
-def told(counts: dict) -> str:
-    """What a token file's header counts, in words."""
+def counts_text(counts: dict) -> str:
+    """The counts in the header of a token file, in words."""
     documents, empty = counts["documents"], counts.get("empty", 0)
     left_out = f", {empty:,} empty left out" if empty else ""
     return (
@@ -125,7 +125,7 @@ def _number(count: int, units: str) -> str:
 
 
 def odd_counts(dataset: TextSet, split: str, path: Path, header: dict) -> list[str]:
-    """Where a token file has other numbers of documents or tokens than are published."""
+    """Lines about numbers of documents or tokens that differ from the published ones."""
     empty = header.get("empty", 0)  # elsewhere each of them is an end of text
     documents = None if dataset.approximate else dataset.splits[split]
     published = {"documents": documents, "tokens": dataset.tokens.get(split)}
@@ -138,7 +138,7 @@ def odd_counts(dataset: TextSet, split: str, path: Path, header: dict) -> list[s
 
 
 def _scenes(dataset: ImageSet, part: str, data_root: str | Path) -> tuple[list, str, list[str]]:
-    """Ids of a part's pictures, a line that counts what it has, and what of it is unusable."""
+    """Ids of a part's pictures, a line that counts what it has, and lines about unusable ones."""
     scenes = read_part(dataset, part, data_root)
     line, wrong = f"{len(scenes):,} images", list(scenes.problems)
     if scenes.has_maps:
@@ -157,7 +157,7 @@ def _scenes(dataset: ImageSet, part: str, data_root: str | Path) -> tuple[list, 
 
 
 def _pairs(dataset: PairSet, data_root: str | Path) -> tuple[list[str], list[str]]:
-    """What is there of a set of pairs, and what is wrong with it or missing."""
+    """Lines about what is there of a set of pairs, and about what is wrong or missing."""
     check_available(dataset, data_root)
     there, wrong = [], []
     for part in dataset.folders.values():

@@ -36,7 +36,7 @@ from crate.runtime import Runtime, seed_for
 
 Encode = Callable[[list[str]], np.ndarray]  # captions → ids int64 (n, T)
 
-OPEN = 64  # shards a process keeps open: those of two groups, and some
+OPEN = 64  # shards a process keeps open: those of two groups, and a few more
 TRIES = 100  # unusable pairs in a row
 CAPTION_BYTES = 8_192  # longer captions are cut
 LONGEST = 500  # ratio of the sides; scaling a longer line would take gigabytes
@@ -124,7 +124,7 @@ class ShardedPairs:
     ):
         self.shards, self.size, self.encode, self.runtime = shards, size, encode, runtime
         self.bad_pairs = bad_pairs
-        self.left_out = int(shards.bad.sum())  # by what headers tell
+        self.left_out = int(shards.bad.sum())  # keys that are not pairs, by the headers
         self._met: set[tuple[int, int]] = set()  # unusable pairs that this process read
         self._kinds: collections.Counter[str] = collections.Counter()  # of those
         self._looked_at = self._unusable = 0  # repetitions counted
@@ -135,7 +135,7 @@ class ShardedPairs:
 
     @property
     def bad(self) -> int:
-        """Pairs skipped so far by this process; those that headers tell count with rank 0."""
+        """Pairs skipped so far by this process; those known from the headers count with rank 0."""
         return len(self._met) + (self.left_out if self.runtime.main else 0)
 
     def training(
@@ -143,10 +143,10 @@ class ShardedPairs:
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """`(pixels, ids)` of this rank's part of updates `first` to `last` - 1.
 
-        What does not fill a batch at the end of an epoch is left out.
+        The last partial batch of an epoch is left out.
 
         Raises:
-            RunError: more pairs cannot be used than are borne.
+            RunError: a larger share of pairs than `bad_pairs` cannot be used.
         """
         order = Order(self.shards.pairs, seed)
         per_epoch = len(self) // recipe.batch_size
@@ -157,13 +157,13 @@ class ShardedPairs:
                 epoch, update = divmod(index, per_epoch)
                 yield order.slots(epoch, update * recipe.batch_size + mine)
 
-        view = functools.partial(_training_view, size=self.size, recipe=recipe)
+        view = functools.partial(training_view, size=self.size, recipe=recipe)
         return self._load(order, view, batches(), recipe)
 
     def evaluation(
         self, recipe: ImageTraining, batch_size: int
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """This rank's pairs in order, whole and unchanged; others for those that are unusable."""
+        """This rank's pairs in order, as `centre_view` sees them; unusable ones are replaced."""
         order = Order(self.shards.pairs, 0)
         mine = range(self.runtime.rank, len(self), self.runtime.world)
         batches = (
@@ -191,8 +191,8 @@ class ShardedPairs:
             self._refuse(least=min(recipe.batch_size, len(self)))
             yield pixels, ids
 
-    def _count(self, kind: str, shard: int, which: int, told: str) -> None:
-        """One more unusable pair; the first of a kind are told."""
+    def _count(self, kind: str, shard: int, which: int, message: str) -> None:
+        """Count an unusable pair; print the first of each kind."""
         self._unusable += 1
         if (shard, which) in self._met:
             return
@@ -200,14 +200,14 @@ class ShardedPairs:
         self._kinds[kind] += 1
         number = self._kinds[kind]
         if number <= NAMED:
-            print(f"warning: {told}; another pair comes instead", file=sys.stderr, flush=True)
+            print(f"warning: {message}; another pair comes instead", file=sys.stderr, flush=True)
         elif number in (10, 100, 1_000, 10_000, 100_000):
             print(f"warning: {number:,} {kind} so far", file=sys.stderr, flush=True)
 
     def _refuse(self, least: int) -> None:
-        """Raise `RunError` where too many pairs are unusable, of at least `least` looked at.
+        """Raise `RunError` if too many pairs are unusable, once `least` were looked at.
 
-        What headers tell counts too: to the pairs looked at belong as many as to all of the split.
+        Those known from the headers count in proportion to the pairs looked at.
         """
         looked_at, known = self._looked_at, self.left_out / len(self)
         share = (self._unusable / max(1, looked_at) + known) / (1 + known)
@@ -232,10 +232,6 @@ class _Unusable(Exception):
     def __init__(self, kind: str, message: str):
         super().__init__(message)
         self.kind = kind
-
-
-def _training_view(image, seed: int, *, size: int, recipe: ImageTraining) -> torch.Tensor:
-    return training_view(image, size, recipe, seed)
 
 
 def _centre_view(image, seed: int, *, size: int, resize: int | None) -> torch.Tensor:
@@ -269,7 +265,7 @@ class _PairReader(torch.utils.data.Dataset):
                 found = self.order.another(slot, attempt)
             else:
                 seed = seed_for(self.order.seed, "pair", *slot, attempt)
-                return self.view(image, seed), caption, notes
+                return self.view(image, seed=seed), caption, notes
         return f"{self.shards.root}: {TRIES} unusable pairs in a row; the last: {notes[-1][-1]}"
 
     def _read(self, shard: int, which: int) -> tuple:
@@ -287,18 +283,18 @@ class _PairReader(torch.utils.data.Dataset):
         try:
             caption = codecs.getincrementaldecoder("utf-8")().decode(text, len(text) == whole)
         except UnicodeDecodeError:
-            told = f"{name}: its caption is no UTF-8 text"
-            raise _Unusable("captions that are no UTF-8 text", told) from None
+            message = f"{name}: its caption is not UTF-8 text"
+            raise _Unusable("captions that are not UTF-8 text", message) from None
         if not caption.strip():
             raise _Unusable("empty captions", f"{name}: its caption is empty")
         try:
             image = pair.read(which)[0]
-        except Exception as error:  # whatever a damaged picture makes Pillow say
-            told = str(error) if isinstance(error, RunError) else f"{name}: {error!r}"
-            raise _Unusable("pictures that cannot be decoded", told) from None
+        except Exception as error:  # a damaged picture makes Pillow raise nearly anything
+            message = str(error) if isinstance(error, RunError) else f"{name}: {error!r}"
+            raise _Unusable("pictures that cannot be decoded", message) from None
         if max(image.size) > LONGEST * min(image.size):
-            told = f"{name}: {image.width:,} × {image.height:,} pixels are a line, no picture"
-            raise _Unusable("pictures that are lines", told)
+            message = f"{name}: {image.width:,} × {image.height:,} pixels are a line, not a picture"
+            raise _Unusable("pictures that are lines", message)
         return image, caption
 
     def _shard(self, shard: int) -> Shard:
@@ -307,7 +303,7 @@ class _PairReader(torch.utils.data.Dataset):
             while len(self._open) >= OPEN:
                 self._open.pop(next(iter(self._open)))
             self._open[shard] = opened
-        self._open[shard] = self._open.pop(shard)  # the last that was used
+        self._open[shard] = self._open.pop(shard)  # most recently used last
         return self._open[shard]
 
     def __getstate__(self) -> dict:

@@ -1,9 +1,9 @@
 """Bring a real data set into its layout (`crate data prepare`): download, unpack, write indexes.
 
-With `prepare_texts.py`, which has the texts, this is the one place that uses the network, and only
-for CIFAR, Flowers-102, Pets and the ReaL labels. Addresses, md5 sums and the unpacking of
-ImageNet's archives are torchvision's. The archives of ADE20K, VOC and COCO are unpacked, and the
-shards of DataComp-1B listed, where a person has put them.
+With `prepare_texts.py`, for texts, this is the only place that uses the network, and only for sets
+whose reader has `downloads()`: CIFAR, Flowers-102, Pets and the ReaL labels. Archives of other sets
+(a reader's `ARCHIVES`) are unpacked, and shards listed, where a person has put them. ImageNet's
+archives are unpacked by torchvision.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ FEW_SHARDS = 64
 
 
 def prepare(dataset: Dataset, data_root: str | Path) -> list[str]:
-    """Do what can be done without a person; returns lines that say what was done.
+    """Do what needs no person; returns lines that say what was done.
 
     Raises:
         RunError: something is missing that a person must get, or there is no network.
@@ -116,9 +116,11 @@ def _fetch(url: str, folder: Path, md5: str | None) -> None:
     from torchvision.datasets.utils import download_url, extract_archive
 
     name = url.rsplit("/", 1)[1]
-    with _told(folder / name, f"to go without a network, put {url} there and run this again"):
+    with _in_one_line(
+        folder / name, f"to go without a network, put {url} there and run this again"
+    ):
         say(f"{folder / name} from {url}")
-        if md5 is None:  # nothing would tell a half-downloaded file later
+        if md5 is None:  # a half-downloaded file could not be recognised later
             unfinished = folder / f".{name}.unfinished"
             unfinished.unlink(missing_ok=True)
             download_url(url, folder, filename=unfinished.name)
@@ -141,10 +143,10 @@ _TROUBLE = (
 
 
 @contextlib.contextmanager
-def _told(path: Path, advice: str) -> Iterator[None]:
-    """Whatever goes wrong with a file becomes one line."""
+def _in_one_line(path: Path, advice: str) -> Iterator[None]:
+    """Turn any trouble with a file into a `RunError` of one line."""
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(60)  # urllib would wait for ever
+    socket.setdefaulttimeout(60)  # urllib has no timeout of its own
     try:
         yield
     except _TROUBLE as error:
@@ -170,7 +172,7 @@ def _unpack(root: Path, part: str) -> None:
         return
     unfinished = root / f".{part}.unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
-    with _told(archive, "download it again, or make room for what is in it"):
+    with _in_one_line(archive, "download it again, or make room for what is in it"):
         say(f"unpacking {archive} (its md5 is compared first)")
         if part == "val":  # its labels are in the devkit
             if not (root / imagenet.META_FILE).is_file():
@@ -209,7 +211,7 @@ def _take_out(archive: Path, inside: str) -> None:
     root, unfinished = archive.parent, archive.parent / f".{archive.name}.unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
-        with _told(archive, "download it again, or make room for what is in it"):
+        with _in_one_line(archive, "download it again, or make room for what is in it"):
             say(f"unpacking {archive}")
             if archive.suffix == ".zip":
                 _unzip(archive, inside, unfinished)

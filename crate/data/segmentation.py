@@ -22,7 +22,7 @@ from crate.data.scenes import IGNORED, Scenes
 from crate.recipes import Compute
 from crate.runtime import Runtime
 
-CROP_TRIES = 10  # crops looked at; where one class fills each too much, one more is taken unseen
+CROP_TRIES = 10  # crops checked; if one class fills all of them too much, the next is taken as is
 BRIGHTNESS = 32  # of 255
 CONTRAST = SATURATION = (0.5, 1.5)
 HUE = 18  # in OpenCV's unit, two degrees
@@ -42,7 +42,7 @@ def place_crop(
     """Top and left of a random crop in which no class fills `category_max` of the labelled pixels.
 
     labels: (H, W) uint8. `CROP_TRIES` places are tried, then one more is taken as it is; a crop
-    with one class alone, or with none, is never what is looked for.
+    with a single class, or without any, is never accepted.
     """
     height, width = labels.shape
     for tried in range(CROP_TRIES + 1):
@@ -93,8 +93,8 @@ def training_crop(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """A picture and its map as the network trains on them, decided by `seed`.
 
-    Scaled at random, cut out at random, flipped, its colours changed; what a picture is too small
-    for is `fill`, and ignored in the map.
+    Scaled at random, cropped at random, flipped, its colours changed. Where a picture is smaller
+    than the crop, pixels are `fill` and the map is ignored.
 
     Args:
         labels: (H, W) uint8.
@@ -131,7 +131,7 @@ def training_crop(
 def windows(height: int, width: int, size: int, stride: int) -> list[tuple[int, int]]:
     """Top and left of each square of `size` that a test looks at, row by row.
 
-    They stand `stride` apart, the last of a row or column flush with the border. A side shorter
+    They are `stride` apart, the last of a row or column flush with the border. A side shorter
     than `size` has one, at 0.
     """
     rows, columns = (

@@ -37,7 +37,7 @@ def header_path(path: Path) -> Path:
 
 
 def read_header(path: Path, tokenizer: Tokenizer) -> dict:
-    """The header of the token file `path`, which must be one of `tokenizer`.
+    """The header of the token file `path`, which must have ids of `tokenizer`.
 
     Raises:
         RunError: one of the two is missing, or the header is damaged or of another tokenizer.
@@ -61,7 +61,7 @@ def read_header(path: Path, tokenizer: Tokenizer) -> dict:
 
 
 def map_ids(path: Path, header: dict, tokenizer: Tokenizer) -> np.ndarray:
-    """The ids of a token file, mapped: uint16 (T,). A sample of them is looked at.
+    """The ids of a token file, memory-mapped: uint16 (T,). A sample of them is checked.
 
     Raises:
         RunError: the file has another length than its header says, no ids, or wrong ones.
@@ -108,11 +108,11 @@ def write_tokens(
     Documents without any text are left out and counted. Until all is written, what was there stays.
 
     Raises:
-        RunError: there is no text at all, some of it is no Unicode, a document is too long, or the
+        RunError: there is no text at all, some of it is not Unicode, a document is too long, or the
             disk is full.
     """
     for place in (path, header_path(path)):
-        if place.is_dir():  # replacing it would fail, after hours
+        if place.is_dir():  # else replacing it would fail at the end, after hours
             raise RunError(f"{place}: is a folder; move it away")
     counts = {"tokens": 0, "documents": 0, "empty": 0, "bytes": 0}
     digest = hashlib.sha256()
@@ -141,7 +141,7 @@ def write_tokens(
         file.flush()
         if not counts["documents"]:
             raise RunError(f"{source}: there is no text in it")
-        header_path(path).unlink(missing_ok=True)  # it would belong to another file
+        header_path(path).unlink(missing_ok=True)  # it belongs to the replaced file
     files = [list(file) for file in sources]
     return _write_header(path, counts, digest.hexdigest(), tokenizer, source, files)
 
@@ -150,8 +150,8 @@ def adopt_tokens(path: Path, tokenizer: Tokenizer, *, source: str) -> dict:
     """Write the header of a token file that has none, as nanoGPT's are; returns the header.
 
     Raises:
-        RunError: it is no file of this tokenizer's ids, each document ended by end of text, or has
-            no text.
+        RunError: it is not a file of this tokenizer's ids, each document ended by end of text, or
+            has no text.
     """
     _require_length(path, None)
     ids = np.memmap(path, _ID, mode="r")

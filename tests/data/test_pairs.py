@@ -19,6 +19,7 @@ from PIL import Image
 from writers import add_member, cut, jpeg, places_in, write_pair_shards
 
 from crate.data import pair_order, pair_shards, pairs, stand_ins
+from crate.data.augment import training_view
 from crate.data.captioned import DRAWING_PHRASES, captioned, name_of, with_article
 from crate.data.captions import bert_vocabulary
 from crate.data.catalogue import DATASETS
@@ -197,7 +198,7 @@ def test_a_billion_pairs_need_no_memory_of_their_number(monkeypatch):
 
 def test_a_reader_travels_to_other_processes_without_its_files(root):
     source = opened(root)
-    view = functools.partial(pairs._training_view, size=8, recipe=make_recipe())
+    view = functools.partial(training_view, size=8, recipe=make_recipe())
     reader = pairs._PairReader(source.shards, Order(source.shards.pairs, 0), view)
     first = reader[0, 1, 0, 0]
     other = pickle.loads(pickle.dumps(reader))
@@ -266,7 +267,7 @@ def test_bad_pairs_are_replaced_by_others_of_their_group(root, capsys):
     assert source.bad == 7
     told = capsys.readouterr().err.splitlines()
     expected = {
-        27: "00003.tar/000030003.jpg: its caption is no UTF-8 text; another pair comes instead",
+        27: "00003.tar/000030003.jpg: its caption is not UTF-8 text; another pair comes instead",
         35: "00004.tar/000040003.jpg: its caption is empty; another pair comes instead",
         44: "00005.tar/000050004.jpg: cannot be read as an image (",
         45: "00005.tar/000050005.jpg: cannot be read as an image (its format is unknown); another "

@@ -724,11 +724,15 @@ def test_the_other_sets_from_every_form(tmp_path, form):
             b'{"text": "a"}\n{"text": "\xff"}\n',
             "/x.jsonl: byte 24 is not UTF-8 (line 2)",
         ),
-        ("x.jsonl", b'{"text": "a"}\n{"text" "b"}\n', "/x.jsonl: line 2 is no JSON (Expecting ':'"),
+        (
+            "x.jsonl",
+            b'{"text": "a"}\n{"text" "b"}\n',
+            "/x.jsonl: line 2 is not JSON (Expecting ':'",
+        ),
         ("x.jsonl", b'{"txt": "a"}\n', ": has no column 'text' (string), only 'txt' (string)"),
         ("x.jsonl", b'{"text": 3}\n', ": has no column 'text' (string), only 'text' (int64)"),
         ("x.txt", b"", "/x.txt: is empty: there is no text in it"),
-        ("x.parquet", b"PAR1", "/x.parquet: is no parquet file ("),
+        ("x.parquet", b"PAR1", "/x.parquet: is not a parquet file ("),
     ],
 )
 def test_sources_that_cannot_be_read(tmp_path, name, content, told):

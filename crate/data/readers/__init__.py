@@ -1,6 +1,6 @@
 """Readers: how the files of a real set become pictures; one module a form, no list of them.
 
-May import the ground and crate.data.
+May import the ground and crate.data (not what opens them: sources, images, check, prepare).
 
 `ImageSet.reader` of a catalogue entry (its `scenes`, its `labels`, or "class_folders") names a
 module here. A reader has

@@ -63,15 +63,15 @@ class CocoScenes(Scenes):
 
 
 def _not_coco(found: object) -> str:
-    """What makes a file useless as a whole; empty if nothing does."""
+    """Why a file as a whole cannot be used; "" if it can."""
     if not isinstance(found, dict):
-        return "it is no object of images, annotations and categories"
+        return "it is not an object of images, annotations and categories"
     for key in ("images", "annotations", "categories"):
         entries = found.get(key)
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-            return f"'{key}' is no list of objects"
+            return f"'{key}' is not a list of objects"
         ids = [entry.get("id") for entry in entries]
-        # pycocotools takes the annotation 0 for "none"
+        # pycocotools takes the annotation 0 to mean "none"
         lowest = 1 if key == "annotations" else 0
         odd = [id for id in ids if type(id) is not int or id < lowest]
         if odd:
@@ -92,7 +92,7 @@ def _not_coco(found: object) -> str:
 
 
 def _usable(found: dict, path: Path) -> tuple[list[dict], list[str]]:
-    """The annotations that pycocotools can work on, and a line for each kind of others."""
+    """The annotations that pycocotools can use, and a line for each kind of the others."""
     sizes = {image["id"]: (image["height"], image["width"]) for image in found["images"]}
     categories = {category["id"] for category in found["categories"]}
     usable, others = [], {}
@@ -111,7 +111,7 @@ def _usable(found: dict, path: Path) -> tuple[list[dict], list[str]]:
 
 
 def _fault(annotation: dict, sizes: dict, categories: set) -> str:
-    """Why an annotation cannot be used; empty if it can."""
+    """Why an annotation cannot be used; "" if it can."""
     image, category, box, area, crowd, segmentation = (
         annotation.get(key)
         for key in ("image_id", "category_id", "bbox", "area", "iscrowd", "segmentation")
@@ -123,7 +123,7 @@ def _fault(annotation: dict, sizes: dict, categories: set) -> str:
     if not _numbers(box) or len(box) != 4:
         return "the bbox is not four finite numbers"
     if not _numbers([area]) or not 0 <= area <= LARGEST:
-        return "the area is no number of pixels"
+        return "the area is not a number of pixels"
     if crowd not in (0, 1):
         return "iscrowd is neither 0 nor 1"
     if isinstance(segmentation, dict):
@@ -136,14 +136,14 @@ def _fault(annotation: dict, sizes: dict, categories: set) -> str:
         if len(polygon) % 2 or len(polygon) < 6:
             return "a polygon has an odd number of coordinates or fewer than 6"
         if not _numbers(polygon):
-            return "a coordinate is no finite number"
+            return "a coordinate is not a finite number"
         if max(polygon) > FARTHEST or min(polygon) < -FARTHEST:
             return f"a coordinate is beyond {FARTHEST:,}"
     return ""
 
 
 def _numbers(values: object) -> bool:
-    """Is it a list of finite numbers?"""
+    """Whether it is a list of finite numbers."""
     try:
         known = isinstance(values, list) and set(map(type, values)) <= {int, float}
         return known and all(map(math.isfinite, values))
@@ -152,25 +152,29 @@ def _numbers(values: object) -> bool:
 
 
 def _rle_fault(rle: dict, size: tuple[int, int]) -> str:
-    """Run lengths down the columns, as a list or as COCO's text; `size` is (height, width)."""
+    """Why run lengths cannot be used; "" if they can.
+
+    They go down the columns, as a list or as COCO's text; `size` is (height, width).
+    """
     counts = rle.get("counts")
     if rle.get("size") != list(size):
         return "the RLE's size is not its picture's"
     if isinstance(counts, str):
         counts = _counts(counts)
     if not isinstance(counts, list) or set(map(type, counts)) - {int}:
-        return "the RLE's counts are none"
+        return "the RLE's counts are not a list of whole numbers"
     if min(counts, default=-1) < 0 or sum(counts) != size[0] * size[1]:
         return "the RLE's counts do not fill its picture"
     return ""
 
 
 def _counts(text: str) -> list[int] | None:
-    """The run lengths in COCO's compressed text; None where it is none.
+    """The run lengths in COCO's compressed text; None if it is not valid.
 
     A number is written in groups of 5 bits, lowest first, a character (from "0" on) each; bit 5
     says that more follow, bit 4 of the last is the sign. From the fourth on it is the difference
-    from the number two before. pycocotools reads memory that is not its own where counts are short.
+    from the number two before. Where counts are short, pycocotools reads
+    memory out of bounds.
     """
     counts, value, shift = [], 0, 0
     for character in text:

@@ -6,8 +6,8 @@ says to the pixel what belongs to whom:
     map       0 is the photograph, 1 to 16 the folder of the topmost drawing, 255 where the
               topmost drawing is neither clearly there (alpha from 3/4 on) nor clearly not (up
               to 1/4): soft edges, shadows, glass
-    objects   what can be seen of each drawing, where its alpha is 1/2 or more and no later
-              drawing's is; fewer than 16 pixels are no object
+    objects   the visible part of each drawing, where its alpha is 1/2 or more and no later
+              drawing's is; parts of fewer than 16 pixels are left out
 
 Picture `index` of a split is made from a seed of the split and `index` alone, by numpy's legacy
 generator, whose numbers never change, and in integers (Pillow's fixed-point resizing of
