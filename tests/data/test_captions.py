@@ -151,7 +151,7 @@ def test_requests_that_make_no_sense(root):
         ("\n".join(["first", *ENTRIES]), "[PAD] is not its first entry"),
         ("\n".join([*ENTRIES, "cat"]), "an entry is there twice"),
         ("\n".join([*ENTRIES, *map(str, range(10, 33_000))]), "the embedding 32,000 rows"),
-        (b"\xff\xfe", "no UTF-8 text"),
+        (b"\xff\xfe", "it is not UTF-8 text"),
     ],
 )
 def test_what_is_no_vocabulary_is_told(root, content, told):
