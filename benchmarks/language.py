@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from operators import ratio
 
-from crate.models import create_model
+from crate.models.build import create_model
 from crate.models.language import Cache, LanguageModel
 
 GPT2 = "gpt2_base"

@@ -22,7 +22,7 @@ from suite import copy_suite, environment
 from crate import cli
 from crate.costs.budget import read_device
 from crate.data.catalogue import get_dataset
-from crate.models import list_models
+from crate.models.zoo import list_models
 from crate.planning.loader import Experiments
 from crate.planning.plan import Plan
 from crate.reporting.tuning import nested

@@ -22,8 +22,8 @@ def add_parser(commands) -> None:
 
 
 def check(options) -> None:
-    from crate.data.catalogue import advice
     from crate.data.check import check
+    from crate.data.datasets import advice
 
     dataset, data_root = _open(options)
     complete, problems = check(dataset, data_root)

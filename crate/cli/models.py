@@ -10,7 +10,7 @@ def add_parser(commands) -> None:
 
 
 def models(options) -> None:
-    from crate.models import list_models
+    from crate.models.zoo import list_models
 
     names = list_models(options.pattern)
     if not names:

@@ -10,21 +10,14 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from crate.costs.cost import (
-    BOARD_WATTS,
-    DEVICES,
-    UTILISATION,
-    Cost,
-    cost,
-    not_counted,
-    workloads,
-)
+from crate.costs.cost import BOARD_WATTS, DEVICES, UTILISATION, cost, not_counted, workloads
 from crate.errors import UsageError, unknown
 from crate.planning.plan import Plan
 from crate.planning.settings import Settings
 from crate.records import canonical_json, read_json, short_hash
 from crate.runs import Run
 from crate.tasks import cost_of
+from crate.tasks.cost import Cost
 
 WORK = ("train", "evaluate")
 

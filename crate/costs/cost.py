@@ -5,7 +5,8 @@ its speed on a device: `crate bench` measures those, and `crate plan` (budget.py
 speeds where there are any.
 """
 
-from crate.data.catalogue import TextSet, get_dataset
+from crate.data.catalogue import get_dataset
+from crate.data.datasets import TextSet
 from crate.planning.plan import Plan
 from crate.recipes import Training
 from crate.runs import Run

@@ -1,4 +1,4 @@
-"""Captions as token ids, and the phrases and names that zero-shot classification is made with.
+"""Captions as token ids, and the phrases and class names for zero-shot classification.
 
     bert       CLIPA's: BERT's uncased WordPiece (Devlin et al. 2019), from a file of the model hub
     clip       CLIP's byte-pair encoding (Radford et al. 2021), which open_clip has with it
@@ -14,7 +14,10 @@ from types import ModuleType
 
 import numpy as np
 
-from crate.data.catalogue import ImageSet
+from crate.data.captioned import FASHION_MNIST_NAMES, folder_name
+from crate.data.datasets import ImageSet
+from crate.data.embedded import open_clip_art
+from crate.data.stand_ins import CLIP_ART, clip_art_classes
 from crate.environment import open_clip_part
 from crate.errors import RunError, UsageError, unknown
 
@@ -26,8 +29,8 @@ VOCABULARIES = {"bert": 32_000, "clip": 49_408}
 BERT_SHA256 = "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"
 BERT_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 
-# Zero-shot phrases → open_clip's constant: CLIP's 80 phrases, and the 7 its authors found best.
-PHRASES = {"openai": "OPENAI_IMAGENET_TEMPLATES", "simple": "SIMPLE_IMAGENET_TEMPLATES"}
+# Sets of zero-shot phrases: CLIP's 80, and the 7 that its authors found best.
+PHRASES = ("openai", "simple")
 
 
 # --- tokenizers -----------------------------------------------------------
@@ -37,8 +40,8 @@ def caption_tokenizer(name: str, context_length: int, data_root: str | Path) -> 
     """The tokenizer called `name`: called with n texts, it gives ids int64 (n, context_length).
 
     Raises:
-        UsageError: there is none of this name, or open_clip is not installed.
-        RunError: its vocabulary is not below `data_root`, or is not one.
+        UsageError: no tokenizer has this name, or open_clip is not installed.
+        RunError: its vocabulary is not below `data_root`, or is damaged.
     """
     if name not in TOKENIZERS:
         raise unknown("tokenizer", name, TOKENIZERS)
@@ -104,12 +107,12 @@ TOKENIZERS = {"bert": BertTokenizer, "clip": ClipTokenizer}
 
 
 def bert_vocabulary(data_root: str | Path) -> Path:
-    """Where BERT's vocabulary is looked for."""
+    """The path of BERT's vocabulary."""
     return Path(data_root) / "bert-base-uncased" / "vocab.txt"
 
 
 def read_vocabulary(path: Path) -> dict[str, int]:
-    """Entry → id. Raises `RunError` where the file is missing, or is no vocabulary of BERT."""
+    """Entry → id. Raises `RunError` if the file is missing or not the vocabulary of BERT."""
     try:
         entries = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except FileNotFoundError:
@@ -118,7 +121,7 @@ def read_vocabulary(path: Path) -> dict[str, int]:
             "bert-base-uncased there"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "no UTF-8 text"
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise RunError(f"{path}: cannot be read ({reason})") from None
     vocabulary, most = {entry: i for i, entry in enumerate(entries)}, VOCABULARIES["bert"]
     lacks = [entry for entry in BERT_SPECIAL if entry not in vocabulary]
@@ -136,7 +139,7 @@ def read_vocabulary(path: Path) -> dict[str, int]:
 
 
 def _open_clip(name: str) -> ModuleType:
-    """A module of open_clip, whose tokenizers would overrule the environment's wish."""
+    """A module of open_clip, without its change of the environment."""
     wish = os.environ.get("TOKENIZERS_PARALLELISM")
     module = open_clip_part(name)
     if wish is not None:
@@ -148,14 +151,16 @@ def _open_clip(name: str) -> ModuleType:
 
 
 def phrases(name: str) -> list[str]:
-    """What a class is put into, "{}" for its name. Raises `UsageError` with the nearest name."""
+    """Phrases with "{}" for the name of a class. Raises `UsageError` with the nearest name."""
     if name not in PHRASES:
         raise unknown("set of phrases", name, PHRASES)
-    return [phrase("{}") for phrase in getattr(_open_clip("zero_shot_metadata"), PHRASES[name])]
+    known = _open_clip("zero_shot_metadata")
+    openai, simple = known.OPENAI_IMAGENET_TEMPLATES, known.SIMPLE_IMAGENET_TEMPLATES
+    return [phrase("{}") for phrase in (openai if name == "openai" else simple)]
 
 
 def class_names(dataset: ImageSet) -> list[str]:
-    """What the classes of a set are called, in the order of its labels.
+    """The names of the classes of a set, in the order of its labels.
 
     ImageNet's as open_clip has them, in the order of the WordNet ids; CIFAR's and Pets' as
     published, in words.
@@ -163,9 +168,6 @@ def class_names(dataset: ImageSet) -> list[str]:
     Raises:
         UsageError: its classes have no names here.
     """
-    from crate.data.captioned import FASHION_MNIST_NAMES, folder_name
-    from crate.data.stand_ins import CLIP_ART
-
     if dataset.name in ("imagenet1k", "imagenet1k_real"):
         return list(_open_clip("zero_shot_metadata").IMAGENET_CLASSNAMES)
     if dataset.name.startswith("fashion_mnist"):
@@ -179,9 +181,6 @@ def class_names(dataset: ImageSet) -> list[str]:
 
 @cache
 def _clip_art_labels(name: str) -> tuple[str, ...]:
-    from crate.data.embedded import open_clip_art
-    from crate.data.stand_ins import clip_art_classes
-
     return tuple(clip_art_classes(name, open_clip_art(32)[1]))
 
 

@@ -1,110 +1,12 @@
 """Every data set of the suite: its name, its form, its splits and where it comes from.
 
-Real sets live in `data_root`; embedded ones are committed with the package and stand in for real
-ones at the small scales. This module imports no torch: planning needs sizes and class counts only.
+Real sets lie in `data_root`; embedded ones are committed with the package and stand in for real
+ones at the small scales. `crate/data/datasets.py` explains the fields. A set whose files no reader
+knows needs a module in `crate/data/readers` besides its entry.
 """
 
-import dataclasses
-from pathlib import Path
-from typing import ClassVar
-
-from crate.errors import RunError, UsageError, unknown
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Dataset:
-    """What every data set has; `ImageSet`, `TextSet` and `PairSet` say what it is a set of.
-
-    `splits` maps train / validation / test to their number of `unit` (for real sets as published:
-    for estimates, and for `crate data check`; loading counts nothing).
-
-    `form` is one of
-        "folder"       <data_root>/<name>/<part>/<class>/<picture>, or tar shards in <part>
-        "torchvision"  the folders that torchvision makes when its root is <data_root>/<name>
-        "archive"      the official archives, unpacked in <data_root>/<name>
-        "tokens"       <data_root>/<name>/<part>.bin with its header <part>.json
-        "pairs"        <data_root>/<name>/<part>/*.tar, WebDataset shards of pictures and captions
-        "embedded"     committed with the package
-    """
-
-    unit: ClassVar[str]
-    decisive: ClassVar[tuple[str, ...]]  # what of an entry decides a run's result
-
-    name: str
-    title: str
-    splits: dict[str, int]
-    form: str
-    source: str
-    folders: dict[str, str] = dataclasses.field(default_factory=dict)  # split → part on disk
-    holdout: int = 0  # taken from train for a split that has no part of its own
-    subdir: str = ""  # the set's folder in data_root, where it is not called as the set
-    needs: tuple[str, ...] = ()  # files and folders that must be there, beside the parts
-    approximate: bool = False  # copies differ a little: another count is no mistake
-    assets: tuple[str, ...] = ()  # files of crate/data/assets
-    instructions: str = ""  # what a person does first; empty where `crate data prepare` does it all
-
-    @property
-    def embedded(self) -> bool:
-        return self.form == "embedded"
-
-    @property
-    def training_size(self) -> int:
-        """How many are trained on: those of `train` less what is held out of them for the test."""
-        return self.splits.get("train", 0) - (self.holdout if self.held_out("test") else 0)
-
-    def held_out(self, split: str) -> bool:
-        """Whether a split is cut out of the training part, as it has no part of its own."""
-        return not self.embedded and split not in self.folders
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ImageSet(Dataset):
-    """Pictures, with a label each or with maps of what is in them.
-
-    `mean` and `std` are of pixel values in [0, 1], by channel.
-    """
-
-    unit: ClassVar[str] = "images"
-    decisive: ClassVar[tuple[str, ...]] = (
-        "classes", "mean", "std", "folders", "holdout", "labels", "scenes",
-    )  # fmt: skip
-
-    classes: int
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
-    labels: str = ""  # what crate/data/layouts.py reads the labels of; "": the class folders
-    scenes: str = ""  # what crate/data/scenes.py reads it as, where pictures have maps or objects
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TextSet(Dataset):
-    """Documents, cut into the tokens of one tokenizer (crate/data/tokenizer.py).
-
-    `holdout` counts documents too. `tokens` are those of a split, where known.
-    """
-
-    unit: ClassVar[str] = "documents"
-    decisive: ClassVar[tuple[str, ...]] = ("name", "tokenizer", "folders", "holdout")
-
-    tokenizer: str
-    tokens: dict[str, int] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PairSet(Dataset):
-    """Pictures with a caption each. `mean` and `std` as an `ImageSet`'s.
-
-    What is held out of a training part of shards is whole shards: as few as have `holdout` pairs.
-    """
-
-    unit: ClassVar[str] = "pairs"
-    decisive: ClassVar[tuple[str, ...]] = ("mean", "std", "folders", "holdout")
-
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
-
+from crate.data.datasets import Dataset, ImageSet, PairSet, TextSet
+from crate.errors import unknown
 
 _FASHION = {
     "title": "Fashion-MNIST",
@@ -188,7 +90,7 @@ DATASETS = {
             holdout=10_000,
             instructions=_ILSVRC_GET,
         ),
-        # The pictures of imagenet1k's val, less those the authors found no label for.
+        # The pictures of imagenet1k's val, less those without a ReaL label.
         ImageSet(
             name="imagenet1k_real",
             title="ImageNet-1K with ReaL labels",
@@ -323,7 +225,7 @@ DATASETS = {
             instructions="download http://images.cocodataset.org/zips/val2017.zip and "
             "http://images.cocodataset.org/annotations/annotations_trainval2017.zip to {home}, ",
         ),
-        # Clip art on photographs, made when it is read (crate/data/composites.py).
+        # Clip art on photographs, made when it is read (crate/data/readers/composites.py).
         ImageSet(
             name="composites",
             title="composites of clip art and photographs",
@@ -393,7 +295,7 @@ DATASETS = {
             std=(0.3549,),
             assets=("handwritten-digits",),
         ),
-        # The web's links die: copies differ in how many pairs they have.
+        # Links of the web go dead, so copies differ in their number of pairs.
         PairSet(
             name="datacomp1b",
             title="DataComp-1B",
@@ -445,7 +347,7 @@ DATASETS = {
             source="Merity et al. 2016, raw test articles",
             tokenizer="gpt2",
             folders={"test": "test"},
-            approximate=True,  # articles are told by their headings, which are no markup
+            approximate=True,  # articles are recognised by their headings, which are plain text
         ),
         TextSet(
             name="ptb",
@@ -482,95 +384,7 @@ DATASETS = {
 
 
 def get_dataset(name: str) -> Dataset:
-    """Return the entry called `name`. Raises `UsageError` with the nearest name."""
+    """The entry called `name`. Raises `UsageError` with the nearest name."""
     if name not in DATASETS:
         raise unknown("data set", name, DATASETS)
     return DATASETS[name]
-
-
-def data_identity(dataset: Dataset) -> dict:
-    """What of an entry decides a run's result, for its canonical configuration."""
-    values = {key: getattr(dataset, key) for key in dataset.decisive if getattr(dataset, key)}
-    identity = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}  # as JSON
-    if dataset.embedded:
-        from crate.data.embedded import asset_digest
-
-        identity["splits"] = dataset.splits
-        identity["sha256"] = asset_digest(*dataset.assets)
-    return identity
-
-
-def home(dataset: Dataset, data_root: str | Path) -> Path:
-    """The folder of a set that is not embedded."""
-    return Path(data_root) / (dataset.subdir or dataset.name)
-
-
-def split_part(dataset: Dataset, split: str) -> str:
-    """The part on disk a split is read from (`train`'s where it is held out of it).
-
-    Raises:
-        UsageError: the set has no such split.
-    """
-    if split not in dataset.splits:
-        raise unknown("split", split, dataset.splits, where=dataset.title)
-    return dataset.folders.get(split) or dataset.folders["train"]
-
-
-def odd_count(dataset: Dataset, found: int) -> str:
-    """What to say where a set's training part is not whole (more than 1 % off); else empty.
-
-    A table judges nothing that was measured on such a set.
-    """
-    published = dataset.training_size
-    if dataset.embedded or abs(found / published - 1) <= 0.01:
-        return ""
-    return (
-        f"{found:,} training {dataset.unit}, {dataset.title} has {published:,}; see "
-        f"'crate data check {dataset.name}'"
-    )
-
-
-def check_available(dataset: Dataset, data_root: str | Path) -> None:
-    """Check at once, before anything is trained, that a data set can be read.
-
-    Raises:
-        RunError: one line that says what is missing and how to get it.
-    """
-    if dataset.embedded:
-        from crate.data.embedded import verify_assets
-
-        problems = verify_assets()
-        if problems:
-            raise RunError(f"{dataset.title}: {problems[0]}")
-        return
-    root = home(dataset, data_root)
-    parts = dataset.folders.values() if dataset.form in ("folder", "pairs") else ()
-    missing = [root / part for part in parts if not (root / part).is_dir()]
-    needs = list(dataset.needs)
-    if dataset.form == "tokens":
-        needs += [f"{part}{end}" for part in dataset.folders.values() for end in (".bin", ".json")]
-    missing += [root / name for name in needs if not (root / name).exists()]
-    if missing:
-        raise RunError(f"{dataset.title} is not at {missing[0]}: {advice(dataset, data_root)}")
-
-
-def advice(dataset: Dataset, data_root: str | Path) -> str:
-    """What to do where a set is not there, or not whole."""
-    first = (
-        dataset.instructions.format(home=home(dataset, data_root)) + "then "
-        if dataset.instructions
-        else ""
-    )
-    return f"{first}run 'crate data prepare {dataset.name} --data-root {data_root}'"
-
-
-def usage_of(data_root: str | Path, names: set[str]) -> None:
-    """Check all data sets a command needs; raises `UsageError` listing what is missing."""
-    missing = []
-    for name in sorted(names):
-        try:
-            check_available(get_dataset(name), data_root)
-        except RunError as error:
-            missing.append(str(error))
-    if missing:
-        raise UsageError("; ".join(missing))

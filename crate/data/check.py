@@ -1,4 +1,4 @@
-"""What of a data set is on disk, against what was published (`crate data check`)."""
+"""Compare a data set on disk with what was published (`crate data check`)."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 
 from crate.data.captions import BERT_SHA256, bert_vocabulary, read_vocabulary
-from crate.data.catalogue import Dataset, ImageSet, PairSet, TextSet, advice, check_available, home
-from crate.data.layouts import open_pictures
+from crate.data.datasets import Dataset, ImageSet, PairSet, TextSet, advice, check_available, home
 from crate.data.listing import index_path, read_index, scan
 from crate.data.pair_shards import list_pairs, read_pair_index
-from crate.data.scenes import open_part
-from crate.data.texts import map_ids, open_tokens, read_header
+from crate.data.readers import reader
+from crate.data.sources import read_part
+from crate.data.texts import open_tokens
+from crate.data.token_files import map_ids, read_header
 from crate.data.tokenizer import get_tokenizer
 from crate.environment import import_torchvision
 from crate.errors import RunError
@@ -23,7 +24,7 @@ def check(dataset: Dataset, data_root: str | Path) -> tuple[list[str], list[str]
 
     Of sets with maps or objects, pictures are counted and annotations tried; maps are not opened.
     Token files are compared with the sha256 of their headers, in full. Of shards of pairs the
-    headers are read; that a key is no pair is nothing wrong, it is left out.
+    headers are read; a key that is not a pair is left out, and that is not a problem.
 
     Returns:
         Lines that say what is there, and lines that say what is wrong or missing.
@@ -52,10 +53,10 @@ def check(dataset: Dataset, data_root: str | Path) -> tuple[list[str], list[str]
                 there.append(f"{where}: {line}")
                 wrong += unusable
             elif dataset.labels:
-                labels = open_pictures(dataset, part, data_root).labels
+                labels = read_part(dataset, part, data_root).labels
                 there.append(f"{where}: {len(labels):,} images")
             else:
-                found = scan(root / part)  # as it is, not as an index says
+                found = scan(root / part)  # the folder itself, not its index
                 labels, classes[part] = found["labels"], found["classes"].tolist()
                 there.append(_counted(root / part, found))
                 wrong += _wrong_classes(dataset, root / part, found)
@@ -72,13 +73,12 @@ def check(dataset: Dataset, data_root: str | Path) -> tuple[list[str], list[str]
         if odd and names and train:  # WebDataset shards name no classes
             first = odd[0].decode()
             wrong.append(f"{root / part}: its classes are not those of train, first {first}")
-    if dataset.form == "torchvision":
-        wrong += _other_files(dataset, root)
+    wrong += _other_files(dataset, root)
     return there, wrong
 
 
 def _texts(dataset: TextSet, data_root: str | Path) -> tuple[list[str], list[str]]:
-    """What is there of a set of texts, and what is wrong with it."""
+    """Lines about what is there of a set of texts, and about what is wrong with it."""
     root = home(dataset, data_root)
     if dataset.embedded or not root.is_dir():
         check_available(dataset, data_root)
@@ -88,7 +88,7 @@ def _texts(dataset: TextSet, data_root: str | Path) -> tuple[list[str], list[str
             found = open_tokens(dataset, split, data_root)
             text = int(found.tokenizer.lengths[found.ids].sum())
             counts = {"documents": found.documents, "tokens": len(found.ids), "bytes": text}
-            there.append(f"{dataset.name}, {split}: embedded, {told(counts)}")
+            there.append(f"{dataset.name}, {split}: embedded, {counts_text(counts)}")
             if found.documents != published:
                 wrong.append(f"{there[-1]}; {dataset.title} has {_number(published, 'documents')}")
         return there, wrong
@@ -101,7 +101,7 @@ def _texts(dataset: TextSet, data_root: str | Path) -> tuple[list[str], list[str
         except RunError as error:
             wrong.append(str(error))
             continue
-        there.append(f"{path}: {told(header)}")
+        there.append(f"{path}: {counts_text(header)}")
         if file_sha256(path) != header.get("sha256"):
             wrong.append(
                 f"{path}: is not the file that its header describes (its sha256 is another)"
@@ -110,8 +110,8 @@ def _texts(dataset: TextSet, data_root: str | Path) -> tuple[list[str], list[str
     return there, wrong
 
 
-def told(counts: dict) -> str:
-    """What a token file's header counts, in words."""
+def counts_text(counts: dict) -> str:
+    """The counts in the header of a token file, in words."""
     documents, empty = counts["documents"], counts.get("empty", 0)
     left_out = f", {empty:,} empty left out" if empty else ""
     return (
@@ -125,7 +125,7 @@ def _number(count: int, units: str) -> str:
 
 
 def odd_counts(dataset: TextSet, split: str, path: Path, header: dict) -> list[str]:
-    """Where a token file has other numbers of documents or tokens than are published."""
+    """Lines about numbers of documents or tokens that differ from the published ones."""
     empty = header.get("empty", 0)  # elsewhere each of them is an end of text
     documents = None if dataset.approximate else dataset.splits[split]
     published = {"documents": documents, "tokens": dataset.tokens.get(split)}
@@ -138,8 +138,8 @@ def odd_counts(dataset: TextSet, split: str, path: Path, header: dict) -> list[s
 
 
 def _scenes(dataset: ImageSet, part: str, data_root: str | Path) -> tuple[list, str, list[str]]:
-    """Ids of a part's pictures, a line that counts what it has, and what of it is unusable."""
-    scenes = open_part(dataset, part, data_root)
+    """Ids of a part's pictures, a line that counts what it has, and lines about unusable ones."""
+    scenes = read_part(dataset, part, data_root)
     line, wrong = f"{len(scenes):,} images", list(scenes.problems)
     if scenes.has_maps:
         line += ", each with its map"
@@ -157,7 +157,7 @@ def _scenes(dataset: ImageSet, part: str, data_root: str | Path) -> tuple[list, 
 
 
 def _pairs(dataset: PairSet, data_root: str | Path) -> tuple[list[str], list[str]]:
-    """What is there of a set of pairs, and what is wrong with it or missing."""
+    """Lines about what is there of a set of pairs, and about what is wrong or missing."""
     check_available(dataset, data_root)
     there, wrong = [], []
     for part in dataset.folders.values():
@@ -222,34 +222,22 @@ def _wrong_classes(dataset: ImageSet, folder: Path, found: dict[str, np.ndarray]
     return wrong
 
 
-def torchvision_class(dataset: ImageSet):
-    import_torchvision()
-    from torchvision import datasets
-
-    names = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}
-    names |= {"flowers102": "Flowers102", "pets": "OxfordIIITPet"}
-    return getattr(datasets, names[dataset.labels])
-
-
 def published_files(dataset: ImageSet) -> dict[str, str]:
     """Files of the unpacked set whose md5 is known, relative to the set's folder."""
-    known = torchvision_class(dataset)
-    if dataset.labels == "flowers102":
-        return {f"flowers-102/{known._file_dict[key][0]}": known._file_dict[key][1]
-                for key in ("label", "setid")}  # fmt: skip
-    if dataset.labels == "pets":
-        return {}  # only the archives' are
-    files = [*known.train_list, *known.test_list]
-    return {f"{known.base_folder}/{name}": md5 for name, md5 in files}
+    module = reader(dataset.reader)
+    return module.checksums() if hasattr(module, "checksums") else {}
 
 
 def _other_files(dataset: ImageSet, root: Path) -> list[str]:
-    """Files that are there, but not those published (md5 as torchvision knows it)."""
+    """Files that are there, but not those published."""
+    published = published_files(dataset)
+    if not published:
+        return []
     import_torchvision()
     from torchvision.datasets.utils import check_integrity
 
     return [
         f"{root / name}: is not the published file (its md5 is another)"
-        for name, md5 in published_files(dataset).items()
+        for name, md5 in published.items()
         if (root / name).is_file() and not check_integrity(root / name, md5)
     ]

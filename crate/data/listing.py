@@ -9,8 +9,8 @@ All three give the same pictures in the same order (by label, then by name), so 
 depend on which of them is on disk; the labels of `key.cls` must count the sorted classes.
 
 Listing 13 million files at every start is slow, so `crate data prepare` keeps what was found in
-`index-<part>.npz`, beside the part. An index is believed as long as the times of all folders, or
-the sizes and times of all shards, are those it was made from. Loading without one is only slower.
+`index-<part>.npz`, beside the part. An index is used as long as the times of all folders, or
+the sizes and times of all shards, are unchanged. Loading without one is only slower.
 """
 
 import functools
@@ -22,7 +22,14 @@ from pathlib import Path
 
 import numpy as np
 
-from crate.data.folders import IMAGE_SUFFIXES, class_folders, image_files, shard_files
+from crate.data.files import (
+    IMAGE_SUFFIXES,
+    class_folders,
+    image_files,
+    shard_files,
+    to_bytes,
+    to_texts,
+)
 from crate.data.pictures import FilePictures, Pictures, ShardPictures
 from crate.errors import RunError
 from crate.records import atomic_path
@@ -38,16 +45,16 @@ def index_path(root: Path) -> Path:
 def list_part(root: Path) -> tuple[list[str], Pictures]:
     """Class names in label order (none of WebDataset shards), and all pictures.
 
-    They come from the index if it is there and still true.
+    They come from the index if it is there and up to date.
 
     Raises:
         RunError: naming the folder or the shard that cannot be read.
     """
-    return _unpacked(root, believed(root, read_index, scan))
+    return _unpacked(root, index_or_scan(root, read_index, scan))
 
 
-def believed(root: Path, read: Callable[[Path], dict], scan: Callable[[Path], dict]) -> dict:
-    """What `read` finds in the index of a part; where there is none, or one is not true, `scan`."""
+def index_or_scan(root: Path, read: Callable[[Path], dict], scan: Callable[[Path], dict]) -> dict:
+    """The index of a part by `read`, or what `scan` finds if it is missing or out of date."""
     index = index_path(root)
     if index.is_file():
         try:
@@ -59,7 +66,7 @@ def believed(root: Path, read: Callable[[Path], dict], scan: Callable[[Path], di
 
 
 def scan(root: Path) -> dict[str, np.ndarray]:
-    """What is on disk, as the arrays of an index.
+    """The pictures on disk, as the arrays of an index.
 
     classes (C,), labels (N,); of a tree folders (F,), times (F,), files (N,); of shards
     shards (S,), times (S,), sizes (S,), places (N, 3). Names are bytes.
@@ -150,14 +157,6 @@ def _unpacked(root: Path, found: dict[str, np.ndarray]) -> tuple[list[str], Pict
     return to_texts(found["classes"]), pictures
 
 
-def to_bytes(texts: list[str]) -> np.ndarray:
-    return np.array([os.fsencode(text) for text in texts], dtype=np.bytes_)
-
-
-def to_texts(names: np.ndarray) -> list[str]:
-    return [os.fsdecode(name) for name in names.tolist()]
-
-
 # --- trees -----------------------------------------------------------
 
 
@@ -220,7 +219,7 @@ def members(path: Path, *, skip_links: bool = False) -> Iterator[tuple[str, int,
         skip_links: leave out members that are links, whose bytes are elsewhere.
 
     Raises:
-        RunError: it is no tar, or (after what is whole of it) not a whole one; or it has a link.
+        RunError: it is not a tar; it is cut short (after its whole members); or it has a link.
     """
     try:
         with tarfile.open(path, "r:") as tar:

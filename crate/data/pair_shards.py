@@ -9,9 +9,9 @@ WebDataset shards as img2dataset writes them: tar files, of a pair `key.jpg`, `k
 - folders and links are skipped, as are members without a byte or beyond the end of the file;
 - of a shard that is cut short or damaged, what comes before the damage is used.
 
-1.4 billion pairs fit no memory: what is held is a few numbers a shard, and the places of the pairs
-of the shards that are open. `crate data prepare` reads all headers once and keeps what it found in
-`index-<part>.npz` (by shard; believed as `listing` has it) and `places-<part>.bin` (by pair, 32
+1.4 billion pairs do not fit in memory: it holds a few numbers a shard, and the places of the pairs
+of the open shards. `crate data prepare` reads all headers once and keeps what it found in
+`index-<part>.npz` (by shard; used as `listing.py` says) and `places-<part>.bin` (by pair, 32
 bytes each, read a shard at a time). Without them the headers are read at each start, and again when
 a shard is opened: only slower. Nothing here needs torch.
 """
@@ -28,39 +28,37 @@ from typing import BinaryIO
 
 import numpy as np
 
-from crate.data.folders import IMAGE_SUFFIXES, shard_files
+from crate.data.files import IMAGE_SUFFIXES, shard_files, to_bytes, to_texts
 from crate.data.listing import (
     INDEX_VERSION,
-    believed,
     changed_shard,
+    index_or_scan,
     index_path,
     key_of,
     load_index,
     members,
     refuse_if_changed,
-    to_bytes,
-    to_texts,
 )
 from crate.data.pictures import ShardPictures
 from crate.errors import RunError
 from crate.records import atomic_path
 
-# What headers tell of keys that are no pairs, and how a line says it.
+# Kinds of keys that are not pairs, by the headers, as messages name them.
 FAULTS = ("without a caption", "without a picture", "there twice")
-NAMED = 3  # of each kind, how many a line names
-BLOCK = 1_000  # shards between two lines about how far it is
+NAMED = 3  # keys of each kind that a line names
+BLOCK = 1_000  # shards between two lines of progress
 ROW = 4  # numbers a pair: offset and size of its picture, offset and size of its caption
 
 
 @dataclasses.dataclass(frozen=True)
 class PairShards:
-    """Shards in the order of their names. Nothing here is as long as the pairs are many.
+    """Shards in the order of their names. No array has a row for each pair.
 
     Attributes:
         root: their folder.
         names: (S,) bytes.
         pairs: (S,) int64, whole pairs.
-        bad: (S, len(FAULTS)) int64, keys that are none.
+        bad: (S, len(FAULTS)) int64, keys that are not pairs.
         firsts: (S, len(FAULTS)) bytes, the first such key.
         troubles: (S,) bytes, what is wrong with the file itself; mostly empty.
         starts: (S,) int64, rows of `places-<part>.bin` before each shard's; None without the file.
@@ -103,12 +101,12 @@ class PairShards:
         return Shard(path, places)
 
     def left_out(self) -> list[str]:
-        """A line for each kind of key that is no pair, with how many there are."""
+        """A line for each kind of key that is not a pair, with their number."""
         lines = []
         for kind, text in enumerate(FAULTS):
             shards = np.flatnonzero(self.bad[:, kind])
             if len(shards):
-                first = [f"{name}/{key}" for name, key in self._told(shards, self.firsts[:, kind])]
+                first = [f"{name}/{key}" for name, key in self._named(shards, self.firsts[:, kind])]
                 count = int(self.bad[:, kind].sum())
                 lines.append(f"{count:,} {'key' if count == 1 else 'keys'} {text}{_list(first)}")
         return lines
@@ -119,12 +117,12 @@ class PairShards:
         for some, text in ((False, "cannot be read"), (True, "not whole, used before the damage")):
             shards = np.flatnonzero((self.troubles != b"") & ((self.pairs > 0) == some))
             if len(shards):
-                first = [f"{name} {why}" for name, why in self._told(shards, self.troubles)]
+                first = [f"{name} {why}" for name, why in self._named(shards, self.troubles)]
                 count = f"{len(shards):,} {'shard' if len(shards) == 1 else 'shards'}"
                 lines.append(f"{count} {text}{_list(first)}")
         return lines
 
-    def _told(self, shards: np.ndarray, texts: np.ndarray) -> Iterable[tuple[str, str]]:
+    def _named(self, shards: np.ndarray, texts: np.ndarray) -> Iterable[tuple[str, str]]:
         some = shards[: NAMED + 1]
         return zip(to_texts(self.names[some]), to_texts(texts[some]), strict=True)
 
@@ -266,12 +264,12 @@ def read_pair_index(root: Path) -> dict[str, np.ndarray]:
 
 @functools.lru_cache(maxsize=2)
 def list_pairs(root: Path) -> PairShards:
-    """The shards of a part, by its index if it is there and still true.
+    """The shards of a part, from its index if that is up to date.
 
     Raises:
-        RunError: there is no shard, or not one pair in any of them.
+        RunError: there are no shards, or no pairs in them.
     """
-    shards = _pair_shards(root, believed(root, read_pair_index, scan_pairs))
+    shards = _pair_shards(root, index_or_scan(root, read_pair_index, scan_pairs))
     if not len(shards.names):
         raise RunError(f"{root}: has no shards ('*.tar')")
     if not len(shards):

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
+from crate.data.files import decode_image
 from crate.errors import RunError
 
 
 class Pictures:
-    """What the three kinds share."""
+    """The base of the three kinds."""
 
     ARRAYS: tuple[str, ...] = ("labels",)  # attributes with one row a picture
     labels: np.ndarray
@@ -38,24 +39,21 @@ class Pictures:
         return dict(self.__dict__)
 
     def read(self, index: int):
-        """Raises `RunError` naming the file that cannot be read."""
-        from PIL import Image, UnidentifiedImageError
-
+        """PIL image in RGB and its label. Raises `RunError` naming the file."""
         try:
-            with Image.open(self.source(index)) as image:
-                return image.convert("RGB"), self.labels[index]
-        except UnidentifiedImageError:
-            reason = "its format is unknown"
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            reason = str(error).split("\n")[0]
-        raise RunError(f"{self.name(index)}: cannot be read as an image ({reason})")
+            return decode_image(self.source(index), "RGB"), self.labels[index]
+        except OSError as error:  # of a shard
+            reason = f"cannot be read as an image ({error.strerror or error})"
+        except RunError as error:
+            reason = str(error)
+        raise RunError(f"{self.name(index)}: {reason}")
 
     def source(self, index: int) -> Path | io.BytesIO:
-        """What Pillow reads a picture from."""
+        """The file or bytes that Pillow reads a picture from."""
         raise NotImplementedError
 
     def name(self, index: int) -> str:
-        """What a message calls a picture."""
+        """The name of a picture in messages."""
         raise NotImplementedError
 
 
@@ -77,13 +75,13 @@ class FilePictures(Pictures):
 class ShardPictures(Pictures):
     """Members of tar files, each read by its offset and size.
 
-    Access is random, so order, resume and ranks are those of folders; unlike WebDataset, nothing
+    Access is random, so order, resume and ranks work as with folders; unlike in WebDataset, nothing
     is shuffled in a buffer. `shards` (S,) bytes, relative to `root`; `places` (N, 3) int64:
     shard, offset, size.
     """
 
     ARRAYS = ("places", "labels")
-    OPEN = 64  # shards a process keeps open: opening is what a file system of a network is slow at
+    OPEN = 64  # shards a process keeps open, because network file systems open files slowly
 
     def __init__(self, root: Path, shards: np.ndarray, places: np.ndarray, labels: np.ndarray):
         self.root, self.shards, self.places, self.labels = root, shards, places, labels
@@ -97,7 +95,7 @@ class ShardPictures(Pictures):
         return io.BytesIO(self._pread(shard, size, offset))
 
     def name(self, index: int) -> str:
-        """shard/member; the member's name stands in the header before its content."""
+        """shard/member; the member's name is in the header before its content."""
         shard, offset, _ = self.places[index].tolist()
         try:
             header = self._pread(shard, tarfile.BLOCKSIZE, offset - tarfile.BLOCKSIZE)

@@ -1,9 +1,9 @@
 """Bring a real data set into its layout (`crate data prepare`): download, unpack, write indexes.
 
-With `prepare_texts.py`, which has the texts, this is the one place that uses the network, and only
-for CIFAR, Flowers-102, Pets and the ReaL labels. Addresses, md5 sums and the unpacking of
-ImageNet's archives are torchvision's. The archives of ADE20K, VOC and COCO are unpacked, and the
-shards of DataComp-1B listed, where a person has put them.
+With `prepare_texts.py`, for texts, this is the only place that uses the network, and only for sets
+whose reader has `downloads()`: CIFAR, Flowers-102, Pets and the ReaL labels. Archives of other sets
+(a reader's `ARCHIVES`) are unpacked, and shards listed, where a person has put them. ImageNet's
+archives are unpacked by torchvision.
 """
 
 import contextlib
@@ -17,23 +17,23 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from crate.data.catalogue import Dataset, ImageSet, PairSet, TextSet, advice, check_available, home
-from crate.data.check import check, torchvision_class
-from crate.data.folders import shard_files
-from crate.data.layouts import open_pictures
+from crate.data.check import check
+from crate.data.datasets import Dataset, ImageSet, PairSet, TextSet, advice, check_available, home
+from crate.data.files import shard_files
 from crate.data.listing import index_path, write_index
 from crate.data.pair_shards import places_path, write_pair_index
 from crate.data.prepare_texts import prepare_texts, say
+from crate.data.readers import reader
+from crate.data.sources import read_part
 from crate.environment import import_torchvision
 from crate.errors import RunError
 
 PROCESSES = 16  # that read shards at a time, where there are as many as FEW_SHARDS
 FEW_SHARDS = 64
-REAL_URL = "https://raw.githubusercontent.com/google-research/reassessed-imagenet/master/real.json"
 
 
 def prepare(dataset: Dataset, data_root: str | Path) -> list[str]:
-    """Do what can be done without a person; returns lines that say what was done.
+    """Do what needs no person; returns lines that say what was done.
 
     Raises:
         RunError: something is missing that a person must get, or there is no network.
@@ -53,8 +53,9 @@ def prepare(dataset: Dataset, data_root: str | Path) -> list[str]:
     if root.name == "imagenet1k":
         for part in dataset.folders.values():
             _unpack(root, part)
-    if dataset.labels == "real" and not (root / "real.json").is_file():
-        _fetch(REAL_URL, root, None)
+    for url, folder, md5 in downloads(dataset):
+        if not (root / folder / url.rsplit("/", 1)[1]).is_file():
+            _fetch(url, root / folder, md5)
     check_available(dataset, data_root)
     lines = []
     for part in dataset.folders.values():
@@ -65,7 +66,7 @@ def prepare(dataset: Dataset, data_root: str | Path) -> list[str]:
         lines.append(f"{index_path(root / part)}: {count:,} images")
     if dataset.labels:
         for part in dataset.folders.values():
-            count = len(open_pictures(dataset, part, data_root))
+            count = len(read_part(dataset, part, data_root))
             lines.append(f"{root / part}: {count:,} images with labels")
     return lines
 
@@ -90,15 +91,10 @@ def _index_pairs(dataset: PairSet, data_root: str | Path) -> list[str]:
 # --- torchvision's sets -----------------------------------------------------------
 
 
-def sources(dataset: ImageSet) -> list[tuple[str, str, str]]:
+def downloads(dataset: ImageSet) -> list[tuple[str, str, str | None]]:
     """Address, folder it goes to (relative to the set's) and md5 of each file to download."""
-    known = torchvision_class(dataset)
-    if dataset.labels == "flowers102":
-        prefix = known._download_url_prefix
-        return [(prefix + file, "flowers-102", md5) for file, md5 in known._file_dict.values()]
-    if dataset.labels == "pets":
-        return [(url, "oxford-iiit-pet", md5) for url, md5 in known._RESOURCES]
-    return [(known.url, "", known.tgz_md5)]
+    module = reader(dataset.reader)
+    return module.downloads() if hasattr(module, "downloads") else []
 
 
 def _download(dataset: ImageSet, data_root: str | Path) -> list[str]:
@@ -106,7 +102,7 @@ def _download(dataset: ImageSet, data_root: str | Path) -> list[str]:
     nothing = not home(dataset, data_root).is_dir()
     there, wrong = ([], []) if nothing else check(dataset, data_root)
     if nothing or wrong:
-        for url, folder, md5 in sources(dataset):
+        for url, folder, md5 in downloads(dataset):
             _fetch(url, home(dataset, data_root) / folder, md5)
         there, wrong = check(dataset, data_root)
     if wrong:
@@ -120,9 +116,11 @@ def _fetch(url: str, folder: Path, md5: str | None) -> None:
     from torchvision.datasets.utils import download_url, extract_archive
 
     name = url.rsplit("/", 1)[1]
-    with _told(folder / name, f"to go without a network, put {url} there and run this again"):
+    with _in_one_line(
+        folder / name, f"to go without a network, put {url} there and run this again"
+    ):
         say(f"{folder / name} from {url}")
-        if md5 is None:  # nothing would tell a half-downloaded file later
+        if md5 is None:  # a half-downloaded file could not be recognised later
             unfinished = folder / f".{name}.unfinished"
             unfinished.unlink(missing_ok=True)
             download_url(url, folder, filename=unfinished.name)
@@ -145,10 +143,10 @@ _TROUBLE = (
 
 
 @contextlib.contextmanager
-def _told(path: Path, advice: str) -> Iterator[None]:
-    """Whatever goes wrong with a file becomes one line."""
+def _in_one_line(path: Path, advice: str) -> Iterator[None]:
+    """Turn any trouble with a file into a `RunError` of one line."""
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(60)  # urllib would wait for ever
+    socket.setdefaulttimeout(60)  # urllib has no timeout of its own
     try:
         yield
     except _TROUBLE as error:
@@ -174,7 +172,7 @@ def _unpack(root: Path, part: str) -> None:
         return
     unfinished = root / f".{part}.unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
-    with _told(archive, "download it again, or make room for what is in it"):
+    with _in_one_line(archive, "download it again, or make room for what is in it"):
         say(f"unpacking {archive} (its md5 is compared first)")
         if part == "val":  # its labels are in the devkit
             if not (root / imagenet.META_FILE).is_file():
@@ -189,21 +187,11 @@ def _unpack(root: Path, part: str) -> None:
 
 # --- sets with maps or objects -----------------------------------------------------------
 
-# What is taken out of each, and where it belongs below the set's folder.
-ARCHIVES = {
-    "ade20k": {"ADEChallengeData2016.zip": "ADEChallengeData2016"},
-    "voc2012": {"VOCtrainval_11-May-2012.tar": "VOCdevkit/VOC2012"},
-    "coco": {
-        "val2017.zip": "val2017",
-        "annotations_trainval2017.zip": "annotations/instances_val2017.json",
-    },
-}
-
 
 def _unpack_archives(dataset: ImageSet, data_root: str | Path) -> list[str]:
     """Unpack what is not there yet, then check all of it."""
     root = home(dataset, data_root)
-    archives = ARCHIVES[dataset.scenes]
+    archives = reader(dataset.reader).ARCHIVES
     for archive, inside in archives.items():
         if (root / archive).is_file() and not (root / inside).exists():
             _take_out(root / archive, inside)
@@ -223,7 +211,7 @@ def _take_out(archive: Path, inside: str) -> None:
     root, unfinished = archive.parent, archive.parent / f".{archive.name}.unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
-        with _told(archive, "download it again, or make room for what is in it"):
+        with _in_one_line(archive, "download it again, or make room for what is in it"):
             say(f"unpacking {archive}")
             if archive.suffix == ".zip":
                 _unzip(archive, inside, unfinished)

@@ -17,9 +17,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from crate.data.catalogue import TextSet
-from crate.data.check import odd_counts, told
-from crate.data.texts import adopt_tokens, header_path, map_ids, read_header, write_tokens
+from crate.data.check import counts_text, odd_counts
+from crate.data.datasets import TextSet
+from crate.data.token_files import adopt_tokens, header_path, map_ids, read_header, write_tokens
 from crate.data.tokenizer import Tokenizer, get_tokenizer
 from crate.errors import RunError
 from crate.records import lock, read_json
@@ -49,13 +49,13 @@ OPENWEBTEXT_SPLIT = {"test_size": 0.0005, "seed": 2357, "shuffle": True}
 # Suffix of a file → what reads it in `datasets`.
 READERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".txt": "text"}
 
-_CACHE = ".cache.unfinished"  # what `datasets` makes of a set's files
+_CACHE = ".cache.unfinished"  # where `datasets` converts a set's files
 
 
 def prepare_texts(dataset: TextSet, root: Path) -> list[str]:
-    """Write the token files that are missing or were made of other files; returns what each has.
+    """Write the token files that are missing or were made of other files; returns a line for each.
 
-    One process does it at a time; what a killed one left behind is removed.
+    One process at a time does this; leftovers of a killed one are removed.
     """
     tokenizer = get_tokenizer(dataset.tokenizer)
     with lock(root / ".lock", waiting=f"{root}: waiting for another 'crate data prepare'"):
@@ -70,7 +70,7 @@ def prepare_texts(dataset: TextSet, root: Path) -> list[str]:
     for split, part in dataset.folders.items():
         path = root / f"{part}.bin"
         header = read_header(path, tokenizer)
-        lines += [f"{path}: {told(header)}", *odd_counts(dataset, split, path, header)]
+        lines += [f"{path}: {counts_text(header)}", *odd_counts(dataset, split, path, header)]
     return lines
 
 
@@ -127,7 +127,7 @@ def _source_files(here: Path) -> list[Path]:
 
 
 def _of_split(files: list[Path], splits: Collection[str]) -> list[Path]:
-    """Of a set that is only tested on: the files whose names say so, where names tell splits."""
+    """For a set that is only a test split: the files named so, if names distinguish splits."""
     if set(splits) != {"test"}:
         return files
     others = [file for file in files if re.search("train|valid|dev", file.name.lower())]
@@ -138,10 +138,10 @@ def _of_split(files: list[Path], splits: Collection[str]) -> list[Path]:
 
 
 def _found(path: Path, tokenizer: Tokenizer) -> dict | None:
-    """The header of a token file, written where it has none; None where the file must be made.
+    """The header of a token file, written if it has none; None if the file must be made.
 
     Raises:
-        RunError: something is in its place that nobody asked to replace.
+        RunError: something else is in its place.
     """
     if path.is_dir():
         raise RunError(f"{path}: is a folder; move it away")
@@ -250,7 +250,7 @@ def _require_parquet(path: Path, column: str) -> None:
     try:
         features = Features.from_arrow_schema(read_schema(path))
     except (OSError, ValueError) as error:
-        raise RunError(f"{path}: is no parquet file ({_reason(error)})") from None
+        raise RunError(f"{path}: is not a parquet file ({_reason(error)})") from None
     _require_column(features, column, path)
 
 
@@ -279,7 +279,7 @@ def _from_hub(datasets, dataset: TextSet, here: Path):
         return datasets.load_dataset("parquet", data_files=f"{parquet}/*.parquet", split="train")
     except Exception as error:
         _raise_if_full(error)
-        # sets that are still a script are refused; then only the second failure tells anything
+        # sets that are still a script are refused; then only the second failure is informative
         reason = _reason(error if "script" in str(first) else first)
     raise RunError(
         f"{dataset.title} cannot be had from the hub ({reason}); to go without a network, put its "
@@ -294,7 +294,7 @@ def _cause(error: BaseException) -> BaseException:
 
 
 def _raise_if_full(error: Exception) -> None:
-    """A full disk is neither the files' fault nor the network's."""
+    """Raise the error of a full disk, which is the fault of neither the files nor the network."""
     cause = _cause(error)
     if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
         raise cause from None
@@ -306,7 +306,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _what_is_wrong(files: list[Path]) -> str:
-    """The first file that cannot be read, with the byte or line where that shows; else empty."""
+    """The first file that cannot be read, with the byte or line; "" if all can."""
     if not any(path.stat().st_size for path in files):
         return f"{files[0]}: is empty: there is no text in it"
     for path in files:
@@ -322,7 +322,7 @@ def _what_is_wrong(files: list[Path]) -> str:
                 except UnicodeDecodeError as error:
                     return f"{path}: byte {start + error.start:,} is not UTF-8 (line {number:,})"
                 except ValueError as error:
-                    return f"{path}: line {number:,} is no JSON ({error})"
+                    return f"{path}: line {number:,} is not JSON ({error})"
                 start += len(line)
     return ""
 

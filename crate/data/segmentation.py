@@ -8,21 +8,21 @@ from a seed made of (seed, epoch, picture), so that the order of work never chan
     pixels (B, 3, S, S) uint8; maps (B, S, S) uint8, a class or 255, which is ignored
 """
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader
 
-from crate.data.catalogue import ImageSet
-from crate.data.images import batch_indices
-from crate.data.scenes import IGNORED
-from crate.errors import RunError
-from crate.runtime import Runtime, seed_for
-from crate.tasks.segmentation.recipe import Segmentation
+from crate.data.batches import Reader, load_batches, make_loader, training_batches
+from crate.data.datasets import ImageSet
+from crate.data.scenes import IGNORED, Scenes
+from crate.recipes import Compute
+from crate.runtime import Runtime
 
-CROP_TRIES = 10  # crops looked at; where one class fills each too much, one more is taken unseen
+CROP_TRIES = 10  # crops checked; if one class fills all of them too much, the next is taken as is
 BRIGHTNESS = 32  # of 255
 CONTRAST = SATURATION = (0.5, 1.5)
 HUE = 18  # in OpenCV's unit, two degrees
@@ -42,7 +42,7 @@ def place_crop(
     """Top and left of a random crop in which no class fills `category_max` of the labelled pixels.
 
     labels: (H, W) uint8. `CROP_TRIES` places are tried, then one more is taken as it is; a crop
-    with one class alone, or with none, is never what is looked for.
+    with a single class, or without any, is never accepted.
     """
     height, width = labels.shape
     for tried in range(CROP_TRIES + 1):
@@ -89,12 +89,12 @@ def _table(factor: float, shift: float) -> list[int]:
 
 
 def training_crop(
-    image: Image.Image, labels: np.ndarray, recipe: Segmentation, seed: int, fill: np.ndarray
+    image: Image.Image, labels: np.ndarray, recipe: "CropRecipe", seed: int, fill: np.ndarray
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """A picture and its map as the network trains on them, decided by `seed`.
 
-    Scaled at random, cut out at random, flipped, its colours changed; what a picture is too small
-    for is `fill`, and ignored in the map.
+    Scaled at random, cropped at random, flipped, its colours changed. Where a picture is smaller
+    than the crop, pixels are `fill` and the map is ignored.
 
     Args:
         labels: (H, W) uint8.
@@ -131,7 +131,7 @@ def training_crop(
 def windows(height: int, width: int, size: int, stride: int) -> list[tuple[int, int]]:
     """Top and left of each square of `size` that a test looks at, row by row.
 
-    They stand `stride` apart, the last of a row or column flush with the border. A side shorter
+    They are `stride` apart, the last of a row or column flush with the border. A side shorter
     than `size` has one, at 0.
     """
     rows, columns = (
@@ -144,101 +144,71 @@ def windows(height: int, width: int, size: int, stride: int) -> list[tuple[int, 
 # --- batches -----------------------------------------------------------
 
 
+class CropRecipe(Protocol):
+    """The fields of a recipe that say how pictures and maps are cropped and augmented."""
+
+    batch_size: int
+    image_size: int  # pixels a side of a crop
+    resize: Sequence[int]  # limits of the longer and the shorter side
+    ratio: Sequence[float]  # smallest and largest factor of `resize`
+    category_max: float  # largest share of a crop that one class may fill
+    flip: bool
+    photometric: bool
+    compute: Compute
+
+
 class LabelledScenes:
     """One split of pictures with class maps, read as they are needed, in loader processes."""
 
-    def __init__(self, scenes, dataset: ImageSet, *, runtime: Runtime):
+    def __init__(self, scenes: Scenes, dataset: ImageSet, *, runtime: Runtime):
         self.scenes, self.dataset, self.runtime = scenes, dataset, runtime
 
     def __len__(self) -> int:
         return len(self.scenes)
 
     def training(
-        self, recipe: Segmentation, seed: int, first: int, last: int
+        self, recipe: CropRecipe, seed: int, first: int, last: int
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """`(pixels, maps)` of this rank's part of updates `first` to `last` - 1.
 
         Raises:
             RunError: a picture or map cannot be read, or a batch does not divide over the ranks.
         """
-        per_epoch = len(self) // recipe.batch_size
+        batches = training_batches(
+            len(self), recipe.batch_size, seed, first, last, name="scene", runtime=self.runtime
+        )
+        # a margin has the mean colour: 0 after normalisation
+        fill = np.round(255 * np.array(self.dataset.mean)).astype(np.uint8)
+        reader = Reader(functools.partial(_training_example, self.scenes, recipe, fill))
+        return load_batches(reader, batches, workers=self._workers(recipe), runtime=self.runtime)
 
-        def batches() -> Iterator[list[tuple[int, int]]]:
-            for index in range(first, last):
-                indices = batch_indices(len(self), recipe.batch_size, seed, index)
-                epoch = index // per_epoch
-                mine = self.runtime.shard(indices).tolist()
-                yield [(i, seed_for(seed, "scene", epoch, i)) for i in mine]
-
-        reader = _TrainingReader(self, recipe)
-        for item in self._load(reader, recipe, batch_sampler=batches(), collate_fn=_collate):
-            if isinstance(item, str):
-                raise RunError(item)
-            pixels, maps = item
-            yield (
-                pixels.to(self.runtime.device, non_blocking=True),
-                maps.to(self.runtime.device, non_blocking=True),
-            )
-
-    def evaluation(self, recipe: Segmentation) -> Iterator[tuple[torch.Tensor, torch.Tensor] | str]:
+    def evaluation(self, recipe: CropRecipe) -> Iterator[tuple[torch.Tensor, torch.Tensor] | str]:
         """This rank's pictures in order, one by one, on the CPU.
 
         Yields the picture scaled to `resize` (3, h, w), and its map at its own size (H, W), both
-        uint8; or what is wrong with it, where it cannot be read.
+        uint8; or the text of an error, if they cannot be read.
         """
         mine = range(self.runtime.rank, len(self), self.runtime.world)
-        return iter(
-            self._load(_EvaluationReader(self, recipe), recipe, sampler=mine, batch_size=None)
-        )
+        reader = Reader(functools.partial(_evaluation_example, self.scenes, recipe.resize))
+        options = {"workers": self._workers(recipe), "runtime": self.runtime}
+        return iter(make_loader(reader, sampler=mine, batch_size=None, **options))
 
-    def _load(self, reader: "_Reader", recipe: Segmentation, **options) -> DataLoader:
-        workers = 0 if self.dataset.embedded else recipe.compute.workers
-        return DataLoader(
-            reader,
-            num_workers=workers,
-            prefetch_factor=4 if workers else None,
-            pin_memory=self.runtime.device.type == "cuda",
-            **options,
-        )
+    def _workers(self, recipe: CropRecipe) -> int:
+        return 0 if self.dataset.embedded else recipe.compute.workers
 
 
-class _Reader(torch.utils.data.Dataset):
-    """One scene, in a loader process; an error travels back as its text."""
-
-    def __init__(self, source: LabelledScenes, recipe: Segmentation):
-        self.scenes, self.recipe = source.scenes, recipe
-        self.fill = np.round(255 * np.array(source.dataset.mean)).astype(np.uint8)
-
-    def __getitem__(self, key):
-        try:
-            return self.read(key)
-        except RunError as error:
-            return str(error)
-
-    def read(self, key):
-        raise TypeError("training and evaluation prepare pictures differently")
+def _training_example(
+    scenes: Scenes, recipe: CropRecipe, fill: np.ndarray, key: tuple[int, int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    index, seed = key
+    return training_crop(scenes.picture(index), scenes.labels(index), recipe, seed, fill)
 
 
-class _TrainingReader(_Reader):
-    def read(self, key: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
-        index, seed = key
-        image, labels = self.scenes.picture(index), self.scenes.labels(index)
-        # a margin has the mean colour: 0 after normalisation
-        return training_crop(image, labels, self.recipe, seed, self.fill)
-
-
-class _EvaluationReader(_Reader):
-    def read(self, key: int) -> tuple[torch.Tensor, torch.Tensor]:
-        image, labels = self.scenes.picture(key), self.scenes.labels(key)
-        size = scaled_size(*image.size, *self.recipe.resize)
-        if size != image.size:
-            image = image.resize(size, Image.Resampling.BILINEAR)
-        return torch.from_numpy(np.array(image)).permute(2, 0, 1), torch.tensor(labels)
-
-
-def _collate(items: list) -> tuple[torch.Tensor, torch.Tensor] | str:
-    for item in items:
-        if isinstance(item, str):
-            return item
-    pixels, maps = zip(*items, strict=True)
-    return torch.stack(pixels), torch.stack(maps)
+def _evaluation_example(
+    scenes: Scenes, resize: Sequence[int], index: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    image, labels = scenes.picture(index), scenes.labels(index)
+    size = scaled_size(*image.size, *resize)
+    if size != image.size:
+        image = image.resize(size, Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1), torch.tensor(labels)

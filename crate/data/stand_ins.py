@@ -1,11 +1,11 @@
-"""Embedded pictures as labelled sets with splits: what stands in for the real sets when small.
+"""Embedded pictures as labelled sets with splits: the stand-ins for real sets at small scales.
 
     fashion_mnist_*       Fashion-MNIST, its training part cut into parts that share no picture
     clip_art_*            Open Clip Art at 32 pixels on white, by topic or by folder
     handwritten_digits    scikit-learn's digits, 8 pixels a side
 
-Splits are fixed: parts of one permutation (numpy's legacy generator never changes). Drawings that
-vary one theme (`house_01.png`, `house_02.png`) stay on one side. Nothing here needs torch.
+Drawings that vary one theme (`house_01.png`, `house_02.png`) are in the same split
+(`crate/data/splits.py`). Nothing here needs torch.
 """
 
 import functools
@@ -21,16 +21,15 @@ from crate.data.embedded import (
     open_clip_art,
     topic_of,
 )
-
-SPLIT_SEED = 2024
+from crate.data.splits import by_family, permutation
 
 
 def load(name: str, split: str, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """One split of an embedded set of the registry.
+    """One split of an embedded set of pictures.
 
     Args:
         split: "train", "validation" or "test".
-        count: pictures of the split, as the registry states them.
+        count: number of pictures of the split, as the catalogue states it.
 
     Returns:
         pixels uint8 (N, C, H, W) with 1 or 3 channels, labels int64 (N,).
@@ -42,21 +41,13 @@ def load(name: str, split: str, count: int) -> tuple[np.ndarray, np.ndarray]:
     return pixels[chosen], labels[chosen]
 
 
-# The smallest test part that may decide anything; what is held out to tune on.
+# The smallest test split that gives a verdict; the split to tune on.
 TEST, VALIDATION = 1_000, 150
 
 
-def parts(relatives: list[str]) -> dict[str, np.ndarray]:
-    """Split → indices: families at random, as many as fill the test part, then the validation."""
-    families, member = np.unique(relatives, return_inverse=True)
-    place = np.random.RandomState(SPLIT_SEED).permutation(len(families))[member]
-    ends = np.cumsum(np.bincount(place))  # pictures of the first families, in their random order
-    last = {"test": np.searchsorted(ends, TEST)}
-    last["validation"] = np.searchsorted(ends, ends[last["test"]] + VALIDATION)
-    part = np.digitize(place, [last["test"] + 1, last["validation"] + 1])
-    return {
-        name: np.flatnonzero(part == i) for i, name in enumerate(("test", "validation", "train"))
-    }
+def parts(families: list[str]) -> dict[str, np.ndarray]:
+    """Split → indices of drawings; `families` names the family of each."""
+    return by_family(families, {"test": TEST, "validation": VALIDATION})
 
 
 def _fashion_mnist(name: str, split: str, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -65,7 +56,7 @@ def _fashion_mnist(name: str, split: str, count: int) -> tuple[np.ndarray, np.nd
     if split == "test":
         chosen = np.arange(count)
     else:
-        order = np.random.RandomState(SPLIT_SEED).permutation(len(labels))
+        order = permutation(len(labels))
         fine_tuning = name == "fashion_mnist_finetune"
         start = {"validation": 55_000, "train": 45_000 if fine_tuning else 0}[split]
         chosen = order[start : start + count]
@@ -73,7 +64,7 @@ def _fashion_mnist(name: str, split: str, count: int) -> tuple[np.ndarray, np.nd
 
 
 def family_of(name: str) -> str:
-    """What the variations of one drawing share: `house_01.png` and `house_02.png` are a family."""
+    """The family of a drawing: `house_01.png` and `house_02.png` vary one drawing."""
     return re.sub(r"[\W\d_]+$", "", name.removesuffix(".png"))
 
 
@@ -91,7 +82,7 @@ def clip_art_classes(name: str, names: list[str]) -> dict[str, list[int]]:
     """
     label_of, topics, most = CLIP_ART[name]
     classes: dict[str, list[int]] = {}
-    for place in np.random.RandomState(SPLIT_SEED).permutation(len(names)):
+    for place in permutation(len(names)):
         if not topics or topic_of(names[place]) in topics:
             classes.setdefault(label_of(names[place]), []).append(int(place))
     kept = {label: sorted(places[:most]) for label, places in sorted(classes.items())}
@@ -125,7 +116,7 @@ TOPICS = (
 )
 SYMBOLS = ("computer", "shapes", "signs_and_symbols")
 
-# Set → its labels, the topics it takes (none: all), the most drawings of a class.
+# Set → its labels, its topics (empty: all), the most drawings of a class.
 CLIP_ART: dict[str, tuple[Callable[[str], str], tuple[str, ...], int]] = {
     "clip_art_topics": (topic_of, TOPICS, 400),
     "clip_art_folders": (folder_of, (), 120),

@@ -1,40 +1,24 @@
-"""Documents as token ids: token files on disk, the embedded texts, and the splits of both.
-
-A token file is nanoGPT's: `<part>.bin` has the ids of all documents, each ended by end of text, as
-little-endian uint16. Its header `<part>.json` is written last and says
-
-    format             "crate-tokens-1"
-    tokenizer          its name; `vocab_size` and `tokenizer_sha256` (of its merges) with it
-    tokens, documents  how many there are, ends of text counted as tokens
-    empty              documents without any text, which were left out
-    bytes              of the text, as UTF-8
-    sha256             of the .bin
-    source             where the text came from
-    sources            name and bytes of each file it was read from, [] of the hub's; null where the
-                       .bin was found without a header
+"""The documents of a split as token ids: from token files, or of the embedded texts.
 
 Embedded texts are read from crate/data/assets and tokenised when they are opened. Nothing here
 needs torch.
 """
 
 import dataclasses
-import hashlib
-from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from crate.data.catalogue import TextSet, advice, home, split_part
+from crate.data import splits
+from crate.data.datasets import TextSet, advice, home, split_part
 from crate.data.embedded import open_asset
+from crate.data.token_files import map_ids, read_header
 from crate.data.tokenizer import Tokenizer, get_tokenizer
-from crate.errors import RunError, UsageError, unknown
-from crate.records import atomic_path, file_sha256, read_json, write_json
+from crate.errors import RunError, unknown
 
-FORMAT = "crate-tokens-1"
-_ID = np.dtype("<u2")
-_BATCH = 1 << 20  # characters that are tokenised at once
-_CHUNK = 1 << 22  # ids that are looked at, at once
-_DOCUMENT = 64_000_000  # bytes of one, at most; encoding takes some 115 times as much memory
+_CHUNK = 1 << 22  # ids that are searched for ends of text at once
+TEST, VALIDATION = 6, 5  # of the 233 speeches
+TINY = 20_000  # most characters of a document of a `_tiny` set
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -58,9 +42,8 @@ def open_tokens(
 ) -> Tokens:
     """Open a split (train, validation, test) of a set of texts.
 
-    What a set has no part of its own for is held out of its training part: the last documents. A
-    validation part is held out only when it is what a run is judged on (`spare`): published
-    recipes train on everything.
+    Args:
+        held_out_for: the split that the run is evaluated on (see `crate/data/splits.py`).
 
     Raises:
         UsageError: the set has no such split. RunError: it cannot be read.
@@ -78,20 +61,15 @@ def open_tokens(
     except RunError as error:
         raise RunError(f"{error}; {advice(dataset, data_root)}") from None
     documents, empty, sha256 = header["documents"], header["empty"], header["sha256"]
-    if split in dataset.folders and split != "train":
+    held = splits.documents(dataset, split, held_out_for)
+    if held is None:
         return Tokens(ids, tokenizer, documents + empty, dataset.title, sha256)
-    # From the end backwards, the test part first: so what is left to train on is one piece.
-    names = ("test", "validation")
-    held_out = [name for name in names if name in dataset.splits and name not in dataset.folders]
-    if split == "train":
-        behind, count = len({"test", held_out_for} & set(held_out)) * dataset.holdout, None
-    else:
-        behind, count = held_out.index(split) * dataset.holdout, dataset.holdout
-    held = behind + (count or 0)
-    if documents <= held:
+    behind, count = held
+    missing = behind + (count or 0)
+    if documents <= missing:
         raise RunError(
-            f"{path}: {documents:,} document{'s' * (documents != 1)}, of which the last {held:,} "
-            f"are held out: nothing is left to train on; {advice(dataset, data_root)}"
+            f"{path}: {documents:,} document{'s' * (documents != 1)}, of which the last "
+            f"{missing:,} are held out: nothing is left to train on; {advice(dataset, data_root)}"
         )
     ids = ids[: _last_documents(path, ids, behind, tokenizer)]
     if count is not None:
@@ -100,7 +78,7 @@ def open_tokens(
 
 
 def _last_documents(path: Path, ids: np.ndarray, count: int, tokenizer: Tokenizer) -> int:
-    """Where the last `count` documents begin; by the header of `path` there are more than that."""
+    """The index of the first id of the last `count` documents; the header says there are more."""
     end, missing = len(ids), count + 1  # the end of text before them is one more
     if not count:
         return end
@@ -113,189 +91,7 @@ def _last_documents(path: Path, ids: np.ndarray, count: int, tokenizer: Tokenize
     raise RunError(f"{path}: has fewer documents than its header says")
 
 
-# --- token files -----------------------------------------------------------
-
-
-def header_path(path: Path) -> Path:
-    """The header of a token file: `train.json` of `train.bin`."""
-    return path.with_suffix(".json")
-
-
-def read_header(path: Path, tokenizer: Tokenizer) -> dict:
-    """The header of the token file `path`, which must be one of `tokenizer`.
-
-    Raises:
-        RunError: one of the two is missing, or the header is damaged or of another tokenizer.
-    """
-    header = read_json(header_path(path))
-    if not path.is_file():
-        raise RunError(f"{path}: there is no such file")
-    if header is None:
-        raise RunError(f"{path}: its header {header_path(path).name} is missing or damaged")
-    counts = [header.get(key) for key in ("tokens", "documents", "empty", "bytes")]
-    known = header.get("format") == FORMAT and isinstance(header.get("sha256"), str)
-    if not known or not all(isinstance(n, int) and n >= 0 for n in counts):
-        raise RunError(f"{header_path(path)}: is not a header of the format {FORMAT}")
-    found = tuple(header.get(key) for key in ("tokenizer", "vocab_size", "tokenizer_sha256"))
-    if found != (tokenizer.name, tokenizer.vocab_size, tokenizer.sha256):
-        same = " of other merges" if found[0] == tokenizer.name else ""
-        raise RunError(
-            f"{path}: has ids of the tokenizer '{found[0]}'{same}, not of '{tokenizer.name}'"
-        )
-    return header
-
-
-def map_ids(path: Path, header: dict, tokenizer: Tokenizer) -> np.ndarray:
-    """The ids of a token file, mapped: uint16 (T,). A sample of them is looked at.
-
-    Raises:
-        RunError: the file has another length than its header says, no ids, or wrong ones.
-    """
-    _require_length(path, 2 * header["tokens"])
-    ids = np.memmap(path, _ID, mode="r")
-    if ids[-1] != tokenizer.end_of_text:
-        raise RunError(f"{path}: does not end with an end of text; it is damaged")
-    for start in np.linspace(0, max(0, len(ids) - 4096), 64).astype(int).tolist():
-        _require_ids(path, ids[start : start + 4096], start, tokenizer)
-    return ids
-
-
-def _require_length(path: Path, expected: int | None) -> None:
-    size = path.stat().st_size
-    if size % 2:
-        raise RunError(f"{path}: has {size:,} bytes, no whole number of ids of 2 bytes")
-    if expected is not None and size != expected:
-        cut = "cut short" if size < expected else "too long"
-        raise RunError(f"{path}: is {cut}: {size:,} bytes, its header says {expected:,}")
-    if not size:
-        raise RunError(f"{path}: is empty")
-
-
-def _require_ids(path: Path, ids: np.ndarray, start: int, tokenizer: Tokenizer) -> None:
-    if ids.max() >= tokenizer.vocab_size:
-        place = int(np.argmax(ids >= tokenizer.vocab_size))
-        raise RunError(
-            f"{path}: id {ids[place]} of token {start + place:,} is not one of the "
-            f"{tokenizer.vocab_size:,} of the tokenizer '{tokenizer.name}'"
-        )
-
-
-def write_tokens(
-    path: Path,
-    documents: Iterable[str],
-    tokenizer: Tokenizer,
-    *,
-    source: str,
-    sources: Sequence[tuple[str, int]] = (),
-) -> dict:
-    """Write the token file `path` and its header, document by document; returns the header.
-
-    Documents without any text are left out and counted. Until all is written, what was there stays.
-
-    Raises:
-        RunError: there is no text at all, some of it is no Unicode, a document is too long, or the
-            disk is full.
-    """
-    for place in (path, header_path(path)):
-        if place.is_dir():  # replacing it would fail, after hours
-            raise RunError(f"{place}: is a folder; move it away")
-    counts = {"tokens": 0, "documents": 0, "empty": 0, "bytes": 0}
-    digest = hashlib.sha256()
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        for texts in _batches(documents):
-            for number, text in enumerate(texts, counts["documents"] + counts["empty"] + 1):
-                size = len(text.encode(errors="surrogatepass"))
-                if size > _DOCUMENT:
-                    raise RunError(
-                        f"{source}: document {number:,} has {size:,} bytes, and encoding takes 115 "
-                        f"times as much memory; cut it into pieces of at most {_DOCUMENT:,}"
-                    )
-            try:
-                rows = tokenizer.encode_documents([text for text in texts if text])
-            except UsageError as error:
-                raise RunError(f"{source}: {error}") from None
-            if rows:
-                ids = np.concatenate(rows)
-                content = ids.astype(_ID).tobytes()
-                digest.update(content)
-                file.write(content)
-                counts["tokens"] += len(ids)
-                counts["bytes"] += int(tokenizer.lengths[ids].sum())
-            counts["documents"] += len(rows)
-            counts["empty"] += len(texts) - len(rows)
-        file.flush()
-        if not counts["documents"]:
-            raise RunError(f"{source}: there is no text in it")
-        header_path(path).unlink(missing_ok=True)  # it would belong to another file
-    files = [list(file) for file in sources]
-    return _write_header(path, counts, digest.hexdigest(), tokenizer, source, files)
-
-
-def adopt_tokens(path: Path, tokenizer: Tokenizer, *, source: str) -> dict:
-    """Write the header of a token file that has none, as nanoGPT's are; returns the header.
-
-    Raises:
-        RunError: it is no file of this tokenizer's ids, each document ended by end of text, or has
-            no text.
-    """
-    _require_length(path, None)
-    ids = np.memmap(path, _ID, mode="r")
-    counts = {"tokens": len(ids), "documents": 0, "empty": 0, "bytes": 0}
-    for start in range(0, len(ids), _CHUNK):
-        piece = ids[start : start + _CHUNK]
-        _require_ids(path, piece, start, tokenizer)
-        counts["documents"] += int((piece == tokenizer.end_of_text).sum())
-        counts["bytes"] += int(tokenizer.lengths[piece].sum())
-    if ids[-1] != tokenizer.end_of_text:
-        raise RunError(
-            f"{path}: does not end with an end of text, so it is not whole (uint16, little-endian, "
-            "as nanoGPT's?)"
-        )
-    if not counts["bytes"]:
-        raise RunError(f"{path}: there is no text in it")
-    return _write_header(path, counts, file_sha256(path), tokenizer, source, None)
-
-
-def _write_header(
-    path: Path,
-    counts: dict,
-    sha256: str,
-    tokenizer: Tokenizer,
-    source: str,
-    sources: list[list] | None,
-) -> dict:
-    header = {
-        "format": FORMAT,
-        "tokenizer": tokenizer.name,
-        "vocab_size": tokenizer.vocab_size,
-        "tokenizer_sha256": tokenizer.sha256,
-        **counts,
-        "sha256": sha256,
-        "source": source,
-        "sources": sources,
-    }
-    write_json(header_path(path), header)
-    return header
-
-
-def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
-    batch, size = [], 0
-    for document in documents:
-        batch.append(document)
-        size += len(document) + 100  # also many empty ones make a batch
-        if size >= _BATCH:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
-
-
 # --- embedded texts -----------------------------------------------------------
-
-# A split is a fixed part of a fixed permutation (numpy's legacy generator never changes).
-SPLIT_SEED = 2024
-TEST, VALIDATION = 6, 5  # of the 233 speeches
-TINY = 20_000  # characters that a `_tiny` set keeps of a document, at most
 
 
 def read_texts(asset: str) -> tuple[list[str], list[str]]:
@@ -306,20 +102,14 @@ def read_texts(asset: str) -> tuple[list[str], list[str]]:
 
 
 def speech_splits(count: int) -> dict[str, np.ndarray]:
-    """Split → places of the speeches, sorted: a share of one permutation each."""
-    order = np.random.RandomState(SPLIT_SEED).permutation(count)
-    test, validation, train = np.split(order, [TEST, TEST + VALIDATION])
-    return {
-        "train": np.sort(train),
-        "validation": np.sort(validation),
-        "test": np.sort(test),
-    }
+    """Split → places of the speeches, ascending."""
+    return splits.by_size(count, {"test": TEST, "validation": VALIDATION})
 
 
 def embedded_documents(dataset: TextSet, split: str) -> list[str]:
     """The documents of a split of an embedded set.
 
-    A `_tiny` set has the shortest of them, as many as the registry says, cut to `TINY` characters.
+    A `_tiny` set has the shortest of them, as many as its entry states, cut to `TINY` characters.
 
     Raises:
         UsageError: the set has no such split. RunError: the asset is missing or damaged.

@@ -69,7 +69,7 @@ class Tokenizer:
         """Ids of a text, uint16 (T,). "<|endoftext|>" in it is text like any other.
 
         Raises:
-            UsageError: it is no str, or no Unicode text (a lone surrogate).
+            UsageError: it is not a str, or not Unicode text (a lone surrogate).
         """
         return self.encode_documents([text])[0][:-1]
 
@@ -81,7 +81,7 @@ class Tokenizer:
         for text in texts:
             _require_text(text)
         end = [self.end_of_text]
-        if self._encoder is None:  # no merges: a table does
+        if self._encoder is None:  # no merges: a table is enough
             found = (self._id_of_byte[np.frombuffer(text.encode(), np.uint8)] for text in texts)
             return [np.append(ids, np.uint16(self.end_of_text)) for ids in found]
         encoded = self._encoder.encode_batch_fast(list(texts))
@@ -103,7 +103,7 @@ class Tokenizer:
         return b"".join([pieces[i] for i in ids.tolist()])
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text that ids stand for; bytes that are no UTF-8 become U+FFFD."""
+        """The text that ids stand for; bytes that are not UTF-8 become U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
 
@@ -112,7 +112,7 @@ def get_tokenizer(name: str) -> Tokenizer:
     """The tokenizer called `name`.
 
     Raises:
-        UsageError: there is none of this name. RunError: its merges are damaged.
+        UsageError: no tokenizer has this name. RunError: its merges are damaged.
     """
     if name not in TOKENIZERS:
         raise unknown("tokenizer", name, TOKENIZERS)
@@ -122,7 +122,7 @@ def get_tokenizer(name: str) -> Tokenizer:
 
 
 def _encoder(pieces: list[str], pairs: list[tuple[str, str]]):
-    """The `tokenizers` object; it knows no end of text, so it never finds one in a text."""
+    """The `tokenizers` object, without end of text, so that it never finds one in a text."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else as many threads as cores
     from tokenizers import Tokenizer as Encoder
     from tokenizers.models import BPE

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from crate.data.catalogue import ImageSet, get_dataset
+from crate.data.catalogue import get_dataset
+from crate.data.datasets import ImageSet
 from crate.errors import RunError, UsageError
 from crate.explore.drawings import draw_attention, draw_codes, draw_tokens
 from crate.explore.networks import best_device
@@ -127,7 +128,7 @@ def _open_run(request: Request):
 
 def _square(picture: Image.Image, size: int) -> np.ndarray:
     """The middle square of an image, scaled, as uint8 (size, size, 3)."""
-    from crate.data.images import centre_view
+    from crate.data.augment import centre_view
 
     shorter = min(picture.size)
     if (
@@ -152,7 +153,7 @@ def look(model, square: np.ndarray, dataset: ImageSet) -> dict:
     """
     import torch
 
-    from crate.data.images import normalise
+    from crate.data.augment import normalise
     from crate.models.objective import layer_terms
 
     device = next(model.parameters()).device

@@ -6,7 +6,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from crate.data.catalogue import check_available, get_dataset
+from crate.data.catalogue import get_dataset
+from crate.data.datasets import check_available
 from crate.errors import RunError, UsageError
 from crate.launch import slurm
 from crate.launch.job import jobs_folder

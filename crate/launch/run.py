@@ -11,7 +11,8 @@ from pathlib import Path
 
 import yaml
 
-from crate.data.catalogue import check_available, get_dataset
+from crate.data.catalogue import get_dataset
+from crate.data.datasets import check_available
 from crate.environment import describe_machine
 from crate.errors import RunError, Stopped, UsageError
 from crate.planning.plan import Plan, parent_weights

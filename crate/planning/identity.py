@@ -28,7 +28,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from crate.data.catalogue import Dataset
+from crate.data.datasets import Dataset
 from crate.models.spec import ModelSpec
 from crate.recipes import Recipe
 from crate.records import short_hash

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from crate.checkpoints import convert as checkpoints
-from crate.data.catalogue import Dataset, ImageSet, TextSet, data_identity, get_dataset
+from crate.data.catalogue import get_dataset
+from crate.data.datasets import Dataset, ImageSet, TextSet, data_identity
 from crate.errors import RunError, UsageError, nearest, unknown
 from crate.models.spec import MODEL_KINDS, ModelSpec
 from crate.models.zoo import list_models, resolve

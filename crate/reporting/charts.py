@@ -7,7 +7,8 @@ import itertools
 import math
 import re
 
-from crate.data.catalogue import TextSet, get_dataset
+from crate.data.catalogue import get_dataset
+from crate.data.datasets import TextSet
 from crate.planning.plan import Plan
 from crate.planning.settings import Settings
 from crate.reporting.collect import read_losses, read_metrics, read_training

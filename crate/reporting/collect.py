@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from crate.data.catalogue import DATASETS, TextSet, get_dataset, odd_count
+from crate.data.catalogue import DATASETS, get_dataset
+from crate.data.datasets import TextSet, odd_count
 from crate.data.examples import read_examples, write_examples
 from crate.errors import RunError
 from crate.planning.plan import Plan

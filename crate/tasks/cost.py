@@ -6,7 +6,8 @@ Each kind has a `cost.py` with one object, COST. A multiply-accumulate (MAC) is 
 import dataclasses
 import math
 
-from crate.data.catalogue import Dataset, get_dataset
+from crate.data.catalogue import get_dataset
+from crate.data.datasets import Dataset
 from crate.models import flops
 from crate.tasks.base import Resolved
 

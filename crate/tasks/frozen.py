@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from crate.data.catalogue import Dataset
+from crate.data.datasets import Dataset
 from crate.models.features import pretrained
 from crate.models.vision import VisionTransformer
 from crate.recipes import Recipe

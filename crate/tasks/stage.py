@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from crate.data.catalogue import get_dataset, odd_count
+from crate.data.catalogue import get_dataset
+from crate.data.datasets import odd_count
 from crate.errors import UsageError
 from crate.models.transfer import transfer_weights
 from crate.records import RunFolder, read_json

@@ -7,7 +7,8 @@ import os
 import sys
 from pathlib import Path
 
-from crate.data.catalogue import usage_of
+from crate.data.catalogue import get_dataset
+from crate.data.datasets import require_available
 from crate.errors import RunError, UsageError
 from crate.launch import slurm
 from crate.planning.loader import Experiments
@@ -59,7 +60,7 @@ def check_data(settings: Settings, names: set[str]) -> None:
     With Slurm it is only a warning: nodes may see folders that the login node does not.
     """
     try:
-        usage_of(settings.data_root, names)
+        require_available(map(get_dataset, sorted(names)), settings.data_root)
     except UsageError as error:
         if settings.launcher == "slurm":
             print(f"warning: seen from here, {error}", file=sys.stderr)
@@ -96,8 +97,8 @@ def fresh_if_forced(dag_settings) -> None:
 
 def partial_tables(plan: Plan, settings: Settings) -> None:
     """After a failure, write the requested tables, figures and report with their gaps marked."""
-    from crate.reporting.figures import write_figure
     from crate.reporting.collect import collect
+    from crate.reporting.figures import write_figure
     from crate.reporting.report import write_report
     from crate.reporting.tables import write_table
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from crate import cli
-from crate.data import catalogue as registry
+from crate.data.catalogue import DATASETS
 from crate.records import write_json
 from crate.runs import Run
 
@@ -300,10 +300,8 @@ def test_a_wrong_number_of_classes_is_told(crate, tree):
 def test_a_tree_is_counted_and_an_empty_class_told(crate, tree, monkeypatch):
     import dataclasses
 
-    two = dataclasses.replace(
-        registry.DATASETS["imagenet1k"], classes=2, splits={"train": 2, "test": 2}
-    )
-    monkeypatch.setitem(registry.DATASETS, "imagenet1k", two)
+    two = dataclasses.replace(DATASETS["imagenet1k"], classes=2, splits={"train": 2, "test": 2})
+    monkeypatch.setitem(DATASETS, "imagenet1k", two)
     status, out, _ = crate("data", "check", "imagenet1k", "--data-root", str(tree))
     assert status == 0
     assert out.splitlines() == [

@@ -9,20 +9,13 @@ import pytest
 
 from crate import cli
 from crate.costs.budget import price_run, read_device, workload_key
-from crate.costs.cost import (
-    BOARD_WATTS,
-    DEVICES,
-    PHRASES,
-    cost,
-    training_flops,
-    windows_of,
-    workloads,
-)
+from crate.costs.cost import BOARD_WATTS, DEVICES, PHRASES, cost, training_flops, workloads
 from crate.data.catalogue import get_dataset
 from crate.errors import UsageError
 from crate.models.flops_contrastive import image_macs, text_macs
 from crate.records import write_json
 from crate.runs import Run, parse_path
+from crate.tasks.segmentation.cost import windows_of
 
 ALPHA = "crate_alpha_base_patch32"
 PRETRAINED = Run("paper", ALPHA, 0, ("imagenet21k",))

@@ -20,7 +20,8 @@ from crate.data.captions import (
     class_names,
     phrases,
 )
-from crate.data.catalogue import DATASETS, ImageSet
+from crate.data.catalogue import DATASETS
+from crate.data.datasets import ImageSet
 from crate.data.embedded import FASHION_MNIST_CLASSES, folder_of, topic_of
 from crate.environment import open_clip_part
 from crate.errors import RunError, UsageError
@@ -150,7 +151,7 @@ def test_requests_that_make_no_sense(root):
         ("\n".join(["first", *ENTRIES]), "[PAD] is not its first entry"),
         ("\n".join([*ENTRIES, "cat"]), "an entry is there twice"),
         ("\n".join([*ENTRIES, *map(str, range(10, 33_000))]), "the embedding 32,000 rows"),
-        (b"\xff\xfe", "no UTF-8 text"),
+        (b"\xff\xfe", "it is not UTF-8 text"),
     ],
 )
 def test_what_is_no_vocabulary_is_told(root, content, told):

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from crate.data import composites
 from crate.data.catalogue import DATASETS
 from crate.data.embedded import CLIP_ART_FOLDERS, folder_of, photos
-from crate.data.scenes import IGNORED, open_scenes
+from crate.data.readers import composites
+from crate.data.scenes import IGNORED
+from crate.data.sources import open_scenes
 
 SPLITS = composites.SPLITS
 

@@ -15,8 +15,9 @@ from torchvision import transforms
 from torchvision.transforms import v2
 from writers import cifar_batch
 
+from crate.data.augment import normalise
 from crate.data.catalogue import DATASETS
-from crate.data.images import normalise, open_split
+from crate.data.images import open_split
 from crate.runtime import Runtime
 from crate.tasks.classification.recipe import Classification
 

@@ -14,20 +14,11 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms.v2 import CenterCrop, Compose, PILToTensor, Resize
 from torchvision.transforms.v2.functional import resized_crop
 
-from crate.data import catalogue as registry
-from crate.data.catalogue import get_dataset
-from crate.data.images import (
-    MemoryImages,
-    StreamedImages,
-    batch_indices,
-    crop_batch,
-    epoch_order,
-    mix,
-    normalise,
-    open_split,
-    rand_augment,
-    sample_crops,
-)
+from crate.data.augment import crop_batch, mix, normalise, rand_augment, sample_crops
+from crate.data.batches import batch_indices, epoch_order
+from crate.data.catalogue import DATASETS, get_dataset
+from crate.data.datasets import Dataset, check_available
+from crate.data.images import MemoryImages, StreamedImages, open_split
 from crate.errors import RunError
 from crate.runtime import Runtime
 from crate.tasks.classification.recipe import Classification
@@ -197,11 +188,14 @@ def test_normalise():
 # --- mixing -----------------------------------------------------------
 
 
+OFF = {"mixup": 0.0, "cutmix": 0.0}
+
+
 def mixed(seed: int, count: int = 8, **keys):
     """Pictures filled with their own index, so that a mix can be read off."""
     images = torch.arange(float(count)).view(-1, 1, 1, 1).expand(-1, 3, 16, 20).contiguous()
     labels = torch.arange(count)
-    return mix(images, labels, make_recipe(**keys), count, seed)
+    return mix(images, labels, count, seed, **OFF | keys)
 
 
 def test_mixing_that_is_off_gives_one_hot_targets():
@@ -243,7 +237,7 @@ def test_cutmix_weighs_labels_by_the_area_that_is_left():
 
 def test_the_switch_chooses_between_mixup_and_cutmix():
     def cut(seed: int, switch: float) -> bool:
-        images = mixed(seed, mixup=0.8, cutmix=1.0, mix_switch=switch)[0]
+        images = mixed(seed, mixup=0.8, cutmix=1.0, switch=switch)[0]
         return bool(images[1, 0].unique().numel() > 1 or images[1, 0, 0, 0] in (0, 1))
 
     assert not any(cut(seed, 0.0) for seed in range(20))
@@ -254,12 +248,12 @@ def test_the_switch_chooses_between_mixup_and_cutmix():
 @pytest.mark.parametrize("keys", [{"mixup": 0.8}, {"cutmix": 1.0}])
 def test_halves_are_mixed_as_the_whole(keys):
     images, labels = noise(8, 3, 10, 10).float(), torch.arange(8)
-    whole = mix(images, labels, make_recipe(**keys), 8, 3)
+    whole = mix(images, labels, 8, 3, **OFF | keys)
     for part in (slice(0, 4), slice(4, 8)):
-        half = mix(images[part], labels[part], make_recipe(**keys), 8, 3)
+        half = mix(images[part], labels[part], 8, 3, **OFF | keys)
         assert torch.equal(half[0], whole[0][part])
         assert torch.equal(half[1], whole[1][part])
-    odd = mix(images[:5], labels[:5], make_recipe(**keys), 8, 3)
+    odd = mix(images[:5], labels[:5], 8, 3, **OFF | keys)
     torch.testing.assert_close(odd[1].sum(1), torch.ones(5))
     torch.testing.assert_close(odd[0][4], images[4])  # without a neighbour: itself
 
@@ -332,9 +326,9 @@ def tree(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def imagenet(monkeypatch) -> registry.Dataset:
-    small = dataclasses.replace(registry.DATASETS["imagenet1k"], classes=3, holdout=5)
-    monkeypatch.setitem(registry.DATASETS, "imagenet1k", small)
+def imagenet(monkeypatch) -> Dataset:
+    small = dataclasses.replace(DATASETS["imagenet1k"], classes=3, holdout=5)
+    monkeypatch.setitem(DATASETS, "imagenet1k", small)
     return small
 
 
@@ -448,7 +442,7 @@ VALIDATION = [
 def test_what_is_missing_is_told(tree, imagenet, tmp_path):
     expected = f"ImageNet-1K is not at {tmp_path}/imagenet1k/train: download"
     with pytest.raises(RunError, match=re.escape(expected)):
-        registry.check_available(imagenet, tmp_path)
+        check_available(imagenet, tmp_path)
     with pytest.raises(RunError, match="imagenet1k/train: cannot be read"):
         opened(imagenet, "train", tmp_path)
     more = dataclasses.replace(imagenet, classes=1000)

@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from crate.data import catalogue as registry
+from crate.data.catalogue import DATASETS
 from crate.data.check import check
+from crate.data.datasets import Dataset
 from crate.data.images import open_split
 from crate.data.listing import index_path, list_part, read_index, write_index
 from crate.data.pictures import FilePictures, ShardPictures
@@ -76,8 +77,8 @@ def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 @pytest.fixture
-def small() -> registry.Dataset:
-    return dataclasses.replace(registry.DATASETS["imagenet21k"], classes=4, holdout=4)
+def small() -> Dataset:
+    return dataclasses.replace(DATASETS["imagenet21k"], classes=4, holdout=4)
 
 
 @pytest.fixture(params=KINDS)
@@ -348,9 +349,7 @@ def test_parts_may_be_of_different_kinds(kinds, tmp_path):
         (root / "train").symlink_to(kinds[kind] / "imagenet21k/train")
         (root / "val").symlink_to(kinds["tree"] / "imagenet21k/train")
         splits = {"train": 26, "validation": 4, "test": 26}
-        both = dataclasses.replace(
-            registry.DATASETS["imagenet1k"], classes=4, holdout=4, splits=splits
-        )
+        both = dataclasses.replace(DATASETS["imagenet1k"], classes=4, holdout=4, splits=splits)
         assert len(opened(both, "test", root.parent)) == 26
         assert check(both, root.parent)[1] == []
 

@@ -1,6 +1,7 @@
 """Pairs: embedded ones and shards as img2dataset writes them, whole, damaged, odd."""
 
 import dataclasses
+import functools
 import io
 import os
 import pickle
@@ -17,15 +18,18 @@ import torch
 from PIL import Image
 from writers import add_member, cut, jpeg, places_in, write_pair_shards
 
-from crate.data import pair_shards, pairs, stand_ins
+from crate.data import pair_order, pair_shards, pairs, stand_ins
+from crate.data.augment import training_view
 from crate.data.captioned import DRAWING_PHRASES, captioned, name_of, with_article
 from crate.data.captions import bert_vocabulary
-from crate.data.catalogue import DATASETS, check_available
+from crate.data.catalogue import DATASETS
 from crate.data.check import check
+from crate.data.datasets import check_available
 from crate.data.embedded import fashion_mnist
 from crate.data.listing import index_path
+from crate.data.pair_order import Order
 from crate.data.pair_shards import list_pairs, places_path, read_shard, write_pair_index
-from crate.data.pairs import MemoryPairs, Order, ShardedPairs, open_pairs
+from crate.data.pairs import MemoryPairs, ShardedPairs, open_pairs
 from crate.data.prepare import prepare
 from crate.errors import RunError, UsageError
 from crate.runtime import Runtime
@@ -63,7 +67,7 @@ def root(tmp_path) -> Path:
 @pytest.fixture(autouse=True)
 def _fresh(monkeypatch):
     list_pairs.cache_clear()
-    monkeypatch.setattr(pairs, "GROUP", 2)
+    monkeypatch.setattr(pair_order, "GROUP", 2)
 
 
 def make_recipe(**keys) -> Contrastive:
@@ -176,7 +180,7 @@ def test_evaluation_is_in_order_over_the_ranks(root):
 
 def test_a_billion_pairs_need_no_memory_of_their_number(monkeypatch):
     """140,000 shards of 10,000: megabytes, and at once."""
-    monkeypatch.setattr(pairs, "GROUP", 25)
+    monkeypatch.setattr(pair_order, "GROUP", 25)
     order = Order(np.full(140_000, 10_000, np.int64), 0)
     order.slots(0, np.arange(10))  # torch's own first use
     tracemalloc.start()
@@ -194,7 +198,8 @@ def test_a_billion_pairs_need_no_memory_of_their_number(monkeypatch):
 
 def test_a_reader_travels_to_other_processes_without_its_files(root):
     source = opened(root)
-    reader = pairs._TrainingReader(source, Order(source.shards.pairs, 0), make_recipe())
+    view = functools.partial(training_view, size=8, recipe=make_recipe())
+    reader = pairs._PairReader(source.shards, Order(source.shards.pairs, 0), view)
     first = reader[0, 1, 0, 0]
     other = pickle.loads(pickle.dumps(reader))
     assert not other._open
@@ -262,7 +267,7 @@ def test_bad_pairs_are_replaced_by_others_of_their_group(root, capsys):
     assert source.bad == 7
     told = capsys.readouterr().err.splitlines()
     expected = {
-        27: "00003.tar/000030003.jpg: its caption is no UTF-8 text; another pair comes instead",
+        27: "00003.tar/000030003.jpg: its caption is not UTF-8 text; another pair comes instead",
         35: "00004.tar/000040003.jpg: its caption is empty; another pair comes instead",
         44: "00005.tar/000050004.jpg: cannot be read as an image (",
         45: "00005.tar/000050005.jpg: cannot be read as an image (its format is unknown); another "
@@ -487,7 +492,7 @@ def test_an_index_changes_nothing_and_no_header_is_read_again(root, capsys, monk
     assert same(opened(root).training(make_recipe(), 3, 0, 9), updates)
     assert capsys.readouterr().err == warned
     monkeypatch.undo()
-    monkeypatch.setattr(pairs, "GROUP", 2)
+    monkeypatch.setattr(pair_order, "GROUP", 2)
     places_path(train(root)).write_bytes(b"")  # without the places, headers are read: only slower
     assert same(opened(root).training(make_recipe(), 3, 0, 9), updates)
 

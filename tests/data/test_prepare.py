@@ -18,10 +18,10 @@ from torchvision.datasets import imagenet
 from writers import SCENE_WRITERS, WRITERS, coco, coco_file, coco_object, noise
 
 from crate.cli import main
-from crate.data import prepare as module
 from crate.data.catalogue import DATASETS
-from crate.data.layouts import open_pictures
 from crate.data.listing import index_path, list_part
+from crate.data.readers import reader, real
+from crate.data.sources import read_part
 
 NOWHERE = "http://127.0.0.1:9/"  # refuses connections: stands for a machine without a network
 
@@ -45,7 +45,7 @@ def set_as_published(request, tmp_path, monkeypatch):
     folder = WRITERS[name](tmp_path)
     sizes = dict.fromkeys(DATASETS[name].splits, 0)
     for split, part in DATASETS[name].folders.items():
-        sizes[split] = len(open_pictures(DATASETS[name], part, tmp_path))
+        sizes[split] = len(read_part(DATASETS[name], part, tmp_path))
     monkeypatch.setitem(DATASETS, name, dataclasses.replace(DATASETS[name], splits=sizes))
     if name.startswith("cifar"):
         known = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
@@ -226,7 +226,7 @@ def test_imagenets_archives_become_trees_and_indexes(ilsvrc, capsys):
     counts = {"train": 9, "val": 5}
     assert out == [f"{index_path(ilsvrc / part)}: {n} images" for part, n in counts.items()]
     for part, count in counts.items():
-        mine = open_pictures(DATASETS["imagenet1k"], part, data_root)
+        mine = read_part(DATASETS["imagenet1k"], part, data_root)
         theirs = datasets.ImageNet(ilsvrc, part)
         assert len(mine) == len(theirs) == count
         for k in range(count):
@@ -297,7 +297,7 @@ def test_without_archives_one_line_says_which(ilsvrc, capsys):
 
 def test_real_labels_are_fetched_or_told(ilsvrc, capsys, monkeypatch):
     words = ("imagenet1k_real", "--data-root", str(ilsvrc.parent))
-    monkeypatch.setattr(module, "REAL_URL", NOWHERE + "real.json")
+    monkeypatch.setattr(real, "URL", NOWHERE + "real.json")
     status, _, errors = crate(capsys, "prepare", *words)
     assert status == 1
     assert f"to go without a network, put {NOWHERE}real.json there" in errors[-1]
@@ -338,7 +338,7 @@ def archived(request, tmp_path, monkeypatch) -> tuple[str, Path, dict[Path, byte
     SCENE_WRITERS[name](tmp_path)
     root = tmp_path / name
     files = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
-    for archive in module.ARCHIVES[name]:
+    for archive in reader(name).ARCHIVES:
         top = root / TOPS[archive]
         if archive.endswith(".tar"):
             with tarfile.open(root / archive, "w") as tar:
@@ -368,7 +368,7 @@ def test_official_archives_are_unpacked(archived, capsys):
     assert crate(capsys, "prepare", *words)[:2] == (0, told)
     assert there(root) == files
     assert not [path for path in root.iterdir() if path.name.startswith(".")]
-    for archive in module.ARCHIVES[name]:
+    for archive in reader(name).ARCHIVES:
         (root / archive).unlink()
     for command in ("check", "prepare"):  # they are not needed any more
         assert crate(capsys, command, *words) == (0, told, [])
@@ -376,13 +376,13 @@ def test_official_archives_are_unpacked(archived, capsys):
 
 def test_without_archives_one_line_says_what_to_download(archived, capsys):
     name, root, _ = archived
-    for archive in module.ARCHIVES[name]:
+    for archive in reader(name).ARCHIVES:
         (root / archive).unlink()
     status, out, errors = crate(capsys, "prepare", name, "--data-root", str(root.parent))
     assert (status, out, len(errors)) == (1, [], 1)
     first = f"failed: {DATASETS[name].title} is not at {root}/{DATASETS[name].needs[0]}: download "
     assert errors[0].startswith(first + "http://")
-    assert all(f"/{archive} " in errors[0] for archive in module.ARCHIVES[name])
+    assert all(f"/{archive} " in errors[0] for archive in reader(name).ARCHIVES)
     command = f"run 'crate data prepare {name} --data-root {root.parent}'"
     assert errors[0].endswith(f" to {root}, then {command}")
 
@@ -390,7 +390,7 @@ def test_without_archives_one_line_says_what_to_download(archived, capsys):
 @pytest.mark.parametrize("damage", ["cut", "padding", "other", "text"])
 def test_a_damaged_archive_leaves_nothing(archived, capsys, damage):
     name, root, _ = archived
-    for name_of_archive in module.ARCHIVES[name]:
+    for name_of_archive in reader(name).ARCHIVES:
         archive = root / name_of_archive
         content = archive.read_bytes()
         if damage == "cut":
@@ -414,7 +414,7 @@ def test_a_damaged_archive_leaves_nothing(archived, capsys, damage):
             with tarfile.open(archive, "w") as tar:
                 add(tar, "something/else.txt", b"else")
     status, out, errors = crate(capsys, "prepare", name, "--data-root", str(root.parent))
-    archive = root / next(iter(module.ARCHIVES[name]))
+    archive = root / next(iter(reader(name).ARCHIVES))
     assert (status, out) == (1, [])
     assert errors[-1].startswith(f"failed: {archive}: ")
     assert ("is it the official one?" if damage == "other" else "download it again") in errors[-1]
@@ -424,7 +424,7 @@ def test_a_damaged_archive_leaves_nothing(archived, capsys, damage):
 @pytest.mark.parametrize("member", ["../evil.txt", "/evil.txt", "annotations/../../evil.txt"])
 def test_an_archive_that_would_leave_its_folder(archived, capsys, member):
     name, root, _ = archived
-    archive = root / next(iter(module.ARCHIVES[name]))
+    archive = root / next(iter(reader(name).ARCHIVES))
     if archive.suffix == ".tar":
         if member == "/evil.txt":
             member = "../../evil.txt"  # of a tar, a leading slash is dropped
@@ -454,7 +454,7 @@ def test_a_set_that_is_not_whole_is_told(archived, capsys):
     assert errors[1].startswith(f"failed: {DATASETS[name].title} is not complete: download ")
     status, out, errors = crate(capsys, "prepare", *words)  # nothing of a person's is overwritten
     assert (status, out, len(errors)) == (1, [], 1)
-    first, *_ = module.ARCHIVES[name].values()
+    first, *_ = reader(name).ARCHIVES.values()
     assert errors[0].startswith(f"failed: {victim.parent}: lacks 1 of the ")
     assert f"; move {root / first}" in errors[0]
 

@@ -14,14 +14,15 @@ from pycocotools.coco import COCO
 from torchvision import datasets
 from writers import SCENE_WRITERS, VOC_LISTS, coco, coco_file, coco_object, noise
 
-from crate.data import catalogue as registry
 from crate.data.catalogue import DATASETS
-from crate.data.scenes import IGNORED, open_part, open_scenes
+from crate.data.datasets import Dataset, advice, check_available
+from crate.data.scenes import IGNORED
+from crate.data.sources import open_scenes, read_part
 from crate.errors import RunError, UsageError
 
 
 @pytest.fixture(params=SCENE_WRITERS)
-def written(request, tmp_path) -> tuple[registry.Dataset, Path]:
+def written(request, tmp_path) -> tuple[Dataset, Path]:
     SCENE_WRITERS[request.param](tmp_path)
     return DATASETS[request.param], tmp_path
 
@@ -40,7 +41,7 @@ def refused(name: str, root: Path, split: str = "test") -> str:
 
 def test_ade20k(tmp_path):
     folder = SCENE_WRITERS["ade20k"](tmp_path)
-    registry.check_available(DATASETS["ade20k"], tmp_path)
+    check_available(DATASETS["ade20k"], tmp_path)
     for split, part, short in (("train", "training", "train"), ("test", "validation", "val")):
         scenes = open_scenes(DATASETS["ade20k"], split, tmp_path)
         assert scenes.ids == list(range(len(scenes)))
@@ -59,7 +60,7 @@ def test_ade20k(tmp_path):
 
 def test_voc2012_is_read_as_torchvision_reads_it(tmp_path):
     SCENE_WRITERS["voc2012"](tmp_path)
-    registry.check_available(DATASETS["voc2012"], tmp_path)
+    check_available(DATASETS["voc2012"], tmp_path)
     for split, part in DATASETS["voc2012"].folders.items():
         scenes = open_scenes(DATASETS["voc2012"], split, tmp_path)
         theirs = datasets.VOCSegmentation(tmp_path / "voc2012", image_set=part)
@@ -72,7 +73,7 @@ def test_voc2012_is_read_as_torchvision_reads_it(tmp_path):
 
 def test_coco_is_read_as_torchvision_reads_it(tmp_path):
     folder = SCENE_WRITERS["coco"](tmp_path)
-    registry.check_available(DATASETS["coco"], tmp_path)
+    check_available(DATASETS["coco"], tmp_path)
     scenes = open_scenes(DATASETS["coco"], "test", tmp_path)
     path = folder / "annotations/instances_val2017.json"
     theirs = datasets.CocoDetection(folder / "val2017", path)
@@ -209,8 +210,18 @@ def test_a_file_that_is_no_picture(first, tmp_path, which, damage):
         ("ade20k", np.full((11, 20), 151), "L", "a value is 151, those of ADE20K are 0 to 150"),
         ("ade20k", np.full((11, 20), 255), "L", "a value is 255, those of ADE20K are 0 to 150"),
         ("ade20k", np.zeros((20, 11)), "L", "is 11 by 20 pixels, its picture {} 20 by 11 pixels"),
-        ("ade20k", np.zeros((11, 20, 3)), "RGB", "is no map of classes (its mode is RGB, a map's"),
-        ("ade20k", np.zeros((11, 20)), "1", "is no map of classes (its mode is 1, a map's L or P)"),
+        (
+            "ade20k",
+            np.zeros((11, 20, 3)),
+            "RGB",
+            "is not a map of classes (its mode is RGB, a map's",
+        ),
+        (
+            "ade20k",
+            np.zeros((11, 20)),
+            "1",
+            "is not a map of classes (its mode is 1, a map's L or P)",
+        ),
         (
             "voc2012",
             np.full((9, 12), 21),
@@ -296,9 +307,9 @@ def test_what_is_missing_is_counted(tmp_path, name, part, gone, told):
         path.unlink()
     (folder / gone).with_name("._hidden.jpg").touch()  # as other systems leave them
     with pytest.raises(RunError) as caught:
-        open_part(DATASETS[name], part, tmp_path)
-    advice = registry.advice(DATASETS[name], tmp_path)
-    assert str(caught.value) == f"{folder}/{told.format(folder)}; {advice}"
+        read_part(DATASETS[name], part, tmp_path)
+    instead = advice(DATASETS[name], tmp_path)
+    assert str(caught.value) == f"{folder}/{told.format(folder)}; {instead}"
 
 
 def test_an_empty_part_is_refused(tmp_path):
@@ -307,7 +318,7 @@ def test_an_empty_part_is_refused(tmp_path):
     with pytest.raises(RunError, match="voc2012, val: no images for the test split of PASCAL"):
         open_scenes(DATASETS["voc2012"], "test", tmp_path)
     (folder / "ImageSets/Segmentation/val.txt").write_bytes(b"\xff\xfe")
-    assert "val.txt: is not a list of names" in refused("voc2012", tmp_path)
+    assert "val.txt: cannot be read (it is not UTF-8 text)" in refused("voc2012", tmp_path)
 
 
 # --- COCO's file -----------------------------------------------------------
@@ -328,10 +339,13 @@ def changed(key: str, **values):
         ("[1, 2", "is not JSON (Expecting ',' delimiter"),
         ("[" * 100_000, "is not JSON ("),
         ("\xff", "is not JSON ("),
-        ("[]", "is not in COCO's format (it is no object of images, annotations and categories)"),
-        ("{}", "is not in COCO's format ('images' is no list of objects)"),
-        (lambda c: c.update(annotations=[7]), "('annotations' is no list of objects)"),
-        (lambda c: c.pop("categories"), "('categories' is no list of objects)"),
+        (
+            "[]",
+            "is not in COCO's format (it is not an object of images, annotations and categories)",
+        ),
+        ("{}", "is not in COCO's format ('images' is not a list of objects)"),
+        (lambda c: c.update(annotations=[7]), "('annotations' is not a list of objects)"),
+        (lambda c: c.pop("categories"), "('categories' is not a list of objects)"),
         (changed("images", id=872), "(images: the id 872 is there twice)"),
         (changed("annotations", id=3), "(annotations: the id 3 is there twice)"),
         (changed("categories", id=2), "(categories: the id 2 is there twice)"),
@@ -379,9 +393,9 @@ WHOLE = {"size": [15, 20], "counts": [0, 300]}
         ({"segmentation": TRIANGLE}, "the segmentation is neither polygons nor RLE"),
         ({"segmentation": [TRIANGLE, TRIANGLE[:4]]}, "a polygon has an odd number of coordinates "),
         ({"segmentation": [[*TRIANGLE, 3]]}, "a polygon has an odd number of coordinates or fewer"),
-        ({"segmentation": [[*TRIANGLE, math.nan, 3]]}, "a coordinate is no finite number"),
-        ({"segmentation": [[*TRIANGLE, "4", 3]]}, "a coordinate is no finite number"),
-        ({"segmentation": [[*TRIANGLE, 10**400, 3]]}, "a coordinate is no finite number"),
+        ({"segmentation": [[*TRIANGLE, math.nan, 3]]}, "a coordinate is not a finite number"),
+        ({"segmentation": [[*TRIANGLE, "4", 3]]}, "a coordinate is not a finite number"),
+        ({"segmentation": [[*TRIANGLE, 10**400, 3]]}, "a coordinate is not a finite number"),
         ({"segmentation": [[*TRIANGLE, 1e12, 3]]}, "a coordinate is beyond 100,000"),
         ({"segmentation": WHOLE | {"size": [20, 15]}}, "the RLE's size is not its picture's"),
         ({"segmentation": {"counts": [0, 300]}}, "the RLE's size is not its picture's"),
@@ -389,15 +403,21 @@ WHOLE = {"size": [15, 20], "counts": [0, 300]}
         ({"segmentation": WHOLE | {"counts": [-5, 305]}}, "the RLE's counts do not fill its "),
         ({"segmentation": WHOLE | {"counts": []}}, "the RLE's counts do not fill its picture"),
         ({"segmentation": WHOLE | {"counts": ""}}, "the RLE's counts do not fill its picture"),
-        ({"segmentation": WHOLE | {"counts": "é"}}, "the RLE's counts are none"),
-        ({"segmentation": WHOLE | {"counts": [0, 300.0]}}, "the RLE's counts are none"),
+        (
+            {"segmentation": WHOLE | {"counts": "é"}},
+            "the RLE's counts are not a list of whole numbers",
+        ),
+        (
+            {"segmentation": WHOLE | {"counts": [0, 300.0]}},
+            "the RLE's counts are not a list of whole numbers",
+        ),
         ({"bbox": None}, "the bbox is not four finite numbers"),
         ({"bbox": [1, 2, 3]}, "the bbox is not four finite numbers"),
         ({"bbox": [1, 2, 3, math.inf]}, "the bbox is not four finite numbers"),
         ({"image_id": 5}, "the image_id is of no picture"),
         ({"image_id": [25]}, "the image_id is of no picture"),
         ({"category_id": 12}, "the category_id is of no category"),
-        ({"area": None}, "the area is no number of pixels"),
+        ({"area": None}, "the area is not a number of pixels"),
         ({"iscrowd": 2}, "iscrowd is neither 0 nor 1"),
     ],
 )

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from crate.data import stand_ins
-from crate.data.catalogue import DATASETS, ImageSet
+from crate.data.catalogue import DATASETS
+from crate.data.datasets import ImageSet
 
 SETS = [dataset for dataset in DATASETS.values() if isinstance(dataset, ImageSet)]
 EMBEDDED = [d for d in SETS if d.embedded and not d.scenes]  # labelled pictures

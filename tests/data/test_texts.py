@@ -15,22 +15,15 @@ import time
 import numpy as np
 import pytest
 
-from crate.data import catalogue as registry
 from crate.data import prepare_texts as preparing
-from crate.data import texts
-from crate.data.catalogue import DATASETS, TextSet
+from crate.data import texts, token_files
+from crate.data.catalogue import DATASETS
 from crate.data.check import check
+from crate.data.datasets import TextSet, check_available, data_identity
 from crate.data.prepare import prepare
 from crate.data.prepare_texts import articles
-from crate.data.texts import (
-    adopt_tokens,
-    header_path,
-    open_tokens,
-    read_header,
-    read_texts,
-    speech_splits,
-    write_tokens,
-)
+from crate.data.texts import open_tokens, read_texts, speech_splits
+from crate.data.token_files import adopt_tokens, header_path, read_header, write_tokens
 from crate.data.tokenizer import get_tokenizer
 from crate.errors import RunError, UsageError
 from crate.records import lock
@@ -108,9 +101,9 @@ def test_token_files_are_nanogpts(tmp_path):
 
 
 def test_documents_are_written_as_they_come(monkeypatch):
-    first = next(texts._batches(itertools.repeat("x" * 999)))
+    first = next(token_files._batches(itertools.repeat("x" * 999)))
     assert 100 < len(first) < 2_000
-    assert len(next(texts._batches(itertools.repeat("")))) < 20_000
+    assert len(next(token_files._batches(itertools.repeat("")))) < 20_000
 
 
 def test_a_failure_leaves_what_was_there(toy):
@@ -140,7 +133,7 @@ def test_a_killed_write_leaves_no_old_header_on_a_new_file(toy, monkeypatch):
         assert np.fromfile(path, np.uint16).tolist() == [*BYTES.encode("new"), 256]
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(texts, "_write_header", killed)
+    monkeypatch.setattr(token_files, "_write_header", killed)
     with pytest.raises(KeyboardInterrupt):
         write_tokens(path, ["new"], BYTES, source="a test")
     assert not header_path(path).exists()
@@ -156,7 +149,7 @@ def test_a_folder_in_the_way_is_told_before_anything_is_tokenised(tmp_path, name
 
 
 def test_a_document_that_needs_too_much_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(texts, "_DOCUMENT", 6)
+    monkeypatch.setattr(token_files, "_DOCUMENT", 6)
     write_tokens(tmp_path / "a.bin", ["", "6 byte", "日本"], BYTES, source="a test")
     monkeypatch.setattr(BYTES, "encode_documents", lambda _: pytest.fail("it is encoded"))
     with pytest.raises(RunError) as caught:
@@ -315,7 +308,7 @@ def test_a_header_that_is_missing(toy):
     ):
         open_tokens(TOY, "test", toy)
     with pytest.raises(RunError, match=rf"^Toy is not at {toy}/toy/val\.json: run 'crate data pre"):
-        registry.check_available(TOY, toy)
+        check_available(TOY, toy)
     with pytest.raises(RunError, match=rf"^Toy is not at {toy}/x/toy/train\.bin: run 'crate data"):
         check(TOY, toy / "x")
 
@@ -386,7 +379,7 @@ def test_embedded_sets_have_the_documents_the_registry_says(dataset, tmp_path):
         write_tokens(path, documents, tokens.tokenizer, source="a test")
         assert np.array_equal(np.fromfile(path, np.uint16), tokens.ids)
         assert len(tokens.ids) == dataset.tokens[split]
-    assert registry.data_identity(dataset)["tokenizer"] == "bytes"
+    assert data_identity(dataset)["tokenizer"] == "bytes"
     with pytest.raises(UsageError, match="unknown split 'all'"):
         open_tokens(dataset, "all", "/nowhere")
 
@@ -434,8 +427,9 @@ def test_another_part_is_no_test_part(tmp_path):
 
 def test_planning_and_reading_need_no_torch():
     code = (
-        "import sys; from crate.data.registry import DATASETS; from crate.data import texts, check,"
-        "prepare; texts.open_tokens(DATASETS['moby_dick_tiny'], 'test', '');"
+        "import sys; from crate.data.catalogue import DATASETS; "
+        "from crate.data import check, prepare, texts; "
+        "texts.open_tokens(DATASETS['moby_dick_tiny'], 'test', '');"
         "print([m for m in ('torch', 'datasets', 'transformers', 'pyarrow') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -730,11 +724,15 @@ def test_the_other_sets_from_every_form(tmp_path, form):
             b'{"text": "a"}\n{"text": "\xff"}\n',
             "/x.jsonl: byte 24 is not UTF-8 (line 2)",
         ),
-        ("x.jsonl", b'{"text": "a"}\n{"text" "b"}\n', "/x.jsonl: line 2 is no JSON (Expecting ':'"),
+        (
+            "x.jsonl",
+            b'{"text": "a"}\n{"text" "b"}\n',
+            "/x.jsonl: line 2 is not JSON (Expecting ':'",
+        ),
         ("x.jsonl", b'{"txt": "a"}\n', ": has no column 'text' (string), only 'txt' (string)"),
         ("x.jsonl", b'{"text": 3}\n', ": has no column 'text' (string), only 'text' (int64)"),
         ("x.txt", b"", "/x.txt: is empty: there is no text in it"),
-        ("x.parquet", b"PAR1", "/x.parquet: is no parquet file ("),
+        ("x.parquet", b"PAR1", "/x.parquet: is not a parquet file ("),
     ],
 )
 def test_sources_that_cannot_be_read(tmp_path, name, content, told):

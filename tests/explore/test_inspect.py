@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from crate.cli import main
+from crate.data.augment import normalise
 from crate.data.catalogue import get_dataset
-from crate.data.images import normalise
 from crate.explore.drawings import CODES, GAP, LABEL, TEXT, draw_attention, draw_codes
 from crate.explore.inspect import _square, look
 from crate.explore.pictures import open_picture

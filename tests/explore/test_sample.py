@@ -9,7 +9,7 @@ import torch
 
 from crate.cli import main
 from crate.data.tokenizer import get_tokenizer
-from crate.models import create_model
+from crate.models.build import create_model
 from crate.models.language import generate
 from crate.records import file_sha256, write_json
 from crate.runs import Run

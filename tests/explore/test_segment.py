@@ -16,7 +16,7 @@ from crate.cli import main
 from crate.data.embedded import photos
 from crate.explore import segment as module
 from crate.explore.pictures import open_picture
-from crate.models import create_model
+from crate.models.build import create_model
 from crate.planning.plan import Plan
 from crate.tasks.objects import coco
 

@@ -18,9 +18,8 @@ from crate.checkpoints.convert import convert, sizes, to_official
 from crate.checkpoints.export import import_official
 from crate.errors import UsageError
 from crate.layers import reference
-from crate.models import create_model, list_models
 from crate.models.autoencoder import InverseBlock, sincos_positions
-from crate.models.build import build, build_autoencoder
+from crate.models.build import build, build_autoencoder, create_model
 from crate.models.features import class_attention
 from crate.models.flops_autoencoder import (
     autoencoder_macs,
@@ -28,7 +27,7 @@ from crate.models.flops_autoencoder import (
     kept_patches,
 )
 from crate.models.transfer import transfer_weights, vision_weights
-from crate.models.zoo import resolve
+from crate.models.zoo import list_models, resolve
 
 CRATE, VIT, SMALL_VIT = "crate_mae_base", "vit_mae_base", "vit_mae_small"
 HE = "vit_mae_base_asymmetric"

@@ -19,8 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from crate.checkpoints.convert import convert, convert_text, read, sizes, to_official
 from crate.checkpoints.export import import_official
 from crate.errors import RunError, UsageError
-from crate.models import create_model
-from crate.models.build import build, build_contrastive
+from crate.models.build import build, build_contrastive, create_model
 from crate.models.flops import parameter_count
 from crate.models.flops_contrastive import (
     contrastive_parameter_count,

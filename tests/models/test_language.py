@@ -11,8 +11,7 @@ import torch
 from crate import cli
 from crate.checkpoints.convert import convert, sizes, to_official
 from crate.errors import RunError, UsageError
-from crate.models import create_model
-from crate.models.build import build_language
+from crate.models.build import build_language, create_model
 from crate.models.language import Cache, choose, generate
 from crate.models.transfer import transfer_weights
 from crate.models.zoo import list_models, resolve

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from crate.errors import RunError, UsageError
-from crate.models import create_model
+from crate.models.build import create_model
 from crate.models.transfer import transfer_weights
 
 

@@ -6,8 +6,8 @@ from torch import nn
 
 from crate.errors import UsageError
 from crate.layers.block import Block, DropPath
-from crate.models import create_model
 from crate.models.blocks import make_blocks
+from crate.models.build import create_model
 from crate.models.vision import resize_positions
 from crate.models.zoo import resolve
 

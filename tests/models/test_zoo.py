@@ -6,9 +6,9 @@ from dataclasses import asdict
 import pytest
 
 from crate.errors import UsageError
-from crate.models import create_model, list_models
+from crate.models.build import create_model
 from crate.models.spec import ModelSpec
-from crate.models.zoo import resolve
+from crate.models.zoo import list_models, resolve
 
 
 def changes(a, b):
@@ -155,7 +155,8 @@ def test_bad_requests_are_one_line_that_says_what_is_wrong(name, options, messag
 def test_names_and_closed_forms_need_no_torch():
     program = """
 import sys
-from crate.models import create_model, list_models
+from crate.models.build import create_model
+from crate.models.zoo import list_models
 from crate.models.zoo import resolve
 from crate.models.flops import language_macs, language_parameter_count
 from crate.models.flops_autoencoder import autoencoder_macs

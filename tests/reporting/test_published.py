@@ -9,7 +9,7 @@ import pytest
 from crate.cli import main
 from crate.errors import RunError
 from crate.planning.loader import Experiments
-from crate.planning.plan import Plan, parse_path
+from crate.planning.plan import Plan
 from crate.published import (
     published_runs,
     published_training,
@@ -21,6 +21,7 @@ from crate.published import (
 )
 from crate.records import canonical_json, write_json
 from crate.reporting.collect import read_csv
+from crate.runs import parse_path
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = ROOT / "results/published/mini"

@@ -5,11 +5,11 @@ import pytest
 import torch
 from PIL import Image
 
-from crate.data import composites
+from crate.data.augment import normalise
 from crate.data.catalogue import get_dataset
 from crate.data.examples import read_examples
-from crate.data.images import normalise
-from crate.data.scenes import open_scenes
+from crate.data.readers import composites
+from crate.data.sources import open_scenes
 from crate.errors import RunError, UsageError
 from crate.launch.run import perform, prepare
 from crate.models.features import pretrained

@@ -8,19 +8,22 @@ import pytest
 import torch
 
 from crate.costs.cost import cost
+from crate.data.augment import normalise
+from crate.data.batches import training_batches
 from crate.data.catalogue import get_dataset
 from crate.data.examples import read_examples
-from crate.data.images import MemoryImages, normalise, open_split
+from crate.data.images import MemoryImages, open_split
 from crate.errors import UsageError
 from crate.launch.run import perform, prepare
-from crate.models import create_model
+from crate.models.build import create_model
 from crate.models.flops import macs
 from crate.models.flops_autoencoder import autoencoder_macs
 from crate.records import read_json
 from crate.runs import Run
 from crate.runtime import Runtime, generator_for
 from crate.tasks.autoencoding.recipe import Autoencoding
-from crate.tasks.autoencoding.task import evaluate, examples, hidden_loss, spaced, training_batches
+from crate.tasks.autoencoding.task import evaluate, examples, hidden_loss
+from crate.tasks.frozen import spaced
 from crate.training import loop as train
 from crate.training.loop import read_weights
 from crate.training.optim import parameter_groups

@@ -19,7 +19,7 @@ from crate.data.captions import caption_tokenizer, class_names, phrases
 from crate.data.catalogue import get_dataset
 from crate.errors import RunError, UsageError
 from crate.launch.run import perform, prepare
-from crate.models import create_model
+from crate.models.build import create_model
 from crate.planning.loader import Experiments
 from crate.planning.plan import Plan
 from crate.records import read_json

@@ -12,7 +12,7 @@ from crate.data.texts import Tokens
 from crate.data.tokenizer import get_tokenizer
 from crate.errors import UsageError
 from crate.launch.run import perform, prepare
-from crate.models import create_model
+from crate.models.build import create_model
 from crate.planning.loader import Experiments
 from crate.planning.plan import Plan
 from crate.records import RunFolder, read_json

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from crate.costs.cost import cost
+from crate.data.augment import normalise
 from crate.data.catalogue import get_dataset
-from crate.data.composites import Composites
 from crate.data.examples import read_examples
-from crate.data.images import normalise, open_split
+from crate.data.images import open_split
+from crate.data.readers.composites import Composites
 from crate.errors import UsageError
 from crate.launch.run import perform, prepare
 from crate.models.features import pretrained
@@ -25,8 +26,9 @@ from crate.reporting.figures import write_figure
 from crate.runs import Run
 from crate.runtime import Runtime, seed_for
 from crate.schema import parse
+from crate.tasks.frozen import spaced
 from crate.tasks.layerwise.recipe import Layerwise
-from crate.tasks.layerwise.task import _histogram, spaced
+from crate.tasks.layerwise.task import _histogram
 from crate.training.loop import read_weights
 from crate.workflow.targets import collected_files
 

@@ -10,8 +10,9 @@ import safetensors.torch
 import torch
 
 from crate.costs.cost import cost
+from crate.data.augment import normalise
 from crate.data.catalogue import get_dataset
-from crate.data.images import normalise, open_split
+from crate.data.images import open_split
 from crate.errors import RunError, Stopped, UsageError
 from crate.launch.run import perform, prepare
 from crate.models.features import image_features, pretrained

@@ -11,7 +11,7 @@ from PIL import Image
 
 from crate.checkpoints.convert import to_official
 from crate.cli import main
-from crate.models import create_model
+from crate.models.build import create_model
 from crate.planning.loader import Experiments
 from crate.planning.plan import Plan
 from crate.runs import parse_path

@@ -25,7 +25,7 @@ import yaml
 import crate.training.loop
 from crate.cli import main
 from crate.errors import RunError
-from crate.models import create_model
+from crate.models.build import create_model
 from crate.planning.loader import Experiments
 from crate.planning.plan import Plan
 from crate.records import RunFolder, read_json, short_hash

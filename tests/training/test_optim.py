@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from crate.models import create_model
+from crate.models.build import create_model
 from crate.recipes import Training
 from crate.training.optim import AdamW, learning_rate, make_optimizer, parameter_groups
 

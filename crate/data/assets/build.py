@@ -27,7 +27,7 @@ import numpy as np
 from PIL import Image
 
 from crate.data.embedded import ASSETS, CHECKSUMS, CLIP_ART_FOLDERS, folder_of
-from crate.data.texts import SPLIT_SEED
+from crate.data.splits import SPLIT_SEED
 
 PACKAGES = ("dataset-fashion-mnist", "openclipart-png")
 WHEELS = ("scikit-learn==1.9.1", "scikit-image==0.26.0")

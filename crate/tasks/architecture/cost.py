@@ -1,6 +1,7 @@
 """The size of a published model of any kind."""
 
-from crate.data.catalogue import TextSet, get_dataset
+from crate.data.catalogue import get_dataset
+from crate.data.datasets import TextSet
 from crate.models import flops_autoencoder
 from crate.tasks.base import Resolved
 from crate.tasks.cost import KindCost

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from crate.data.catalogue import ImageSet
+from crate.data.augment import normalise
+from crate.data.datasets import ImageSet
 from crate.data.examples import EXAMPLES, write_examples
-from crate.data.images import MemoryImages, StreamedImages, normalise, open_split
+from crate.data.images import MemoryImages, StreamedImages, open_split
 from crate.models.autoencoder import MaskedAutoencoder
 from crate.models.build import build_autoencoder
 from crate.models.features import class_attention

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from crate.data.catalogue import ImageSet
-from crate.data.images import MemoryImages, StreamedImages, mix, normalise, open_split
+from crate.data.augment import mix, normalise
+from crate.data.datasets import ImageSet
+from crate.data.images import MemoryImages, StreamedImages, open_split
 from crate.models.build import build
 from crate.models.transfer import vision_weights
 from crate.records import RunFolder
@@ -83,11 +84,19 @@ class ClassificationStage(TrainingStage):
         return self._open("train", held_out_for=self.recipe.evaluate)
 
     def batches(self, source: Images, first: int, last: int) -> Iterator[Batch]:
-        pictures = source.training(self.recipe, self.seed, first, last)
+        recipe = self.recipe
+        pictures = source.training(recipe, self.seed, first, last)
         for index, (pixels, labels) in enumerate(pictures, start=first):
             images = normalise(pixels, self.dataset)
-            mix_seed = seed_for(self.seed, "mix", index)
-            yield mix(images, labels, self.recipe, self.dataset.classes, mix_seed)
+            yield mix(
+                images,
+                labels,
+                self.dataset.classes,
+                seed_for(self.seed, "mix", index),
+                mixup=recipe.mixup,
+                cutmix=recipe.cutmix,
+                switch=recipe.mix_switch,
+            )
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         images, targets = batch

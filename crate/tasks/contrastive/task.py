@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crate.checkpoints.convert import convert_text, manifest, place, read, verify
+from crate.data.augment import normalise
 from crate.data.captions import VOCABULARIES, caption_tokenizer
-from crate.data.catalogue import PairSet
-from crate.data.images import normalise
+from crate.data.datasets import PairSet
 from crate.data.pairs import Pairs, open_pairs
 from crate.environment import EXPERIMENTS, open_clip_part
 from crate.errors import RunError, UsageError

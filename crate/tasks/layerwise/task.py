@@ -9,10 +9,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from crate.data.catalogue import ImageSet, get_dataset
+from crate.data.augment import normalise
+from crate.data.catalogue import get_dataset
+from crate.data.datasets import ImageSet
 from crate.data.examples import EXAMPLES, write_examples
-from crate.data.images import normalise, open_split
-from crate.data.scenes import open_scenes
+from crate.data.images import open_split
+from crate.data.sources import open_scenes
 from crate.errors import Stopped, UsageError
 from crate.models.objective import layer_terms, principal_colours
 from crate.records import RunFolder

@@ -11,10 +11,12 @@ import torch
 from PIL import Image
 from torch import nn
 
-from crate.data.catalogue import ImageSet, get_dataset
+from crate.data.augment import normalise
+from crate.data.catalogue import get_dataset
+from crate.data.datasets import ImageSet
 from crate.data.examples import EXAMPLES, write_examples
-from crate.data.images import normalise
-from crate.data.scenes import Scenes, open_scenes
+from crate.data.scenes import Scenes
+from crate.data.sources import open_scenes
 from crate.errors import RunError, UsageError
 from crate.models.features import patch_features
 from crate.records import RunFolder

@@ -4,7 +4,7 @@ from typing import Literal
 
 import pydantic
 
-from crate.data.catalogue import Dataset
+from crate.data.datasets import Dataset
 from crate.recipes import Recipe
 
 

@@ -19,8 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from crate.data.catalogue import ImageSet, get_dataset, odd_count
-from crate.data.images import MemoryImages, StreamedImages, normalise, open_split
+from crate.data.augment import normalise
+from crate.data.catalogue import get_dataset
+from crate.data.datasets import ImageSet, odd_count
+from crate.data.images import MemoryImages, StreamedImages, open_split
 from crate.errors import RunError, Stopped, UsageError, unknown
 from crate.models.features import image_features
 from crate.models.probes import LinearProbe, neighbour_votes

@@ -6,7 +6,7 @@ from typing import Literal
 import pydantic
 
 from crate.checkpoints.convert import listed
-from crate.data.catalogue import ImageSet
+from crate.data.datasets import ImageSet
 from crate.recipes import Recipe
 
 

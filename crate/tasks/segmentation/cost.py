@@ -2,7 +2,8 @@
 
 import math
 
-from crate.data.catalogue import Dataset, get_dataset
+from crate.data.catalogue import get_dataset
+from crate.data.datasets import Dataset
 from crate.models import flops_segmenter
 from crate.tasks.base import Resolved
 from crate.tasks.cost import TrainingCost, square

@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from crate.data.catalogue import ImageSet
-from crate.data.images import normalise
-from crate.data.scenes import IGNORED, open_scenes
+from crate.data.augment import normalise
+from crate.data.datasets import ImageSet
+from crate.data.scenes import IGNORED
 from crate.data.segmentation import LabelledScenes, windows
+from crate.data.sources import open_scenes
 from crate.errors import RunError, UsageError
 from crate.models.segmenter import Segmenter, build_segmenter
 from crate.records import RunFolder

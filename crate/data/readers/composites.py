@@ -1,4 +1,4 @@
-"""Composites: cut-out drawings on photographs, which stand in for real scenes at the small scales.
+"""Composites: drawings on photographs, the embedded stand-in for real scenes at small scales.
 
 A picture is a crop of one photograph with one to four drawings of Open Clip Art on it. Their alpha
 says to the pixel what belongs to whom:
@@ -6,8 +6,8 @@ says to the pixel what belongs to whom:
     map       0 is the photograph, 1 to 16 the folder of the topmost drawing, 255 where the
               topmost drawing is neither clearly there (alpha from 3/4 on) nor clearly not (up
               to 1/4): soft edges, shadows, glass
-    objects   what can be seen of each drawing, where its alpha is 1/2 or more and no later
-              drawing's is; fewer than 16 pixels are no object
+    objects   the visible part of each drawing, where its alpha is 1/2 or more and no later
+              drawing's is; parts of fewer than 16 pixels are left out
 
 Picture `index` of a split is made from a seed of the split and `index` alone, by numpy's legacy
 generator, whose numbers never change, and in integers (Pillow's fixed-point resizing of
@@ -18,10 +18,12 @@ shares a drawing, or a relative of one (`relatives`), with another. Nothing here
 
 import functools
 import re
+from pathlib import Path
 
 import numpy as np
 import scipy.sparse
 
+from crate.data.datasets import ImageSet
 from crate.data.embedded import CLIP_ART_FOLDERS, folder_of, open_clip_art, photos
 from crate.data.scenes import IGNORED, Scenes
 
@@ -37,6 +39,11 @@ SOLID = 0.05
 
 TEST_PHOTOS = ("chelsea", "gravel", "rocket")  # training and validation share the four others
 SHARE = {"train": 0.5, "validation": 0.2, "test": 0.3}  # of the drawings of each folder, about
+
+
+def read(dataset: ImageSet, root: Path, part: str) -> "Composites":
+    """The pictures of a split; `part` is its name, `root` is not used."""
+    return Composites(dataset.title, part, dataset.splits[part])
 
 
 class Composites(Scenes):

@@ -14,10 +14,10 @@ from scipy.io import savemat
 from torchvision import datasets
 from writers import WRITERS, cifar10, cifar100, flowers102, noise, pets, save
 
-from crate.data import catalogue as registry
 from crate.data.catalogue import DATASETS
+from crate.data.datasets import Dataset, check_available, data_identity
 from crate.data.images import open_split
-from crate.data.layouts import open_pictures
+from crate.data.sources import read_part
 from crate.errors import RunError, UsageError
 from crate.runtime import Runtime
 from crate.tasks.classification.recipe import Classification
@@ -30,7 +30,7 @@ CIFAR = {
 
 
 @pytest.fixture(params=WRITERS)
-def written(request, tmp_path) -> tuple[registry.Dataset, Path]:
+def written(request, tmp_path) -> tuple[Dataset, Path]:
     WRITERS[request.param](tmp_path)
     return DATASETS[request.param], tmp_path
 
@@ -43,7 +43,7 @@ def any_md5(monkeypatch):
         monkeypatch.setattr(check, lambda path, md5=None: os.path.isfile(path))
 
 
-def theirs(dataset: registry.Dataset, part: str, root: Path):
+def theirs(dataset: Dataset, part: str, root: Path):
     root = root / dataset.name
     if dataset.name in CIFAR:
         return CIFAR[dataset.name][1](root, train=part == "train")
@@ -57,9 +57,9 @@ def theirs(dataset: registry.Dataset, part: str, root: Path):
 
 def test_pictures_and_labels_are_torchvisions(written, any_md5):
     dataset, root = written
-    registry.check_available(dataset, root)
+    check_available(dataset, root)
     for part in dataset.folders.values():
-        mine, other = open_pictures(dataset, part, root), theirs(dataset, part, root)
+        mine, other = read_part(dataset, part, root), theirs(dataset, part, root)
         assert len(mine) == len(other) > 0
         for k in range(len(other)):
             (image, label), (expected, target) = mine.read(k), other[k]
@@ -120,21 +120,21 @@ def test_what_identifies_the_data_of_a_run():
         },
     }
     for name, identity in expected.items():
-        assert registry.data_identity(DATASETS[name]) == identity | normal
-    assert registry.data_identity(DATASETS["openwebtext"]) == {
+        assert data_identity(DATASETS[name]) == identity | normal
+    assert data_identity(DATASETS["openwebtext"]) == {
         "name": "openwebtext",
         "tokenizer": "gpt2",
         "folders": parts,
         "holdout": 4_007,
     }
     real = [dataset for dataset in DATASETS.values() if not dataset.embedded]
-    assert len({json.dumps(registry.data_identity(dataset)) for dataset in real}) == len(real) == 16
+    assert len({json.dumps(data_identity(dataset)) for dataset in real}) == len(real) == 16
 
 
 def test_a_set_that_is_not_there_says_how_to_get_it(tmp_path):
     for name in WRITERS:
         with pytest.raises(RunError) as caught:
-            registry.check_available(DATASETS[name], tmp_path)
+            check_available(DATASETS[name], tmp_path)
         told = f"{DATASETS[name].title} is not at {tmp_path}/{name}/{DATASETS[name].needs[0]}: "
         command = f"run 'crate data prepare {name} --data-root {tmp_path}'"
         assert str(caught.value) == told + command
@@ -153,11 +153,11 @@ def rewritten(path: Path, **changes) -> bytes:
 @pytest.mark.parametrize("module", ["numpy.core.multiarray", "numpy._core.multiarray"])
 def test_a_batch_that_python_3_wrote_is_the_same(tmp_path, module):
     path = cifar100(tmp_path) / "train"
-    before = open_pictures(DATASETS["cifar100"], "train", tmp_path)
+    before = read_part(DATASETS["cifar100"], "train", tmp_path)
     content = rewritten(path).replace(b"numpy._core.multiarray", module.encode())
     assert content != path.read_bytes()
     path.write_bytes(content)
-    after = open_pictures(DATASETS["cifar100"], "train", tmp_path)
+    after = read_part(DATASETS["cifar100"], "train", tmp_path)
     assert np.array_equal(before.pixels, after.pixels)
     assert before.labels.tolist() == after.labels.tolist() == [99, 0, 50, 7]
 
@@ -186,7 +186,7 @@ def test_nothing_in_a_pickle_is_executed(tmp_path, protocol, name):
         attack = f"c{module}\n{function}\n(V{tmp_path}\ntR.".encode()
     path.write_bytes(attack)
     with pytest.raises(RunError) as caught:
-        open_pictures(DATASETS["cifar10"], "train", tmp_path)
+        read_part(DATASETS["cifar10"], "train", tmp_path)
     assert not proof.exists()
     asked = name.replace("posix", os.system.__module__)
     told = f"{path}: is not a batch of CIFAR (it asks for {asked}); run 'crate data prepare cifar10"
@@ -211,20 +211,20 @@ def test_what_is_not_a_batch_is_told_in_one_line(tmp_path):
     for name, content in bad.items():
         path.write_bytes(content)
         with pytest.raises(RunError) as caught:
-            open_pictures(DATASETS["cifar10"], "train", tmp_path)
+            read_part(DATASETS["cifar10"], "train", tmp_path)
         assert str(caught.value).startswith(f"{path}: is not a batch of CIFAR ("), name
         assert "\n" not in str(caught.value)
     path.write_bytes(good)
     path.write_bytes(rewritten(path, labels=[1, 10, 2]))
     with pytest.raises(RunError, match="a label is 10, those of CIFAR-10 are 0 to 9"):
-        open_pictures(DATASETS["cifar10"], "train", tmp_path)
+        read_part(DATASETS["cifar10"], "train", tmp_path)
     path.write_bytes(good)
     path.write_bytes(rewritten(path, labels=[1, -1, 2]))
     with pytest.raises(RunError, match="a label is -1"):
-        open_pictures(DATASETS["cifar10"], "train", tmp_path)
+        read_part(DATASETS["cifar10"], "train", tmp_path)
     path.unlink()
     with pytest.raises(RunError, match=r"data_batch_2: cannot be read \(No such file"):
-        open_pictures(DATASETS["cifar10"], "train", tmp_path)
+        read_part(DATASETS["cifar10"], "train", tmp_path)
 
 
 # --- flowers and pets -----------------------------------------------------------
@@ -232,7 +232,7 @@ def test_what_is_not_a_batch_is_told_in_one_line(tmp_path):
 
 def refused(name: str, part: str, root: Path) -> str:
     with pytest.raises(RunError) as caught:
-        open_pictures(DATASETS[name], part, root)
+        read_part(DATASETS[name], part, root)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -265,7 +265,7 @@ def test_flowers_whose_lists_do_not_fit(tmp_path):
     flowers_missing = flowers102(tmp_path)
     (flowers_missing / "jpg/image_00003.jpg").unlink()
     assert refused("flowers102", "train", tmp_path).startswith(
-        f"{folder}/jpg: lacks 1 of the 3 pictures that {folder}/setid.mat names, first "
+        f"{folder}/jpg: lacks 1 of the 3 files that {folder}/setid.mat names, first "
         "image_00003.jpg; run 'crate data prepare flowers102"
     )
 
@@ -276,7 +276,7 @@ def test_pets_whose_lists_do_not_fit(tmp_path):
     good = path.read_text()
     path.write_text(good + "Birman_1 7 1 5\n" + "../images/Abyssinian_100 1 1 1\n")
     assert refused("pets", "trainval", tmp_path).startswith(
-        f"{folder}/images: lacks 2 of the 5 pictures that {path} names, first Birman_1.jpg; run"
+        f"{folder}/images: lacks 2 of the 5 files that {path} names, first Birman_1.jpg; run"
     )
     for line in ("Abyssinian_100 1 1", "Abyssinian_100 one 1 1", "\x00\x01"):
         path.write_text(good + line)
@@ -290,7 +290,7 @@ def test_pets_whose_lists_do_not_fit(tmp_path):
     assert f"{path}: cannot be read" in refused("pets", "trainval", tmp_path)
     path.unlink()
     assert f"{path}: cannot be read" in refused("pets", "trainval", tmp_path)
-    assert len(open_pictures(DATASETS["pets"], "test", tmp_path)) == 2
+    assert len(read_part(DATASETS["pets"], "test", tmp_path)) == 2
 
 
 # --- ReaL -----------------------------------------------------------
@@ -310,7 +310,7 @@ def real(tmp_path) -> Path:
 
 def test_real_labels_belong_to_the_pictures_numbers(real, tmp_path):
     dataset = DATASETS["imagenet1k_real"]
-    registry.check_available(dataset, tmp_path)
+    check_available(dataset, tmp_path)
     opened = open_split(dataset, "test", size=8, runtime=CPU, data_root=tmp_path)
     names = [Path(opened.pictures.name(k)).stem[-8:] for k in range(len(opened))]
     assert names == ["00000001", "00000003", "00000002", "00050000"]  # by class, as the tree
@@ -322,7 +322,7 @@ def test_real_labels_belong_to_the_pictures_numbers(real, tmp_path):
     assert labels.tolist() == [[0, -1, -1], [5, 0, -1], [7, 999, 3], [1, -1, -1]]
     # the same pictures with one label each are untouched by this
     plain = dataclasses.replace(DATASETS["imagenet1k"], classes=2, folders={"train": "val"})
-    assert open_pictures(plain, "val", tmp_path).labels.tolist() == [0, 0, 1, 1, 1]
+    assert read_part(plain, "val", tmp_path).labels.tolist() == [0, 0, 1, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -353,6 +353,6 @@ def test_real_labels_need_the_official_names_and_classes(real, tmp_path):
 
 def test_a_validation_picture_of_another_name(real, tmp_path):
     save(real / "val/n01440764/mine.JPEG", 1)
-    assert "mine.JPEG: is not called as a validation picture" in refused(
+    assert "mine.JPEG: is not named like a validation picture" in refused(
         "imagenet1k_real", "val", tmp_path
     )
