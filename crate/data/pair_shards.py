@@ -78,9 +78,9 @@ class PairShards:
     def select(self, chosen: np.ndarray) -> "PairShards":
         """Some of the shards, in the order of `chosen`."""
         arrays = {
-            field.name: getattr(self, field.name)[chosen]
-            for field in dataclasses.fields(self)
-            if isinstance(getattr(self, field.name), np.ndarray)
+            name: value[chosen]
+            for name, value in vars(self).items()
+            if isinstance(value, np.ndarray)
         }
         return dataclasses.replace(self, **arrays)
 

@@ -32,7 +32,7 @@ class Pictures:
         chosen = object.__new__(type(self))
         chosen.__dict__ = self.__getstate__()
         for name in self.ARRAYS:
-            setattr(chosen, name, getattr(self, name)[indices])
+            chosen.__dict__[name] = self.__dict__[name][indices]
         return chosen
 
     def __getstate__(self) -> dict:

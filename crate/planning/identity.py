@@ -601,7 +601,8 @@ def definition_identity(path: str) -> str:
 def task_identity(recipe: Recipe, spec: ModelSpec, dataset: Dataset) -> str:
     """Hash of all code that decides the result of a recipe with a model on a data set."""
     towers = [spec, *([spec.text_spec] if spec.embed_dim else [])]
-    names = frozenset(texts_of([vars(each) for each in (*towers, recipe, dataset)]))
+    values = [vars(each) for each in (*towers, recipe, dataset)]
+    names = frozenset(texts_of([*values, getattr(dataset, "reader", "")]))
     configured = (type(recipe), ModelSpec, type(dataset))
     return code_identity(
         roots=((f"crate.tasks.{recipe.task}.task", "run"), RUNTIME),

@@ -8,151 +8,234 @@ from pathlib import Path
 import pytest
 
 from crate.planning import identity as module
+from crate.planning.loader import Experiments
+from crate.planning.plan import Plan
+from crate.runs import parse_path
 
-TASK = "crate.tasks.classification.task"
-MODELS = {
-    "crate": ("MSSA", "ISTA"),
-    "alpha": ("MSSA", "ODL"),
-    "vit": ("MHSA", "MLP"),
+ROOT = Path(__file__).parents[2]
+
+# A run for each kind of step and each operator, at smoke scale: name → model, seed and chain.
+RUNS = {
+    "crate": "crate_base_patch32_plain/seed0/imagenet21k",
+    "alpha": "crate_alpha_base_patch32/seed0/imagenet21k",
+    "vit": "vit_base_patch32/seed0/imagenet21k",
+    "mlp": "crate_small_patch8_mlp/seed0/imagenet21k_cpal",
+    "lion": "crate_base_patch16/seed0/imagenet1k_lion",
+    "probe": "crate_base_patch16/seed0/imagenet1k_lion/cifar10_probe",
+    "mae": "crate_mae_base/seed0/imagenet1k_mae",
+    "vit mae": "vit_mae_base/seed0/imagenet1k_mae",
+    "clipa": "crate_alpha_clipa_base_patch16/seed0/datacomp1b_112",
+    "zero-shot": "crate_alpha_clipa_base_patch16/seed0/datacomp1b_112/imagenet1k_zeroshot_112",
+    "segmentation": "crate_alpha_base_patch32/seed0/imagenet21k/ade20k",
+    "objects": "crate_base_patch8/seed0/imagenet21k_cpal/coco_maskcut_cpal",
+    "attention": "crate_base_patch8/seed0/imagenet21k_cpal/voc2012_attention",
+    "layerwise": "crate_small_patch16/seed0/imagenet1k_lion/imagenet1k_layerwise",
+    "gpt2": "gpt2_base/seed0/openwebtext",
+    "crate gpt": "crate_gpt_base/seed0/openwebtext",
+    "speed": "gpt2_base/seed0/openwebtext_speed",
+    "size": "crate_alpha_base_patch16/seed0/architecture",
+    "throughput": "crate_alpha_base_patch16/seed0/throughput",
 }
+MSSA = set(RUNS) - {"vit", "vit mae", "gpt2", "speed"}
+ISTA = {"crate", "lion", "probe", "mae", "objects", "attention", "layerwise", "crate gpt"}
+MHSA = {"vit", "vit mae", "gpt2", "speed", "clipa", "zero-shot"}
+TRAINED = {"crate", "alpha", "vit", "mlp", "lion", "mae", "vit mae", "clipa", "segmentation"}
+TRAINED |= {"gpt2", "crate gpt"}
+TEXTS = {"gpt2", "crate gpt", "speed"}
 
 
-@pytest.fixture
-def package(tmp_path, monkeypatch):
-    """A copy of the package that may be edited; `fingerprint` reads this one."""
-    copy = tmp_path / "crate"
-    shutil.copytree(
-        Path(module.__file__).parent, copy, ignore=shutil.ignore_patterns("assets", "__pycache__")
-    )
-    monkeypatch.setattr(module, "PACKAGE", copy)
-    forget()
-    yield copy
+@pytest.fixture(scope="module")
+def package(tmp_path_factory):
+    """A copy of the package that may be edited; the identity of code reads this one."""
+    copy = tmp_path_factory.mktemp("identity") / "crate"
+    ignored = shutil.ignore_patterns("assets", "__pycache__")
+    shutil.copytree(ROOT / "crate", copy, ignore=ignored)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "PACKAGE", copy)
+        forget()
+        yield copy
     forget()
 
 
 def forget():
+    module._known.clear()
     for function in vars(module).values():
         if hasattr(function, "cache_clear"):
             function.cache_clear()
 
 
-def changed(package: Path, file: str, old: str, new: str) -> set[str]:
-    """The models whose fingerprints an edit changes; the edit is taken back."""
-    before = prints()
-    path = package / file
-    text = path.read_text()
-    assert old in text, f"{file} has no {old!r}"
-    path.write_text(text.replace(old, new, 1))
-    after = prints()
-    path.write_text(text)
-    assert prints() == before
-    return {name for name in MODELS if before[name] != after[name]}
-
-
-def prints() -> dict[str, str]:
+def codes() -> dict[str, str]:
     forget()
-    return {name: module.fingerprint(TASK, operators) for name, operators in MODELS.items()}
+    plan = Plan(Experiments(ROOT / "experiments"))
+    runs = {name: parse_path(f"results/smoke/runs/{path}")[0] for name, path in RUNS.items()}
+    return {name: plan.resolve(run).code for name, run in runs.items()}
 
 
-def test_each_model_has_its_own(package):
-    assert len(set(prints().values())) == len(MODELS)
+@pytest.fixture(scope="module")
+def before(package) -> dict[str, str]:
+    return codes()
+
+
+def edited(package: Path, before: dict, *edits: tuple[str, str, str]) -> set[str]:
+    """The runs whose code some edits change (file, old, new); the edits are taken back."""
+    texts = {}
+    try:
+        for file, old, new in edits:
+            path = package / file
+            text = path.read_text() if path.exists() else ""
+            texts.setdefault(path, text)
+            assert old in text, f"{file} has no {old!r}"
+            path.write_text(text.replace(old, new, 1))
+        after = codes()
+    finally:
+        for path, text in texts.items():
+            path.write_text(text)
+    return {name for name in RUNS if before[name] != after[name]}
+
+
+def test_runs_of_other_operators_or_kinds_have_another_code(before):
+    assert len(set(before.values())) == len(RUNS) - 1  # of the two below
+    assert before["objects"] != before["attention"]
+    assert before["clipa"] != before["zero-shot"]
+    assert before["gpt2"] == before["gpt2"]
+    assert before["crate"] == before["lion"]  # the optimiser is a value of the configuration
 
 
 @pytest.mark.parametrize(
-    "file",
+    "edits",
     [
-        "train.py",
-        "models/sparse_coding.py",
-        "models/vision.py",
-        "data/images.py",
-        "tasks/classification.py",
+        # the text of an error, of a warning
+        [("models/vision.py", "this model takes images", "images have to be")],
+        [("tasks/stage.py", "are not a single update", "do not make one update")],
+        [("tasks/stage.py", 'print(f"warning: {warning}"', 'print(f"note: {warning}"')],
+        # a docstring, a comment, an annotation
+        [
+            (
+                "layers/sparse_coding.py",
+                '"""Overcomplete dictionary',
+                '"""An overcomplete dictionary',
+            )
+        ],
+        [("layers/attention.py", "import torch\n", "# a comment\n\nimport torch\n")],
+        [("training/loop.py", "def spread(model: nn.Module,", "def spread(model: 'nn.Module',")],
+        [("training/optim.py", "    kernels = {", "    kernels: set[int] = {")],
+        # what no task uses
+        [("models/zoo.py", "PATCHES = (8,", "PATCHES = (4, 8,")],
+        [("data/catalogue.py", "def get_dataset", "UNUSED = 1\n\n\ndef get_dataset")],
+        [("models/spec.py", "    dim: int\n", "    dim: int\n    another: int = 1\n")],
+        [("recipes.py", "    clip_grad:", "    another: int = 3\n    clip_grad:")],
+        [("training/progress.py", "LINE_SECONDS = 10.0", "LINE_SECONDS = 20.0")],
+        [("reporting/tables.py", "import", "UNUSED = 1\nimport")],
+        # an operator that no run names
+        [
+            (
+                "layers/operators.py",
+                '        "MLP": Operator(',
+                '        "NEW": Operator("crate.layers.sparse_coding:MLP", dict, (), int, int),\n'
+                '        "MLP": Operator(',
+            )
+        ],
     ],
+    ids=lambda edits: f"{edits[0][0]}: {edits[0][2].strip()[:30]}",
 )
-def test_comments_docstrings_and_layout_change_nothing(package, file):
-    before = prints()
-    old = (package / file).read_text()
-    text = old.replace('"""', '"""Told otherwise. ', 1)  # the module's docstring
-    text = text.replace("\nimport ", "\n\n# a comment\nimport ").replace("\ndef ", "\n\n\n\ndef ")
-    assert text.count("\n") > old.count("\n") + 3
-    (package / file).write_text(text)
-    assert prints() == before
+def test_what_changes_no_number_reruns_nothing(package, before, edits):
+    assert edited(package, before, *edits) == set()
 
 
-def test_a_functions_docstring_changes_nothing_and_its_body_does(package):
-    file, line = "models/attention.py", "def _check_heads(dim: int, heads: int) -> None:\n"
-    assert changed(package, file, line, f'{line}    """Heads divide the width."""\n') == set()
-    assert changed(package, file, line, f"{line}    dim = dim\n") == set(MODELS)
-
-
-@pytest.mark.parametrize(
-    ("file", "old", "new", "models"),
-    [
-        ("models/sparse_coding.py", "(d.t() - d.t() @ d)", "(d.t() @ d)", {"crate"}),
-        ("models/sparse_coding.py", "residual = x - F", "residual = x + F", {"alpha"}),
-        ("models/sparse_coding.py", "F.gelu(", "F.relu(", {"vit"}),
-        # a helper of both dictionaries
-        ("models/sparse_coding.py", "math.sqrt(6 /", "math.sqrt(3 /", {"crate", "alpha"}),
-        ("models/attention.py", "qkv.transpose(1, 3)", "qkv.transpose(1, -2)", {"vit"}),
+def test_moving_a_function_to_another_module_reruns_nothing(package, before):
+    """`learning_rate` goes into a module of its own; its user imports it from there."""
+    text = (package / "training/optim.py").read_text()
+    function = text[text.index("def learning_rate") :]
+    edits = [
+        ("training/optim.py", function, ""),
         (
-            "models/attention.py",
-            "w = self.subspaces(x)",
-            "w = -self.subspaces(x)",
-            {"crate", "alpha"},
+            "training/schedule.py",
+            "",
+            f"import math\n\nfrom crate.recipes import Training\n\n\n{function}",
         ),
-        # a helper of both attentions
-        ("models/attention.py", "q.shape[-1] ** -0.5", "q.shape[-1] ** -0.4", set(MODELS)),
-        ("models/transformer.py", "import ", "import math\nimport ", set(MODELS)),
-        ("models/vision.py", "import ", "import cmath\nimport ", set(MODELS)),
-        ("train.py", "import ", "import cmath\nimport ", set(MODELS)),
-        ("optim.py", "import ", "import cmath\nimport ", set(MODELS)),
-        ("data/images.py", "import ", "import cmath\nimport ", set(MODELS)),
-        ("data/embedded.py", "import ", "import cmath\nimport ", set(MODELS)),
-    ],
-)
-def test_an_edit_reruns_the_models_that_use_it(package, file, old, new, models):
-    assert changed(package, file, old, new) == models
+        (
+            "training/loop.py",
+            "from crate.training.optim import learning_rate, make_optimizer",
+            "from crate.training import schedule\nfrom crate.training.optim import make_optimizer",
+        ),
+        ("training/loop.py", "rate = learning_rate(", "rate = schedule.learning_rate("),
+    ]
+    try:
+        assert edited(package, before, *_in_turn(package, edits)) == set()
+    finally:
+        (package / "training/schedule.py").unlink(missing_ok=True)
+
+
+def _in_turn(package: Path, edits: list) -> list:
+    """Several edits of one file as one."""
+    merged: dict[str, list] = {}
+    for file, old, new in edits:
+        merged.setdefault(file, []).append((old, new))
+    found = []
+    for file, pairs in merged.items():
+        path = package / file
+        whole = path.read_text() if path.exists() else ""
+        text = whole
+        for old, new in pairs:
+            text = text.replace(old, new, 1)
+        found.append((file, whole, text))
+    return found
 
 
 @pytest.mark.parametrize(
-    "file", ["config.py", "plan.py", "models/registry.py", "tables.py", "cli.py", "progress.py"]
-)
-def test_an_edit_of_what_decides_no_result_reruns_nothing(package, file):
-    assert changed(package, file, "\nimport ", "\nimport cmath\nimport ") == set()
+    ("file", "old", "new", "runs"),
+    [
+        ("layers/sparse_coding.py", "step = self.step_size *", "step = 2 * self.step_size *", ISTA),
+        ("layers/sparse_coding.py", "sqrt(6 /", "sqrt(5 /", set(RUNS) - MHSA - {"mlp", "size"}
+         | {"clipa", "zero-shot"}),
+        ("layers/attention.py", "w = self.subspaces(x)", "w = 2 * self.subspaces(x)",
+         MSSA - {"size"}),
+        ("layers/operators.py", "macs=lambda s: 3 * s.dim**2", "macs=lambda s: 4 * s.dim**2",
+         {"crate", "lion", "mae", "crate gpt"}),
+        ("recipes.py", "int(self.epochs * per_epoch)", "round(self.epochs * per_epoch)", TRAINED),
+        ("models/spec.py", '"gelu": "tanh",', '"gelu": "exact",', {"clipa", "zero-shot"}),
+        ("models/language.py", "class LanguageModel(nn.Module):",
+         "class LanguageModel(nn.Module):\n    __slots__ = ()", TEXTS),
+        ("models/language.py", "def forward(self, ids", "def forward(self, ids_", TEXTS),
+        ("training/optim.py", "0.5 * (recipe.lr", "0.6 * (recipe.lr", TRAINED),
+        ("training/loop.py", "LOG_EVERY = 20", "LOG_EVERY = 10", TRAINED),
+        ("tasks/probe/recipe.py", '"knn": {"penalties"}', '"knn": {"penalties", "x"}', set()),
+        ("tasks/probe/recipe.py", 'needed = ["train",', 'needed = ["train", "train",', {"probe"}),
+        ("tasks/objects/maskcut.py", "SMALLEST = ", "SMALLEST = 2 * ", {"objects"}),
+        ("runtime.py", "return batch[self.rank * part", "return batch[1 + self.rank * part", None),
+    ],
+    ids=lambda value: value[:40] if isinstance(value, str) else "",
+)  # fmt: skip
+def test_an_edit_reruns_what_uses_it(package, before, file, old, new, runs):
+    found = edited(package, before, (file, old, new))
+    if runs is None:  # what every rank uses: at least all trainings
+        assert found >= TRAINED
+    else:
+        assert found == runs
 
 
-@pytest.mark.parametrize("task", ["language", "language_speed"])
-def test_a_language_run_depends_on_its_model_and_no_picture(task):
-    modules = module.modules_of(f"crate.tasks.{task}")
-    assert {"crate.models.language", "crate.data.tokenizer", "crate.training.loop"} <= set(modules)
-    assert not any("images" in name or "objects" in name for name in modules)
-
-
-def test_an_operator_that_does_not_exist_is_no_empty_source():
-    with pytest.raises(KeyError):
-        module.operator_source("ISTAA")
-
-
-def test_no_module_is_forgotten():
-    """What a run imports, a model built included, is hashed, or excluded on purpose."""
-    program = (
-        "import sys, crate.tasks.classification.task, crate.models.vision; "
-        "from crate.models.registry import create_model; "
-        "create_model('crate_alpha_tiny_patch32', depth=1, num_classes=2, image_size=32); "
-        "print(*(name for name in sys.modules if name.split('.')[0] == 'crate'))"
+def test_what_cannot_be_followed_is_an_error_of_the_lint(package, before):
+    assert (
+        subprocess.run([sys.executable, "-m", "crate.planning.identity"], cwd=ROOT).returncode == 0
     )
-    root = Path(module.__file__).parents[2]
-    imported = subprocess.run(
-        [sys.executable, "-c", program], cwd=root, check=True, capture_output=True, text=True
-    ).stdout.split()
-    known = {*module.modules_of(TASK), *module.EXCLUDED, *module.OPERATOR_MODULES}
-    empty = {"crate.data", "crate.tasks"}  # packages whose __init__.py says nothing
-    assert all(module.module_source(name) in ("", "pass") for name in empty)
-    assert set(imported) <= known | empty
-    assert {"crate.models.vision", "crate.training.loop", "crate.data.images"} <= known
-    assert not set(module.modules_of(TASK)) & set(module.EXCLUDED)
+    path = package / "training/loop.py"
+    text = path.read_text()
+    old = "optimizer = make_optimizer(model, recipe)"
+    assert old in text
+    path.write_text(text.replace(old, f"{old}\n    getattr(recipe, folder.name)", 1))
+    forget()
+    closure = module.Closure([("crate.tasks.classification.task", "run")], [], frozenset())
+    path.write_text(text)
+    forget()
+    (problem,) = (p for p in closure.problems if "loop.py" in p)
+    assert "getattr with a name that is data" in problem
 
 
-def test_operator_modules_use_nothing_that_is_not_hashed():
-    """Their classes are hashed alone, so a helper in another module would be overlooked."""
-    for name in module.OPERATOR_MODULES:
-        assert module._imports(name) <= set(module.EXCLUDED)
+def test_identity_reads_files_and_imports_nothing_of_torch():
+    program = (
+        "import sys\n"
+        "from crate.planning.identity import definition_identity\n"
+        "definition_identity('crate.tasks.classification.task:run')\n"
+        "assert 'torch' not in sys.modules"
+    )
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0

@@ -1,8 +1,4 @@
-"""The training engine: equal results however it is cut up, killed or spread, and clear ends.
-
-Golden losses: `python -m tests.test_train` writes tests/golden/losses.json anew. Do that only when
-a change of the losses is meant, and say why in the commit.
-"""
+"""The training engine: equal results however it is cut up, killed or spread, and clear ends."""
 
 import contextlib
 import json
@@ -35,7 +31,6 @@ from crate.tasks.classification.recipe import Classification
 from crate.training.loop import Examples, Session, fit, read_weights
 
 ROOT = Path(__file__).parents[2]
-GOLDEN = ROOT / "tests" / "golden" / "losses.json"
 CPU = Runtime(torch.device("cpu"), torch.float32, "test")
 
 # A recipe with everything on that draws random numbers; 1,024 pictures, 16 updates an epoch.
@@ -246,33 +241,6 @@ def test_foreign_checkpoints_are_refused(tmp_path):
         with pytest.raises(RunError, match="does not fit the model") as caught:
             train(tmp_path, recipe, identity="mine")
         assert "\n" not in str(caught.value)
-
-
-def test_golden_losses(tmp_path):
-    golden = json.loads(GOLDEN.read_text())
-    assert list(golden) == GOLDEN_MODELS
-    for name, losses in golden.items():
-        got = first_losses(tmp_path / name, name)
-        assert got == pytest.approx(losses, abs=1e-4), name
-    assert len({tuple(losses) for losses in golden.values()}) == 4
-
-
-GOLDEN_MODELS = [
-    "crate_base_patch32_plain",
-    "crate_base_patch32_overcomplete",
-    "crate_base_patch32_overcomplete_decoupled",
-    "crate_alpha_base_patch32",
-]
-
-
-def first_losses(folder: Path, model: str) -> list[float]:
-    """Losses of the first five updates of a model on Fashion-MNIST, through the whole task."""
-    path = write_experiments(folder, epochs=5 / 16)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(crate.training.loop, "LOG_EVERY", 1)
-        lines = history(perform(path, folder / "results", model=model))
-    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]
-    return [round(line["loss"], 6) for line in lines]
 
 
 # --- whole runs, in processes of their own -----------------------------------------------------
@@ -527,13 +495,3 @@ def test_a_log_that_cannot_be_written_stops_nothing(tmp_path, monkeypatch):
     (folder / "log.txt").symlink_to("/dev/full")
     perform(experiments, tmp_path / "results")
     assert read_json(folder / "run.json")["status"] == "complete"
-
-
-if __name__ == "__main__":
-    import tempfile
-
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as temporary:
-        found = {name: first_losses(Path(temporary) / name, name) for name in GOLDEN_MODELS}
-    GOLDEN.parent.mkdir(exist_ok=True)
-    GOLDEN.write_text(json.dumps(found, indent=2) + "\n")

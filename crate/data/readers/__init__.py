@@ -28,4 +28,4 @@ def reader(name: str) -> ModuleType:
     known = [module.name for module in pkgutil.iter_modules(__path__)]
     if name not in known:
         raise unknown("reader", name, known, where="crate/data/readers")
-    return importlib.import_module(f"{__name__}.{name}")
+    return importlib.import_module(f"crate.data.readers.{name}")
