@@ -89,7 +89,7 @@ def read_index(root: Path) -> dict[str, np.ndarray]:
 
     def whole(found: dict[str, np.ndarray]) -> bool:
         pictures = _unpacked(root, found)[1]
-        return len({len(getattr(pictures, name)) for name in pictures.ARRAYS}) == 1
+        return len({len(pictures.__dict__[name]) for name in pictures.ARRAYS}) == 1
 
     found = load_index(root, whole)
     refuse_if_changed(root, _changed(root, found))

@@ -79,7 +79,7 @@ class PairShards:
         """Some of the shards, in the order of `chosen`."""
         arrays = {
             name: value[chosen]
-            for name, value in vars(self).items()
+            for name, value in self.__dict__.items()
             if isinstance(value, np.ndarray)
         }
         return dataclasses.replace(self, **arrays)

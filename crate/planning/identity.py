@@ -457,11 +457,7 @@ def _class(home: str, name: str) -> Class:
             external.add(target)
     whole = external - PLAIN_BASES - {"Exception", "dict"}
     implicit = {
-        member
-        for member, nodes in members.items()
-        if whole
-        or member in IMPLICIT
-        or (member.startswith("__") and isinstance(nodes[0], ast.FunctionDef))
+        member for member in members if whole or member in IMPLICIT or member.startswith("__")
     }
     return Class(
         reader.definition(head),
