@@ -23,7 +23,7 @@ from crate.models.build import build, build_autoencoder, build_contrastive, buil
 from crate.models.spec import ModelSpec
 from crate.records import RunFolder, atomic_path, canonical_json, file_sha256, read_json
 from crate.runs import Run, parse_path
-from crate.training.loop import read_weights
+from crate.weights import read_weights
 
 ONNX_LIMIT = 2**31 - 1  # bytes of one protobuf message
 ONNX_OPSET = 20  # has Gelu and LayerNormalization

@@ -21,7 +21,7 @@ from crate.models.build import build
 from crate.models.zoo import resolve
 from crate.records import RunFolder, file_sha256, write_json
 from crate.runs import Run
-from crate.training.loop import read_weights, save_weights
+from crate.weights import read_weights, save_weights
 
 ROOT = Path(__file__).parents[2]
 ALPHA, CRATE_2023, VIT = "crate_alpha_base_patch32", "crate_base_patch16", "vit_base_patch16"

@@ -17,7 +17,7 @@ from crate.models.transfer import transfer_weights
 from crate.models.zoo import list_models, resolve
 from crate.records import RunFolder, write_json
 from crate.runs import Run
-from crate.training.loop import read_weights, save_weights
+from crate.weights import read_weights, save_weights
 
 NAMES = [name for name in list_models("*gpt*") if name.endswith("_base")]  # one a family
 SMALL = {"dim": 24, "heads": 3, "depth": 3}

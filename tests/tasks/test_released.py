@@ -15,7 +15,7 @@ from crate.models.build import create_model
 from crate.planning.loader import Experiments
 from crate.planning.plan import Plan
 from crate.runs import parse_path
-from crate.training.loop import read_weights
+from crate.weights import read_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

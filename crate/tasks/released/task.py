@@ -9,7 +9,7 @@ from crate.errors import RunError
 from crate.models.build import build, build_contrastive
 from crate.records import RunFolder, file_sha256
 from crate.tasks.base import Resolved
-from crate.training.loop import save_weights
+from crate.weights import save_weights
 
 
 def run(
