@@ -46,19 +46,14 @@ torch is imported only where weights are read or converted: planning looks files
 """
 
 import math
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import pydantic
-
-from crate.errors import RunError, UsageError, unknown
+from crate.errors import RunError, UsageError
 from crate.models.build import CONTRASTIVE_SIZES
 from crate.models.spec import MODEL_KINDS, ModelSpec
-from crate.models.zoo import MODELS, list_models, resolve
-from crate.records import file_sha256
-from crate.schema import Strict, parse, read_yaml
+from crate.models.zoo import MODELS, resolve
 
 if TYPE_CHECKING:
     import torch
@@ -94,249 +89,6 @@ CONTRASTIVE_LAYOUTS = {
 OUR_CONTRASTIVE = ("vision.positions", "text.token_embedding.weight", "text.positions")
 LANGUAGE_LAYOUTS = ("crate-gpt", "gpt2", "nanogpt")
 PADDED_VOCABULARY, VOCABULARY = 50_304, 50_257  # rows; GPT-2's tokens
-SUFFIXES = (".pth", ".pt", ".bin", ".npz", ".safetensors")
-
-
-# --- the manifest: experiments/released.yaml -----------------------------------------------------
-
-
-class Released(Strict):
-    """One official file, as it stands in `experiments/released.yaml` under its name."""
-
-    model: str | None  # of the registry or of models.yaml; null: no model of ours reads it
-    classes: pydantic.PositiveInt | None = None  # of its head; null: any, or it has none
-    format: Literal[
-        "alpha-torch",
-        "alpha-jax",
-        "crate-torch",
-        "crate-mae",
-        "vit-mae",
-        "clipa-torch",
-        "clipa-layers",
-        "clipa-jax",
-        "gpt2",
-        "nanogpt",
-        "crate-gpt",
-    ]
-    source: str
-    bytes: pydantic.PositiveInt | None = None
-    sha256: str | None = pydantic.Field(None, pattern=r"^[0-9a-f]{64}$")
-    status: Literal["available", "withdrawn", "not released"] = "available"
-    note: str = ""
-
-
-def manifest(folder: str | Path) -> dict[str, Released]:
-    """File name → entry, from `released.yaml` in the experiments folder. Raises `UsageError`."""
-    path = Path(folder) / "released.yaml"
-    own = read_yaml(Path(folder) / "models.yaml")
-    entries = {}
-    for name, content in read_yaml(path).items():
-        where = f"{path}: {name}"
-        if "/" in name or Path(name).suffix not in SUFFIXES:
-            raise UsageError(f"{where}: should be a file name ending in {', '.join(SUFFIXES)}")
-        if not isinstance(content, dict):
-            raise UsageError(f"{where}: {content!r} should be a mapping of keys to values")
-        entry = parse(Released, content, where)
-        if entry.model is not None and entry.model not in MODELS and entry.model not in own:
-            raise unknown("model", entry.model, [*list_models(), *own], where)
-        entries[name] = entry
-    return entries
-
-
-def place(name: str, data_root: str | Path) -> Path:
-    """Where an official file is looked for."""
-    return Path(data_root) / "released" / name
-
-
-def find(
-    model: str, classes: int | None, experiments_folder: str | Path, data_root: str | Path
-) -> Path | None:
-    """The official checkpoint of `model` that is here; None where there is none.
-
-    Args:
-        model: the name that the manifest gives.
-        classes: of its head; None for any.
-
-    Raises:
-        RunError: the file is here and is not as long as the manifest says.
-    """
-    for name, entry in listed(model, classes, experiments_folder):
-        path = place(name, data_root)
-        if path.is_file():
-            verify(path, entry, hashed=False)
-            return path
-    return None
-
-
-def locate(
-    model: str,
-    classes: int | None,
-    experiments_folder: str | Path,
-    data_root: str | Path,
-    *,
-    hashed: bool = True,
-) -> Path:
-    """As `find`, but a file that is not here is an error; `hashed`: the sha256 is compared too.
-
-    Raises:
-        RunError: the file is damaged, or not here: what to download, and to where.
-    """
-    known = listed(model, classes, experiments_folder)
-    path = find(model, classes, experiments_folder, data_root)
-    if path is not None:
-        verify(path, dict(known)[path.name], hashed=hashed)
-        return path
-    heads = {entry.classes for _, entry in listed(model, None, experiments_folder)} - {None}
-    head = f" with {classes:,} classes" if classes and heads else ""
-    if not known:
-        raise RunError(
-            f"no official weights of {model}{head} are known; if you have some, add them to "
-            f"{Path(experiments_folder) / 'released.yaml'}"
-        )
-    name, entry = known[0]
-    get = "download it from" if entry.status == "available" else f"it is {entry.status}; listed at"
-    raise RunError(
-        f"the official weights of {model}{head} are not here: no {place(name, data_root)}; "
-        f"{get} {entry.source}"
-    )
-
-
-def listed(model: str, classes: int | None, folder: str | Path) -> list[tuple[str, Released]]:
-    """The manifest's files of a model and a number of classes, in its order.
-
-    classes: None for any; a file whose entry states none, as a contrastive model's, is of any.
-    """
-    return [
-        (name, entry)
-        for name, entry in manifest(folder).items()
-        if entry.model == model and (classes is None or entry.classes in (None, classes))
-    ]
-
-
-def presence(path: Path, entry: Released) -> str:
-    """Whether a file is here, in words: yes, no, or half-downloaded."""
-    if not path.is_file():
-        return "no"
-    size = path.stat().st_size
-    if entry.bytes is None or size == entry.bytes:
-        return "yes"
-    if size < entry.bytes:
-        return f"half-downloaded? {size:,} of {entry.bytes:,} bytes"
-    return f"another file? {size:,} bytes, not {entry.bytes:,}"
-
-
-def verify(path: Path, entry: Released, *, hashed: bool = True) -> None:
-    """Compare a file with its entry: size, and sha256 if `hashed`. Raises `RunError`."""
-    state = presence(path, entry)
-    if state != "yes":
-        raise RunError(f"{path}: {'is not there' if state == 'no' else state}; download it again")
-    if hashed and entry.sha256 and file_sha256(path) != entry.sha256:
-        raise RunError(f"{path}: its sha256 is not that of the official file; download it again")
-
-
-def verify_listed(path: Path, model: str, experiments: Path) -> None:
-    """Compare a file that the manifest lists with its entry; one it does not list passes.
-
-    Raises:
-        UsageError: it is listed as another model. RunError: it is not the official file.
-    """
-    entry = manifest(experiments).get(path.name)
-    if entry is None or not path.is_file():
-        return
-    if entry.model not in (None, model):
-        raise UsageError(
-            f"{experiments / 'released.yaml'} lists {path.name} as {entry.model}, not {model}; "
-            "rename the file if you mean it"
-        )
-    verify(path, entry)
-
-
-# --- reading -------------------------------------------------------------------------------------
-
-
-def read(path: str | Path) -> dict[str, Any]:
-    """What a checkpoint file holds: names to tensors, or to numpy arrays for .npz.
-
-    Reads .pth, .pt and .bin (tensors only: code in a pickle is refused and never run), .npz (only
-    what is under params/; the optimiser's state stays on the disk) and .safetensors.
-
-    Raises:
-        UsageError: there is no such file, or it has another suffix.
-        RunError: it is empty, cut short, damaged, or something else than weights.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UsageError(f"{path}: {'is a folder' if path.is_dir() else 'there is no such file'}")
-    if path.suffix not in SUFFIXES:
-        raise UsageError(f"{path}: is no checkpoint; read are {', '.join(SUFFIXES)}")
-    again = "; download it again"
-    try:
-        with path.open("rb") as file:
-            start = file.read(64)
-    except OSError as error:
-        raise RunError(f"{path}: cannot be read ({error.strerror})") from None
-    if not start:
-        raise RunError(f"{path}: is empty{again}")
-    if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise RunError(f"{path}: is a web page, not weights{again}, from the link to the file")
-    if start.startswith(b"version https://git-lfs"):
-        raise RunError(f"{path}: is a Git LFS pointer, not the weights; fetch it with git lfs pull")
-    if start.startswith(b"PK") and not zipfile.is_zipfile(path):
-        raise RunError(f"{path}: is cut short{again}")
-    reader = {".npz": _read_npz, ".safetensors": _read_safetensors}.get(path.suffix, _read_torch)
-    try:
-        weights = reader(path)
-    except RunError:
-        raise
-    except Exception as error:  # whatever a damaged file makes the readers say
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise RunError(f"{path}: is damaged or no {path.suffix} file ({reason}){again}") from None
-    if not isinstance(weights, dict) or not weights:
-        raise RunError(f"{path}: holds no weights")
-    return weights
-
-
-def _read_torch(path: Path) -> Any:
-    import pickle
-    import warnings
-
-    import torch
-
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:  # torch does not compare the checksums
-            damaged = archive.testzip()
-        if damaged:
-            raise RunError(f"{path}: is damaged (checksum of {damaged}); download it again")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of an unusual pickle: it is read or refused
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        # torch's own words recommend to run the code
-        raise RunError(
-            f"{path}: is damaged, or a pickle of more than tensors, whose code is not run here"
-        ) from None
-
-
-def _read_npz(path: Path) -> dict:
-    import numpy as np
-
-    if not zipfile.is_zipfile(path):
-        raise RunError(f"{path}: is no .npz file; download it again")
-    with np.load(path, allow_pickle=False) as archive:  # a member is read, and checked, when named
-        names = [name for name in archive.files if name.startswith("params/")]
-        if not names:
-            raise RunError(f"{path}: has nothing under params/: not a checkpoint of the JAX code")
-        return {name: archive[name] for name in names}
-
-
-def _read_safetensors(path: Path) -> dict:
-    import safetensors.torch
-
-    return safetensors.torch.load_file(path)
-
-
-# --- converting ----------------------------------------------------------------------------------
 
 
 class _Part(NamedTuple):
@@ -365,7 +117,7 @@ def convert(
     """Official weights under our names, for `load_state_dict(strict=True)`; all or nothing.
 
     The image size and the number of classes, if any, or the vocabulary and the length of a text are
-    the checkpoint's (`sizes` tells them). float16 and bfloat16 (in a .npz: two bytes of void) are
+    the checkpoint's (`infer_sizes` tells them). float16 and bfloat16 (in a .npz: two bytes of void) are
     widened exactly.
 
     Args:
@@ -528,7 +280,7 @@ def to_official(
     return converted
 
 
-def sizes(state: Mapping[str, "torch.Tensor"], model: str | ModelSpec) -> dict[str, int]:
+def infer_sizes(state: Mapping[str, "torch.Tensor"], model: str | ModelSpec) -> dict[str, int]:
     """`{"num_classes": …, "image_size": …}` of our weights, to build a model that they fit.
 
     Of an autoencoder the image size alone; of a language model

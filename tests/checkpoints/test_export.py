@@ -16,7 +16,9 @@ import safetensors.torch
 import torch
 
 from crate import cli
-from crate.checkpoints.convert import convert, place, read, sizes, to_official
+from crate.checkpoints.convert import convert, infer_sizes, to_official
+from crate.checkpoints.manifest import checkpoint_path
+from crate.checkpoints.read import read_checkpoint
 from crate.models.build import build
 from crate.models.zoo import resolve
 from crate.records import RunFolder, file_sha256, write_json
@@ -48,7 +50,7 @@ def metadata(path) -> dict:
 
 def test_the_list_tells_what_is_here(crate, tmp_path):
     for name, size in (("crate_alpha_B16.pth", 1_000), ("vanilla_crate_B32_in21k.pth", None)):
-        path = place(name, tmp_path / "sets")
+        path = checkpoint_path(name, tmp_path / "sets")
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as file:  # sparse: nothing is written
             file.truncate(size or 153_686_661)
@@ -205,9 +207,9 @@ def test_torch_official_can_be_read_back(crate, finished, tmp_path, name):
     folder, model = finished(name)
     words = ("export", folder.metrics, "--to", "torch-official", "--out", "m.pth")
     assert crate(*words)[0] == 0
-    state = convert(read(tmp_path / "m.pth"), model.spec)
+    state = convert(read_checkpoint(tmp_path / "m.pth"), model.spec)
     assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
-    assert sizes(state, model.spec) == {"num_classes": 10, "image_size": 28}
+    assert infer_sizes(state, model.spec) == {"num_classes": 10, "image_size": 28}
     first = (tmp_path / "m.pth").read_bytes()
     crate(*words)
     assert (tmp_path / "m.pth").read_bytes() == first

@@ -14,7 +14,7 @@ import safetensors
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from crate.checkpoints.convert import convert, sizes, to_official
+from crate.checkpoints.convert import convert, infer_sizes, to_official
 from crate.checkpoints.export import import_official
 from crate.errors import UsageError
 from crate.layers import reference
@@ -284,7 +284,7 @@ def test_converted_weights_compute_the_official_loss_and_gradients(name, ratio, 
     loss.backward()
 
     state = convert(checkpoint, small(name))
-    assert sizes(state, small(name)) == {"image_size": SIDE}
+    assert infer_sizes(state, small(name)) == {"image_size": SIDE}
     model = build_autoencoder(small(name), image_size=SIDE, normalise_patches=normalise)
     torch.testing.assert_close(model.positions, state["positions"], rtol=0, atol=1e-7)
     model.load_state_dict(state, strict=True)
@@ -354,7 +354,7 @@ def test_weights_that_do_not_fit_are_told():
         with pytest.raises(UsageError, match=told):
             convert(checkpoint, spec)
     classifier = build(small(CRATE), num_classes=5, image_size=SIDE).state_dict()
-    assert sizes(classifier, small(CRATE)) == {"num_classes": 5, "image_size": SIDE}
+    assert infer_sizes(classifier, small(CRATE)) == {"num_classes": 5, "image_size": SIDE}
     with pytest.raises(UsageError, match="there is no 'mask_token'"):
         to_official(classifier, small(CRATE))
 

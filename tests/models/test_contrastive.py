@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from crate.checkpoints.convert import convert, convert_text, read, sizes, to_official
+from crate.checkpoints.convert import convert, convert_text, infer_sizes, to_official
 from crate.checkpoints.export import import_official
+from crate.checkpoints.read import read_checkpoint
 from crate.errors import RunError, UsageError
 from crate.models.build import build, build_contrastive, create_model
 from crate.models.flops import parameter_count
@@ -278,7 +279,7 @@ def official_jax(state, images, ids, place="/"):
 
 def assert_computes(state, expected, images, ids):
     """Our model of converted weights gives the expected features."""
-    assert sizes(state, small()) == SIZES
+    assert infer_sizes(state, small()) == SIZES
     model = some_model(seed=1)
     model.load_state_dict(state, strict=True)
     features = model.double().eval()(images, ids)[:2]
@@ -302,7 +303,7 @@ def test_converted_weights_compute_the_official_features():
 def test_the_jax_codes_weights_compute_its_features(tmp_path, place):
     official, (images, ids) = jax_checkpoint(place=place), some_pairs()
     np.savez(tmp_path / "clipa.npz", **official, **{"opt/params/t": np.zeros(3)})
-    state = convert(read(tmp_path / "clipa.npz"), small())
+    state = convert(read_checkpoint(tmp_path / "clipa.npz"), small())
     assert_computes(state, official_jax(official, images, ids, place), images, ids)
     assert state["logit_scale"].shape == ()
     assert state["logit_scale"].item() == official["params/t"].item()
@@ -408,7 +409,7 @@ def test_another_kind_of_model_is_told_with_those_that_fit():
     with pytest.raises(UsageError, match=r"'params/img/emb.* is of the clipa-jax layout, which it"):
         convert(jax_checkpoint(), small(VIT))
     classifier = build(small(), num_classes=3, image_size=32).state_dict()
-    assert sizes(classifier, small()) == {"num_classes": 3, "image_size": 32}
+    assert infer_sizes(classifier, small()) == {"num_classes": 3, "image_size": 32}
     with pytest.raises(UsageError, match=r"there is no 'vision\.class_token', which should be"):
         to_official(classifier, small())
     with pytest.raises(UsageError, match="own layout already"):

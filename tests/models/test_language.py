@@ -9,7 +9,7 @@ import safetensors
 import torch
 
 from crate import cli
-from crate.checkpoints.convert import convert, sizes, to_official
+from crate.checkpoints.convert import convert, infer_sizes, to_official
 from crate.errors import RunError, UsageError
 from crate.models.build import build_language, create_model
 from crate.models.language import Cache, choose, generate
@@ -169,7 +169,7 @@ def hugging_face():
 
 def loaded(state, name, **overrides):
     spec = resolve(name, **SMALL | overrides)
-    model = build_language(spec, **sizes(state, spec))
+    model = build_language(spec, **infer_sizes(state, spec))
     model.load_state_dict(state, strict=True)
     return model.double().eval()
 
@@ -293,7 +293,10 @@ def test_a_padded_vocabulary_is_cut():
     small = {"dim": 4, "heads": 1, "depth": 1}
     official = official_crate_gpt_weights(50_304, d=4, depth=1)
     state = convert(official, resolve(CRATE_GPT, **small))
-    assert sizes(state, resolve(CRATE_GPT, **small)) == {"vocab_size": 50_257, "block_size": BLOCK}
+    assert infer_sizes(state, resolve(CRATE_GPT, **small)) == {
+        "vocab_size": 50_257,
+        "block_size": BLOCK,
+    }
     embedding = official["transformer.wte.weight"]
     assert torch.equal(state["token_embedding.weight"], embedding[:50_257])
 
@@ -320,7 +323,7 @@ def test_other_weights_are_refused():
     with pytest.raises(UsageError, match="no code that was published has this architecture"):
         to_official(small(ALPHA_GPT).state_dict(), resolve(ALPHA_GPT, **SMALL))
     with pytest.raises(UsageError, match=r"no 'position_embedding\.weight' with 2 axes"):
-        sizes({"token_embedding.weight": torch.zeros(3, 24)}, CRATE_GPT)
+        infer_sizes({"token_embedding.weight": torch.zeros(3, 24)}, CRATE_GPT)
 
 
 # --- crate weights --------------------------------------------------------------------------------
