@@ -5,6 +5,7 @@ from typing import Literal
 
 import pydantic
 
+from crate.checkpoints.layouts import LAYOUTS
 from crate.checkpoints.read import SUFFIXES
 from crate.errors import RunError, UsageError, unknown
 from crate.models.zoo import MODELS, list_models
@@ -17,24 +18,19 @@ class OfficialFile(Strict):
 
     model: str | None  # of the registry or of models.yaml; null: no model of ours reads it
     classes: pydantic.PositiveInt | None = None  # of its head; null: any, or it has none
-    format: Literal[
-        "alpha-torch",
-        "alpha-jax",
-        "crate-torch",
-        "crate-mae",
-        "vit-mae",
-        "clipa-torch",
-        "clipa-layers",
-        "clipa-jax",
-        "gpt2",
-        "nanogpt",
-        "crate-gpt",
-    ]
+    format: str  # a name of `LAYOUTS`
     source: str
     bytes: pydantic.PositiveInt | None = None
     sha256: str | None = pydantic.Field(None, pattern=r"^[0-9a-f]{64}$")
     status: Literal["available", "withdrawn", "not released"] = "available"
     note: str = ""
+
+    @pydantic.field_validator("format")
+    @classmethod
+    def _known_format(cls, name: str) -> str:
+        if name not in LAYOUTS:
+            raise ValueError(f"{name!r} should be one of {', '.join(map(repr, LAYOUTS))}")
+        return name
 
 
 def manifest(folder: str | Path) -> dict[str, OfficialFile]:

@@ -124,7 +124,11 @@ def test_import_writes_our_weights_and_says_what_they_are(crate, official, tmp_p
         ("theirs.pth --model crate_alpha_tny_patch32 --out a.safetensors", 2, "did you mean"),
         ("theirs.pth --model crate_alpha_tiny_patch32 --out a.pth", 2, "should end in .safetensor"),
         ("theirs.pth --model vit_tiny_patch32 --out a.safetensors", 2, "theirs.pth: not the weigh"),
-        ("theirs.pth --model crate_alpha_tiny_patch16 --out a.safetensors", 2, "'conv1.weight' is"),
+        (
+            "theirs.pth --model crate_alpha_tiny_patch16 --out a.safetensors",
+            2,
+            "'conv1.weight' has",
+        ),
         ("cut.pth --model crate_alpha_tiny_patch32 --out a.safetensors", 1, "cut.pth: is cut shor"),
         (
             "crate_alpha_B16.pth --model crate_alpha_base_patch16 --out a.safetensors",

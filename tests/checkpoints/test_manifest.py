@@ -57,7 +57,10 @@ def mine(folder):
     [
         ({"modl": "x"}, "my.pth: unknown key 'modl'; did you mean 'model'?"),
         ({"model": "crate_alpha_tny_patch16"}, "did you mean 'crate_alpha_tiny_patch16'?"),
-        ({"format": "torch"}, "my.pth: format: 'torch' should be 'alpha-torch', 'alpha-jax', "),
+        (
+            {"format": "torch"},
+            "my.pth: format: 'torch' should be one of 'alpha-torch', 'alpha-jax', ",
+        ),
         ({"sha256": "123"}, "my.pth: sha256: "),
         ({"classes": "7"}, "my.pth: classes: '7' should be"),
         ({"name": "my.zip"}, "my.zip: should be a file name ending in .pth"),
