@@ -17,13 +17,14 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from crate.checkpoints import convert as released
+from crate.checkpoints.convert import convert, infer_sizes, to_official
+from crate.checkpoints.read import read_checkpoint
 from crate.errors import RunError, UsageError
 from crate.models.build import build, build_autoencoder, build_contrastive, build_language
 from crate.models.spec import ModelSpec
 from crate.records import RunFolder, atomic_path, canonical_json, file_sha256, read_json
 from crate.runs import Run, parse_path
-from crate.training.loop import read_weights
+from crate.weights import read_weights
 
 ONNX_LIMIT = 2**31 - 1  # bytes of one protobuf message
 ONNX_OPSET = 20  # has Gelu and LayerNormalization
@@ -35,12 +36,12 @@ def import_official(path: Path, name: str, spec: ModelSpec, out: Path) -> str:
     The weights are loaded strictly into a model of `spec` before anything is written.
 
     Raises:
-        UsageError, RunError: as `released.read` and `released.convert`.
+        UsageError, RunError: as `read_checkpoint` and `convert`.
     """
     if out.resolve() == path.resolve():
         raise UsageError(f"{out}: is the official file itself; give --out another name")
-    state = released.convert(released.read(path), spec, where=path)
-    sizes = released.sizes(state, spec)
+    state = convert(read_checkpoint(path), spec, where=path)
+    sizes = infer_sizes(state, spec)
     with torch.device("meta"):
         model = _build(spec, sizes)
     model.load_state_dict(state, strict=True, assign=True)
@@ -69,7 +70,7 @@ def export_run(path: str, to: str, out: Path) -> str:
     run, folder, record, spec, state = read_finished(path)
     if out.resolve() == folder.weights.resolve():
         raise UsageError(f"{out}: is the run's own file; give --out another name")
-    sizes = released.sizes(state, spec)
+    sizes = infer_sizes(state, spec)
     model = _build(spec, sizes)
     try:
         model.load_state_dict(state, strict=True)
@@ -166,7 +167,7 @@ def _to_safetensors(model: nn.Module, spec: ModelSpec, facts: dict, out: Path) -
 
 
 def _to_official(model: nn.Module, spec: ModelSpec, facts: dict, out: Path) -> None:
-    state = released.to_official(model.state_dict(), spec)
+    state = to_official(model.state_dict(), spec)
     with atomic_path(out) as temporary, temporary.open("wb") as file:
         try:
             torch.save(state, file)

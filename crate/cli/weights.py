@@ -33,7 +33,7 @@ def add_parser(commands) -> None:
 def list_known(options) -> None:
     from tabulate import tabulate
 
-    from crate.checkpoints.convert import manifest, place, presence
+    from crate.checkpoints.manifest import checkpoint_path, manifest, presence
     from crate.environment import EXPERIMENTS
     from crate.planning.loader import Experiments
 
@@ -47,7 +47,7 @@ def list_known(options) -> None:
             f"{entry.bytes:,}" if entry.bytes else "unknown",
             entry.sha256 or "unknown",
             entry.status,
-            presence(place(name, data_root), entry),
+            presence(checkpoint_path(name, data_root), entry),
         ]
         for name, entry in entries.items()
     ]
@@ -57,11 +57,11 @@ def list_known(options) -> None:
     print()
     for name, entry in entries.items():
         print(f"{name}: {entry.source}{'; ' if entry.note else ''}{entry.note}")
-    print(f"\nlooked for in {place('', data_root)}/; nothing is downloaded for you")
+    print(f"\nlooked for in {checkpoint_path('', data_root)}/; nothing is downloaded for you")
 
 
 def import_file(options) -> None:
-    from crate.checkpoints.convert import verify_listed
+    from crate.checkpoints.manifest import verify_if_listed
     from crate.environment import EXPERIMENTS
     from crate.planning.loader import Experiments
     from crate.planning.plan import Plan
@@ -70,7 +70,7 @@ def import_file(options) -> None:
     spec = Plan(Experiments()).spec(options.model, None)
     if out.suffix != ".safetensors":
         raise UsageError(f"--out {out}: should end in .safetensors")
-    verify_listed(path, options.model, EXPERIMENTS)
+    verify_if_listed(path, options.model, EXPERIMENTS)
     from crate.checkpoints.export import import_official
 
     print(import_official(path, options.model, spec, out))

@@ -21,19 +21,21 @@ def read_any_weights(
             for this model and have the listed size and hash. None: not verified.
 
     Raises:
-        UsageError, RunError: as `crate.checkpoints.convert.read`, `verify_listed` and `convert`.
+        UsageError, RunError: as `read_checkpoint`, `verify_if_listed` and `convert`.
     """
-    from crate.checkpoints.convert import convert, read, verify_listed
+    from crate.checkpoints.convert import convert
+    from crate.checkpoints.manifest import verify_if_listed
+    from crate.checkpoints.read import read_checkpoint
 
     ours = "token_embedding.weight" if spec.causal else "class_token"
     state = None
     if listed_as is None or path.suffix == ".safetensors":
-        state = read(path)
+        state = read_checkpoint(path)
         if ours in state:
             return state
     if listed_as is not None:
-        verify_listed(path, listed_as, EXPERIMENTS)
-    return convert(read(path) if state is None else state, spec, where=path)
+        verify_if_listed(path, listed_as, EXPERIMENTS)
+    return convert(read_checkpoint(path) if state is None else state, spec, where=path)
 
 
 def best_device() -> str:

@@ -104,7 +104,7 @@ def _print(prompt: str, tokens: Iterator[int], tokenizer: Tokenizer) -> int:
 
 def _open(request: Request) -> "tuple[LanguageModel, Tokenizer]":
     """The model with its weights, and its tokenizer; raises as `sample`."""
-    from crate.checkpoints import convert
+    from crate.checkpoints.convert import infer_sizes
     from crate.checkpoints.export import read_finished
     from crate.models.build import build_language
     from crate.models.transfer import transfer_weights
@@ -125,7 +125,7 @@ def _open(request: Request) -> "tuple[LanguageModel, Tokenizer]":
         raise UsageError(f"{where}: is not a language model")
     if "ngram.tokens" in state:
         raise UsageError(f"{where}: holds counts of tokens, no network to sample from")
-    sizes = convert.sizes(state, spec)
+    sizes = infer_sizes(state, spec)
     model = build_language(spec, **sizes)
     try:
         transfer_weights(model, state, [])

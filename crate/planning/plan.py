@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
-from crate.checkpoints import convert as checkpoints
+from crate.checkpoints.manifest import locate
 from crate.data.catalogue import get_dataset
 from crate.data.datasets import Dataset, ImageSet, TextSet, data_identity
 from crate.errors import RunError, UsageError, nearest, unknown
@@ -191,7 +191,7 @@ class Plan:
         classes = get_dataset(first.recipe.dataset).classes
         try:
             self.check_released(run)
-            checkpoints.locate(
+            locate(
                 first.run.model, classes, self.experiments.folder, settings.data_root, hashed=False
             )
         except (UsageError, RunError) as error:

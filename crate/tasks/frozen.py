@@ -17,7 +17,7 @@ from crate.recipes import Recipe
 from crate.runtime import Runtime, seed_for
 from crate.tasks.base import Resolved
 from crate.tasks.cost import PICTURE
-from crate.training.loop import read_weights
+from crate.weights import read_weights
 
 Work = Callable[[int], object]  # does the work once, with so many examples
 

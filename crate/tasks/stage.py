@@ -21,7 +21,8 @@ from crate.records import RunFolder, read_json
 from crate.runtime import Runtime, seed_for
 from crate.tasks.base import Resolved
 from crate.tasks.cost import TrainingCost
-from crate.training.loop import Batch, Examples, Session, fit, read_weights, save_weights
+from crate.training.loop import Batch, Examples, Session, fit
+from crate.weights import read_weights, save_weights
 
 EVALUATION_BATCH = 500  # examples that are evaluated at once, at most
 

@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -236,7 +234,7 @@ def _check_finite(losses: list[torch.Tensor], index: int, per_epoch: int) -> flo
     return float(values.mean())
 
 
-# --- checkpoints and weights -----------------------------------------------------------
+# --- checkpoints and history -----------------------------------------------------------
 
 
 def _save_checkpoint(
@@ -311,25 +309,3 @@ def _truncate_history(folder: RunFolder, done: int) -> float:
         with atomic_path(folder.history) as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return lines[-1]["seconds"] if lines else 0.0
-
-
-def save_weights(model: nn.Module, folder: RunFolder) -> None:
-    save_tensors(model.state_dict(), folder.weights)
-
-
-def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """Write a weights file. Raises `RunError` where the disk is full."""
-    tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    with atomic_path(path) as temporary:
-        try:
-            safetensors.torch.save_file(tensors, temporary)
-        except safetensors.SafetensorError as error:  # a full disk, in its words
-            raise RunError(f"{path}: cannot be written ({error})") from None
-
-
-def read_weights(path) -> dict[str, torch.Tensor]:
-    """Read a weights file. Raises `RunError` in one line where it is missing or damaged."""
-    try:
-        return safetensors.torch.load_file(path)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise RunError(f"{path}: weights cannot be read ({error})") from None

@@ -16,12 +16,14 @@ import safetensors.torch
 import torch
 
 from crate import cli
-from crate.checkpoints.convert import convert, place, read, sizes, to_official
+from crate.checkpoints.convert import convert, infer_sizes, to_official
+from crate.checkpoints.manifest import checkpoint_path
+from crate.checkpoints.read import read_checkpoint
 from crate.models.build import build
 from crate.models.zoo import resolve
 from crate.records import RunFolder, file_sha256, write_json
 from crate.runs import Run
-from crate.training.loop import read_weights, save_weights
+from crate.weights import read_weights, save_weights
 
 ROOT = Path(__file__).parents[2]
 ALPHA, CRATE_2023, VIT = "crate_alpha_base_patch32", "crate_base_patch16", "vit_base_patch16"
@@ -48,7 +50,7 @@ def metadata(path) -> dict:
 
 def test_the_list_tells_what_is_here(crate, tmp_path):
     for name, size in (("crate_alpha_B16.pth", 1_000), ("vanilla_crate_B32_in21k.pth", None)):
-        path = place(name, tmp_path / "sets")
+        path = checkpoint_path(name, tmp_path / "sets")
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as file:  # sparse: nothing is written
             file.truncate(size or 153_686_661)
@@ -122,7 +124,11 @@ def test_import_writes_our_weights_and_says_what_they_are(crate, official, tmp_p
         ("theirs.pth --model crate_alpha_tny_patch32 --out a.safetensors", 2, "did you mean"),
         ("theirs.pth --model crate_alpha_tiny_patch32 --out a.pth", 2, "should end in .safetensor"),
         ("theirs.pth --model vit_tiny_patch32 --out a.safetensors", 2, "theirs.pth: not the weigh"),
-        ("theirs.pth --model crate_alpha_tiny_patch16 --out a.safetensors", 2, "'conv1.weight' is"),
+        (
+            "theirs.pth --model crate_alpha_tiny_patch16 --out a.safetensors",
+            2,
+            "'conv1.weight' has",
+        ),
         ("cut.pth --model crate_alpha_tiny_patch32 --out a.safetensors", 1, "cut.pth: is cut shor"),
         (
             "crate_alpha_B16.pth --model crate_alpha_base_patch16 --out a.safetensors",
@@ -205,9 +211,9 @@ def test_torch_official_can_be_read_back(crate, finished, tmp_path, name):
     folder, model = finished(name)
     words = ("export", folder.metrics, "--to", "torch-official", "--out", "m.pth")
     assert crate(*words)[0] == 0
-    state = convert(read(tmp_path / "m.pth"), model.spec)
+    state = convert(read_checkpoint(tmp_path / "m.pth"), model.spec)
     assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
-    assert sizes(state, model.spec) == {"num_classes": 10, "image_size": 28}
+    assert infer_sizes(state, model.spec) == {"num_classes": 10, "image_size": 28}
     first = (tmp_path / "m.pth").read_bytes()
     crate(*words)
     assert (tmp_path / "m.pth").read_bytes() == first

@@ -20,7 +20,7 @@ from crate.explore.pictures import open_picture
 from crate.models.build import build, build_autoencoder, build_contrastive, build_language
 from crate.records import RunFolder, file_sha256, write_json
 from crate.runs import Run
-from crate.training.loop import save_weights
+from crate.weights import save_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 STEP = {

@@ -13,7 +13,7 @@ from crate.models.build import create_model
 from crate.models.language import generate
 from crate.records import file_sha256, write_json
 from crate.runs import Run
-from crate.training.loop import save_tensors
+from crate.weights import save_tensors
 
 PROMPT = "Größe: "  # letters of two bytes
 

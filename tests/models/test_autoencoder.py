@@ -14,7 +14,7 @@ import safetensors
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from crate.checkpoints.convert import convert, sizes, to_official
+from crate.checkpoints.convert import convert, infer_sizes, to_official
 from crate.checkpoints.export import import_official
 from crate.errors import UsageError
 from crate.layers import reference
@@ -284,7 +284,7 @@ def test_converted_weights_compute_the_official_loss_and_gradients(name, ratio, 
     loss.backward()
 
     state = convert(checkpoint, small(name))
-    assert sizes(state, small(name)) == {"image_size": SIDE}
+    assert infer_sizes(state, small(name)) == {"image_size": SIDE}
     model = build_autoencoder(small(name), image_size=SIDE, normalise_patches=normalise)
     torch.testing.assert_close(model.positions, state["positions"], rtol=0, atol=1e-7)
     model.load_state_dict(state, strict=True)
@@ -340,22 +340,24 @@ def test_weights_that_do_not_fit_are_told():
     checkpoint = official_checkpoint(CRATE)
     for damage, told in (
         ({"decoder_pos_embed": torch.zeros(1, 17, 24)}, "'pos_embed' is not 'decoder_pos_embed'"),
-        ({"mask_token": torch.zeros(1, 1, 25)}, "'mask_token' is (1, 1, 25), and should be (1, 1"),
-        ({"head.weight": torch.zeros(3, 24)}, "it has no 'head.weight'"),
+        (
+            {"mask_token": torch.zeros(1, 1, 25)},
+            "'mask_token' has shape (1, 1, 25), expected (1, 1",
+        ),
+        ({"head.weight": torch.zeros(3, 24)}, "unexpected 'head.weight'"),
     ):
         with pytest.raises(UsageError) as caught:
             convert(checkpoint | damage, small(CRATE))
         assert told in str(caught.value)
         assert "\n" not in str(caught.value)
-    for spec, told in (
-        (small(VIT), "is of the crate-mae layout, which it does not have"),
-        (resolve("crate_base_patch16"), "is of the crate-mae layout, which it does not have"),
-    ):
-        with pytest.raises(UsageError, match=told):
+    for spec in (small(VIT), resolve("crate_base_patch16")):
+        with pytest.raises(
+            UsageError, match=r"crate-mae layout \(a masked autoencoder\), which this"
+        ):
             convert(checkpoint, spec)
     classifier = build(small(CRATE), num_classes=5, image_size=SIDE).state_dict()
-    assert sizes(classifier, small(CRATE)) == {"num_classes": 5, "image_size": SIDE}
-    with pytest.raises(UsageError, match="there is no 'mask_token'"):
+    assert infer_sizes(classifier, small(CRATE)) == {"num_classes": 5, "image_size": SIDE}
+    with pytest.raises(UsageError, match="'mask_token' is missing"):
         to_official(classifier, small(CRATE))
 
 

@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from crate.checkpoints.convert import convert, convert_text, read, sizes, to_official
+from crate.checkpoints.convert import convert, convert_text, infer_sizes, to_official
 from crate.checkpoints.export import import_official
+from crate.checkpoints.read import read_checkpoint
 from crate.errors import RunError, UsageError
 from crate.models.build import build, build_contrastive, create_model
 from crate.models.flops import parameter_count
@@ -278,7 +279,7 @@ def official_jax(state, images, ids, place="/"):
 
 def assert_computes(state, expected, images, ids):
     """Our model of converted weights gives the expected features."""
-    assert sizes(state, small()) == SIZES
+    assert infer_sizes(state, small()) == SIZES
     model = some_model(seed=1)
     model.load_state_dict(state, strict=True)
     features = model.double().eval()(images, ids)[:2]
@@ -302,7 +303,7 @@ def test_converted_weights_compute_the_official_features():
 def test_the_jax_codes_weights_compute_its_features(tmp_path, place):
     official, (images, ids) = jax_checkpoint(place=place), some_pairs()
     np.savez(tmp_path / "clipa.npz", **official, **{"opt/params/t": np.zeros(3)})
-    state = convert(read(tmp_path / "clipa.npz"), small())
+    state = convert(read_checkpoint(tmp_path / "clipa.npz"), small())
     assert_computes(state, official_jax(official, images, ids, place), images, ids)
     assert state["logit_scale"].shape == ()
     assert state["logit_scale"].item() == official["params/t"].item()
@@ -361,19 +362,19 @@ BLOCK = "visual.transformer.resblocks.1"
     [
         (
             {f"{BLOCK}.attn.in_proj_weight": torch.arange(72.0)[:, None].expand(72, 24)},
-            f"the thirds of '{BLOCK}.attn.in_proj_weight' differ",
+            f"'{BLOCK}.attn.in_proj_weight': its thirds differ",
         ),
         (
             {f"{BLOCK}.attn.in_proj_weight": torch.zeros(24, 24)},
-            f"'{BLOCK}.attn.in_proj_weight' is (24, 24), and should be (72, 24)",
+            f"'{BLOCK}.attn.in_proj_weight' has shape (24, 24), expected (72, 24)",
         ),
-        ({f"{BLOCK}.mlp.c_proj": None}, f"there is no '{BLOCK}.mlp.c_proj', which should be (24, "),
-        ({"visual.conv1.bias": torch.zeros(24)}, "it has no 'visual.conv1.bias' ((24,))"),
-        ({"visual.proj": torch.zeros(20, 24)}, "is (20, 24), and should be (24, 20)"),
-        ({"text_projection": torch.zeros(16, 20)}, "is (16, 20), and should be (20, 16)"),
-        ({"logit_scale": torch.zeros(1)}, "'logit_scale' is (1,), and should be ()"),
-        ({"visual.positional_embedding": torch.zeros(18, 24)}, "is (18, 24), and should be (785"),
-        ({"token_embedding.weight": torch.zeros(50)}, "'token_embedding.weight' is (50,), and sho"),
+        ({f"{BLOCK}.mlp.c_proj": None}, f"'{BLOCK}.mlp.c_proj' is missing, expected with sh"),
+        ({"visual.conv1.bias": torch.zeros(24)}, "unexpected 'visual.conv1.bias' with shape ("),
+        ({"visual.proj": torch.zeros(20, 24)}, "has shape (20, 24), expected (24, 20)"),
+        ({"text_projection": torch.zeros(16, 20)}, "has shape (16, 20), expected (20, 16)"),
+        ({"logit_scale": torch.zeros(1)}, "'logit_scale' has shape (1,), expected ()"),
+        ({"visual.positional_embedding": torch.zeros(18, 24)}, "has shape (18, 24), expected (7"),
+        ({"token_embedding.weight": torch.zeros(50)}, "'token_embedding.weight' has shape (50,), "),
     ],
 )
 def test_what_does_not_fit_is_told_in_one_line(changes, told):
@@ -389,15 +390,13 @@ def test_another_kind_of_model_is_told_with_those_that_fit():
     with torch.device("meta"):  # the published sizes, without their gigabytes
         large = official_checkpoint(1024, 24, 14, 6, 1024, 1024, 24, 32_000, 32)
     fits = "; the weights fit crate_alpha_clipa_large_patch14"
+    foreign = f"layout (a contrastive model), which this model does not have{fits}"
     for weights in (large, in_layers(large)):
         for name, told in (
-            (
-                "crate_alpha_large_patch14",
-                f"is a contrastive (CLIPA) model, not a classifier{fits}",
-            ),
-            ("gpt2_base", f"is a contrastive (CLIPA) model, not a language model{fits}"),
-            ("crate_mae_base", f"is a contrastive (CLIPA) model, not a masked autoencoder{fits}"),
-            ("vit_clipa_large_patch14", f"layout, which it does not have{fits}"),
+            ("crate_alpha_large_patch14", foreign),
+            ("gpt2_base", foreign),
+            ("crate_mae_base", foreign),
+            ("vit_clipa_large_patch14", foreign),
             ("crate_alpha_clipa_huge_patch14", fits),
         ):
             with pytest.raises(UsageError) as caught:
@@ -405,11 +404,11 @@ def test_another_kind_of_model_is_told_with_those_that_fit():
             assert str(caught.value).startswith("x.pth: ")
             assert str(caught.value).endswith(told)
             assert "\n" not in str(caught.value)
-    with pytest.raises(UsageError, match=r"'params/img/emb.* is of the clipa-jax layout, which it"):
+    with pytest.raises(UsageError, match=r"'params/img/emb.* is of the clipa-jax layout \(a con"):
         convert(jax_checkpoint(), small(VIT))
     classifier = build(small(), num_classes=3, image_size=32).state_dict()
-    assert sizes(classifier, small()) == {"num_classes": 3, "image_size": 32}
-    with pytest.raises(UsageError, match=r"there is no 'vision\.class_token', which should be"):
+    assert infer_sizes(classifier, small()) == {"num_classes": 3, "image_size": 32}
+    with pytest.raises(UsageError, match=r"'vision\.class_token' is missing"):
         to_official(classifier, small())
     with pytest.raises(UsageError, match="own layout already"):
         convert(some_model().state_dict(), small())
@@ -445,10 +444,18 @@ def test_another_kind_of_model_is_told_with_those_that_fit():
             official_checkpoint(w=8),
             UsageError,
             "its text tower is not that of a MSSA-ODL model of width 24: 'token_embedding.weight' "
-            "is (50, 8), and should be (50, 16)",
+            "has shape (50, 8), expected (50, 16)",
         ),
-        (official_checkpoint() | {"logit_bias": torch.zeros(())}, UsageError, "it has no 'logit_b"),
-        (official_checkpoint() | {"logit_scale": 3.0}, RunError, "'logit_scale' is no tensor but"),
+        (
+            official_checkpoint() | {"logit_bias": torch.zeros(())},
+            UsageError,
+            "unexpected 'logit_b",
+        ),
+        (
+            official_checkpoint() | {"logit_scale": 3.0},
+            RunError,
+            "'logit_scale' is not a tensor but",
+        ),
         (
             official_checkpoint() | {"ln_final.bias": torch.full((16,), math.nan)},
             RunError,

@@ -9,7 +9,7 @@ import safetensors
 import torch
 
 from crate import cli
-from crate.checkpoints.convert import convert, sizes, to_official
+from crate.checkpoints.convert import convert, infer_sizes, to_official
 from crate.errors import RunError, UsageError
 from crate.models.build import build_language, create_model
 from crate.models.language import Cache, choose, generate
@@ -17,7 +17,7 @@ from crate.models.transfer import transfer_weights
 from crate.models.zoo import list_models, resolve
 from crate.records import RunFolder, write_json
 from crate.runs import Run
-from crate.training.loop import read_weights, save_weights
+from crate.weights import read_weights, save_weights
 
 NAMES = [name for name in list_models("*gpt*") if name.endswith("_base")]  # one a family
 SMALL = {"dim": 24, "heads": 3, "depth": 3}
@@ -169,7 +169,7 @@ def hugging_face():
 
 def loaded(state, name, **overrides):
     spec = resolve(name, **SMALL | overrides)
-    model = build_language(spec, **sizes(state, spec))
+    model = build_language(spec, **infer_sizes(state, spec))
     model.load_state_dict(state, strict=True)
     return model.double().eval()
 
@@ -293,7 +293,10 @@ def test_a_padded_vocabulary_is_cut():
     small = {"dim": 4, "heads": 1, "depth": 1}
     official = official_crate_gpt_weights(50_304, d=4, depth=1)
     state = convert(official, resolve(CRATE_GPT, **small))
-    assert sizes(state, resolve(CRATE_GPT, **small)) == {"vocab_size": 50_257, "block_size": BLOCK}
+    assert infer_sizes(state, resolve(CRATE_GPT, **small)) == {
+        "vocab_size": 50_257,
+        "block_size": BLOCK,
+    }
     embedding = official["transformer.wte.weight"]
     assert torch.equal(state["token_embedding.weight"], embedding[:50_257])
 
@@ -311,16 +314,16 @@ def test_other_weights_are_refused():
         official | {"lm_head.weight": torch.zeros(VOCABULARY, 24)}
     )
     assert "'transformer.h.0.prenorm_1.weight' is of the crate-gpt layout" in told(official, GPT2)
-    assert "is of the crate-gpt layout, which it does not have" in told(official, ALPHA_GPT)
-    assert "it has no 'transformer.h.2.prenorm_1.weight'" in told(official, depth=2)
-    assert "'transformer.h.1.ista.weight' is (24, 3), and should be (24, 24)" in told(
+    assert "crate-gpt layout (a language model), which this m" in told(official, ALPHA_GPT)
+    assert "unexpected 'transformer.h.2.prenorm_1.weight'" in told(official, depth=2)
+    assert "'transformer.h.1.ista.weight' has shape (24, 3), expected (24, 24)" in told(
         official | {"transformer.h.1.ista.weight": torch.zeros(24, 3)}
     )
     assert "own layout already" in told(small(CRATE_GPT).state_dict())
-    with pytest.raises(UsageError, match="no code that was published has this architecture"):
+    with pytest.raises(UsageError, match="no published code has this architecture"):
         to_official(small(ALPHA_GPT).state_dict(), resolve(ALPHA_GPT, **SMALL))
     with pytest.raises(UsageError, match=r"no 'position_embedding\.weight' with 2 axes"):
-        sizes({"token_embedding.weight": torch.zeros(3, 24)}, CRATE_GPT)
+        infer_sizes({"token_embedding.weight": torch.zeros(3, 24)}, CRATE_GPT)
 
 
 # --- crate weights --------------------------------------------------------------------------------

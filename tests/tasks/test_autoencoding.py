@@ -25,8 +25,8 @@ from crate.tasks.autoencoding.recipe import Autoencoding
 from crate.tasks.autoencoding.task import evaluate, examples, hidden_loss
 from crate.tasks.frozen import spaced
 from crate.training import loop as train
-from crate.training.loop import read_weights
 from crate.training.optim import parameter_groups
+from crate.weights import read_weights
 
 CPU = Runtime(torch.device("cpu"), torch.float32, "test")
 RANKS = [dataclasses.replace(CPU, rank=rank, world=2) for rank in (0, 1)]

@@ -13,7 +13,7 @@ from crate.planning.plan import Plan
 from crate.runs import Run
 from crate.runtime import Runtime
 from crate.tasks.classification.task import best_epoch, evaluate
-from crate.training.loop import read_weights
+from crate.weights import read_weights
 
 CPU = Runtime(torch.device("cpu"), torch.float32, "test")
 pytestmark = pytest.mark.usefixtures("one_thread")

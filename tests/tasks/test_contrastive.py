@@ -28,7 +28,7 @@ from crate.runtime import Runtime, generator_for
 from crate.tasks.contrastive.recipe import Contrastive
 from crate.tasks.contrastive.task import clip_loss, evaluate, matching_loss
 from crate.tasks.zeroshot.task import Classifier, class_features
-from crate.training.loop import read_weights
+from crate.weights import read_weights
 
 CPU = Runtime(torch.device("cpu"), torch.float32, "test")
 ALPHA, VIT = "crate_alpha_clipa_large_patch14", "vit_clipa_huge_patch14"

@@ -22,7 +22,8 @@ from crate.runtime import Runtime
 from crate.tasks.language import task
 from crate.tasks.language.recipe import Language
 from crate.tasks.language.task import evaluate, next_token_loss, scores, training_windows
-from crate.training.loop import read_history, read_weights
+from crate.training.loop import read_history
+from crate.weights import read_weights
 
 CPU = Runtime(torch.device("cpu"), torch.float32, "test")
 RANKS = [dataclasses.replace(CPU, rank=rank, world=2) for rank in (0, 1)]

@@ -29,7 +29,7 @@ from crate.schema import parse
 from crate.tasks.frozen import spaced
 from crate.tasks.layerwise.recipe import Layerwise
 from crate.tasks.layerwise.task import _histogram
-from crate.training.loop import read_weights
+from crate.weights import read_weights
 from crate.workflow.targets import collected_files
 
 CPU = Runtime(torch.device("cpu"), torch.float32, "test")

@@ -24,7 +24,7 @@ from crate.runtime import Runtime, seed_for
 from crate.tasks.probe import task
 from crate.tasks.probe.recipe import Probe
 from crate.tasks.probe.task import accuracy, choose
-from crate.training.loop import read_weights
+from crate.weights import read_weights
 
 CPU = Runtime(torch.device("cpu"), torch.float32, "test")
 MODEL, PARENT = "crate_base_patch16", "imagenet1k_lion"

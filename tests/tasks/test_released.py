@@ -15,7 +15,7 @@ from crate.models.build import create_model
 from crate.planning.loader import Experiments
 from crate.planning.plan import Plan
 from crate.runs import parse_path
-from crate.training.loop import read_weights
+from crate.weights import read_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -177,8 +177,6 @@ def test_another_file_than_a_contrastive_models_is_one_line(clipa, capsys):
     official = to_official(clipa.state_dict(), clipa.spec)
     official["visual.transformer.resblocks.1.attn.in_proj_weight"][0, 0] += 1
     torch.save(official, CLIPA_FILE)
-    refused(
-        "clipa.pth", "the thirds of 'visual.transformer.resblocks.1.attn.in_proj_weight' differ"
-    )
+    refused("clipa.pth", "'visual.transformer.resblocks.1.attn.in_proj_weight': its thirds differ")
     CLIPA_FILE.unlink()
     refused(f"the official weights of {CLIPA} are not here: no data/released/clipa.pth")

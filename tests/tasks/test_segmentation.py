@@ -40,7 +40,7 @@ from crate.tasks.segmentation.task import (
     segment,
     segmentation_loss,
 )
-from crate.training.loop import read_weights
+from crate.weights import read_weights
 
 CPU = Runtime(torch.device("cpu"), torch.float32, "test")
 RANKS = [dataclasses.replace(CPU, rank=rank, world=2) for rank in (0, 1)]

@@ -28,7 +28,8 @@ from crate.records import RunFolder, read_json, short_hash
 from crate.runs import parse_path
 from crate.runtime import Runtime
 from crate.tasks.classification.recipe import Classification
-from crate.training.loop import Examples, Session, fit, read_weights
+from crate.training.loop import Examples, Session, fit
+from crate.weights import read_weights
 
 ROOT = Path(__file__).parents[2]
 CPU = Runtime(torch.device("cpu"), torch.float32, "test")

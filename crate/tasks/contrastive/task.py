@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from crate.checkpoints.convert import convert_text, manifest, place, read, verify
+from crate.checkpoints.convert import convert_text
+from crate.checkpoints.manifest import checkpoint_path, manifest, verify
+from crate.checkpoints.read import read_checkpoint
 from crate.data.augment import normalise
 from crate.data.captions import VOCABULARIES, caption_tokenizer
 from crate.data.datasets import PairSet
@@ -164,13 +166,13 @@ def load_text_tower(model: ContrastiveModel, name: str, data_root: str | Path) -
     known = manifest(EXPERIMENTS)
     if name not in known:
         raise UsageError(f"text_tower: {EXPERIMENTS / 'released.yaml'} does not list '{name}'")
-    path = place(name, data_root)
+    path = checkpoint_path(name, data_root)
     if not path.is_file():
         raise RunError(
             f"the text tower is not here: no {path}; download it from {known[name].source}"
         )
     verify(path, known[name])
-    text = convert_text(read(path), model.spec, where=path)
+    text = convert_text(read_checkpoint(path), model.spec, where=path)
     own = model.state_dict()
     for key, what in (
         ("text.token_embedding.weight", "tokens of vocabulary"),

@@ -21,7 +21,8 @@ from crate.tasks.base import Resolved
 from crate.tasks.language.cost import COST
 from crate.tasks.language.recipe import Language
 from crate.tasks.stage import TrainingStage, warn_odd_count
-from crate.training.loop import Batch, Examples, read_weights, save_tensors
+from crate.training.loop import Batch, Examples
+from crate.weights import read_weights, save_tensors
 
 # Windows evaluated together, without `micro_batch`: as many as have this many logits.
 EVALUATION_LOGITS = 2**26

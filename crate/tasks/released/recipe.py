@@ -5,7 +5,7 @@ from typing import Literal
 
 import pydantic
 
-from crate.checkpoints.convert import listed
+from crate.checkpoints.manifest import manifest_entries
 from crate.data.datasets import ImageSet
 from crate.recipes import Recipe
 
@@ -24,7 +24,7 @@ class Released(Recipe):
 
     def inputs(self, model: str, dataset: ImageSet, experiments: Path) -> dict:
         """The official files: another file, or one with a known sha256, is another start."""
-        known = listed(model, dataset.classes, experiments)
+        known = manifest_entries(model, dataset.classes, experiments)
         return {"files": {name: [entry.bytes, entry.sha256] for name, entry in known}}
 
 

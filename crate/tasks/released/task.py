@@ -2,14 +2,16 @@
 
 from pathlib import Path
 
-from crate.checkpoints.convert import convert, locate, read, sizes
+from crate.checkpoints.convert import convert, infer_sizes
+from crate.checkpoints.manifest import locate
+from crate.checkpoints.read import read_checkpoint
 from crate.data.catalogue import get_dataset
 from crate.environment import EXPERIMENTS
 from crate.errors import RunError
 from crate.models.build import build, build_contrastive
 from crate.records import RunFolder, file_sha256
 from crate.tasks.base import Resolved
-from crate.training.loop import save_weights
+from crate.weights import save_weights
 
 
 def run(
@@ -33,9 +35,9 @@ def run(
     """
     classes = get_dataset(resolved.recipe.dataset).classes
     path = locate(resolved.run.model, classes, EXPERIMENTS, data_root)
-    state = convert(read(path), resolved.spec, where=path)
+    state = convert(read_checkpoint(path), resolved.spec, where=path)
     if resolved.spec.kind == "contrastive":
-        model = build_contrastive(resolved.spec, **sizes(state, resolved.spec))
+        model = build_contrastive(resolved.spec, **infer_sizes(state, resolved.spec))
     else:
         model = build(resolved.spec, num_classes=classes, image_size=resolved.recipe.image_size)
         found = state["head.weight"].shape[0]

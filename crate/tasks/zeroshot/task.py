@@ -19,7 +19,7 @@ from crate.tasks.base import Resolved
 from crate.tasks.classification.task import evaluate
 from crate.tasks.frozen import Work, look_at_noise, precision
 from crate.tasks.stage import EVALUATION_BATCH
-from crate.training.loop import read_weights
+from crate.weights import read_weights
 
 TEMPERATURE = 0.01  # of the class probabilities: cosines times 100, as in CLIP's and CLIPA's code
 
