@@ -63,6 +63,8 @@ lint: $(READY)
 	@ruff check --quiet .
 	@ruff format --check --quiet .
 	@snakefmt --check Snakefile workflow
+	@python -m crate.planning.identity
+	@report=$$(lint-imports) || { echo "$$report" >&2; exit 1; }
 
 # after a change of pyproject.toml; environment.yml names the same versions
 lock: $(READY)

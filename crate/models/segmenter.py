@@ -3,6 +3,8 @@
 B batch, S image size, g = S / p patches a side, d width, C classes.
 """
 
+from typing import Protocol
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -12,10 +14,21 @@ from crate.models.features import layer_tokens
 from crate.models.spec import ModelSpec
 from crate.models.transfer import transfer_weights
 from crate.models.vision import VisionTransformer
-from crate.tasks.segmentation.recipe import Segmentation
 
 AUXILIARY_CHANNELS = 256
 DROPOUT = 0.1  # of whole channels before a classifier: mmsegmentation's decode heads
+
+
+class Decoding(Protocol):
+    """What a segmentation recipe says of its network."""
+
+    image_size: int
+    layers: list[int]
+    decoder: str
+    channels: int | None
+    auxiliary: float
+    drop_path: float
+    dont_load: list[str]
 
 
 class Segmenter(nn.Module):
@@ -107,7 +120,7 @@ class LinearDecoder(nn.Module):
 
 
 def build_segmenter(
-    spec: ModelSpec, recipe: Segmentation, classes: int, weights: dict[str, Tensor] | None
+    spec: ModelSpec, recipe: Decoding, classes: int, weights: dict[str, Tensor] | None
 ) -> tuple[Segmenter, dict]:
     """The network of a step: deterministic given `torch.manual_seed`, the decoder always new.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from crate.planning import identity as module
+from crate.planning import syntax
 from crate.planning.loader import Experiments
 from crate.planning.plan import Plan
 from crate.runs import parse_path
@@ -52,7 +53,7 @@ def package(tmp_path_factory):
     ignored = shutil.ignore_patterns("assets", "__pycache__")
     shutil.copytree(ROOT / "crate", copy, ignore=ignored)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "PACKAGE", copy)
+        patch.setattr(syntax, "PACKAGE", copy)
         forget()
         yield copy
     forget()
@@ -60,7 +61,7 @@ def package(tmp_path_factory):
 
 def forget():
     module._known.clear()
-    for function in vars(module).values():
+    for function in (*vars(module).values(), *vars(syntax).values()):
         if hasattr(function, "cache_clear"):
             function.cache_clear()
 
