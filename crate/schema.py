@@ -3,6 +3,7 @@
 No recipe, table or setting is defined here; see `recipes.py`, `planning/` and `tasks/`.
 """
 
+import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,7 @@ def parse(schema: type[Strict], content: dict, where: str | Path) -> Any:
         raise UsageError(f"{where}: {_explain(schema, first)}") from None
 
 
+@functools.cache
 def keys_of(schema: type[Strict]) -> dict[str, None]:
     """The keys of a schema as files spell them, in its order."""
     return dict.fromkeys(field.alias or name for name, field in schema.model_fields.items())

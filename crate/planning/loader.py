@@ -73,10 +73,13 @@ class Experiments:
         return settings
 
     def scale(self, name: str) -> Scale:
+        return self._once(("scale", name), lambda: self._scale(name))
+
+    def _scale(self, name: str) -> Scale:
         if name not in self._scales:
             raise unknown("scale", name, self._scales)
         path = self.folder / "scales" / f"{name}.yaml"
-        scale = self._once(("scale", name), lambda: parse(Scale, self._scales[name], path))
+        scale = parse(Scale, self._scales[name], path)
         for recipe in scale.steps:
             if recipe not in self._recipes:
                 raise unknown("step", recipe, self._recipes, str(path))
@@ -90,10 +93,13 @@ class Experiments:
         return scale
 
     def table(self, name: str) -> Table:
+        return self._once(("table", name), lambda: self._table(name))
+
+    def _table(self, name: str) -> Table:
         if name not in self._tables:
             raise unknown("table", name, self._tables)
         path = self.folder / "tables" / f"{name}.yaml"
-        table = self._once(("table", name), lambda: parse(Table, self._tables[name], path))
+        table = parse(Table, self._tables[name], path)
         for row in table.rows:
             for column in (*row.paper, *row.steps):
                 if column not in table.columns:

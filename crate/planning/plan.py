@@ -32,6 +32,7 @@ class Plan:
     def __init__(self, experiments: Experiments):
         self.experiments = experiments
         self._resolve = functools.cache(self._resolve_uncached)
+        self._trains = functools.cache(self._trains_uncached)
 
     # --- one run -----------------------------------------------------------
 
@@ -228,6 +229,9 @@ class Plan:
 
     def trains(self, table: str) -> bool:
         """Whether anything behind a table is trained, so that it has a figure of training."""
+        return self._trains(table)
+
+    def _trains_uncached(self, table: str) -> bool:
         cells = self.cells(self.experiments.table(table), "paper", [0])
         behind = {each.stage for run in {run for _, _, run, _ in cells} for each in run.lineage}
         steps = [self.experiments.recipe(name, "paper") for name in behind]
