@@ -160,6 +160,13 @@ def resolve(path: str) -> Key | str:
 # --- one definition -----------------------------------------------------------------------------
 
 
+@functools.cache
+def _written(kind: type[ast.AST]) -> tuple[str, list[str]]:
+    """The name of a kind of node, and its fields that count."""
+    skipped = ("ctx", "type_comment", "kind", "annotation", "returns")
+    return kind.__name__, [field for field in kind._fields if field not in skipped]
+
+
 class Reader:
     """Writes a syntax tree as text, and notes what it leads to."""
 
@@ -182,20 +189,22 @@ class Reader:
         )
 
     def write(self, node: object) -> str:
-        if isinstance(node, list):
+        kind = type(node)
+        if kind is list:
             return f"[{' '.join(filter(None, map(self.write, node)))}]"
         if not isinstance(node, ast.AST):
             return repr(node)
-        method = getattr(self, f"_{type(node).__name__}", self._any)
-        return method(node)
+        method = getattr(self, f"_{kind.__name__}", None)
+        return self._any(node) if method is None else method(node)
 
     def _any(self, node: ast.AST) -> str:
+        name, fields = _written(type(node))
         parts = []
-        for field, value in ast.iter_fields(node):
-            skipped = field in ("ctx", "type_comment", "kind", "annotation", "returns")
-            if not skipped and value not in (None, []):
+        for field in fields:
+            value = getattr(node, field, None)
+            if value is not None and value != []:
                 parts.append(f"{field}={self.write(value)}")
-        return f"{type(node).__name__}({' '.join(parts)})"
+        return f"{name}({' '.join(parts)})"
 
     # names
 
@@ -358,23 +367,24 @@ def _locals(body: list[ast.AST]) -> dict[str, str | None]:
     waiting = list(body)
     while waiting:
         node = waiting.pop()
-        if isinstance(node, ast.Import | ast.ImportFrom):
+        kind = type(node)
+        if kind is list:
+            waiting += node
+        elif kind is ast.Name:
+            if type(node.ctx) is not ast.Load:
+                found.setdefault(node.id, None)
+        elif kind in (ast.Import, ast.ImportFrom):
             found |= imported(node)
-            continue
-        if isinstance(node, ast.Global | ast.Nonlocal):
+        elif kind in (ast.Global, ast.Nonlocal):
             free |= set(node.names)
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store | ast.Del):
-            found.setdefault(node.id, None)
-        elif (isinstance(node, ast.ExceptHandler) and node.name) or (
-            isinstance(node, ast.MatchAs | ast.MatchStar) and node.name
-        ):
-            found.setdefault(node.name, None)
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        elif kind in (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef):
             found.setdefault(node.name, None)
             waiting += node.decorator_list
-        elif isinstance(node, ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp):
+        elif kind in (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp):
             walrus = (n for n in ast.walk(node) if isinstance(n, ast.NamedExpr))
             found |= dict.fromkeys(n.target.id for n in walrus)
-        elif not isinstance(node, ast.Lambda):
-            waiting += ast.iter_child_nodes(node)
+        elif kind is not ast.Lambda and isinstance(node, ast.AST):
+            if kind in (ast.ExceptHandler, ast.MatchAs, ast.MatchStar) and node.name:
+                found.setdefault(node.name, None)
+            waiting += [getattr(node, field, None) for field in kind._fields]
     return {name: path for name, path in found.items() if name not in free}
