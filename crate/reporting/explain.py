@@ -10,6 +10,7 @@ from crate.models.spec import ModelSpec
 from crate.planning.plan import Plan
 from crate.planning.settings import Settings
 from crate.published import record_file
+from crate.recipes import Training
 from crate.reporting.collect import Result, ancestry, look_up
 from crate.reporting.tables import MARKS, number
 from crate.runs import Run
@@ -126,7 +127,8 @@ def _recorded(record: dict, run: Run, plan: Plan) -> dict:
     if not past:
         return plan.resolve(run).config
     model = [field.name for field in dataclasses.fields(ModelSpec)]
-    step = [name for schema in recipe_types().values() for name in schema.model_fields]
+    schemas = [Training, *recipe_types().values()]
+    step = [name for schema in schemas for name in schema.model_fields]
     order = {"model": model, "step": step}
     return {
         part: {key: past[part][key] for key in (*order[part], *past[part]) if key in past[part]}

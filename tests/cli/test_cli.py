@@ -155,7 +155,7 @@ def test_stopping_and_closed_pipes_are_no_errors(crate, monkeypatch):
     def stopped(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("crate.models.list_models", stopped)
+    monkeypatch.setattr("crate.models.zoo.list_models", stopped)
     assert crate("models") == (130, "", "stopped\n")
 
 
