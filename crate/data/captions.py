@@ -20,6 +20,7 @@ from crate.data.embedded import open_clip_art
 from crate.data.stand_ins import CLIP_ART, clip_art_classes
 from crate.environment import open_clip_part
 from crate.errors import RunError, UsageError, unknown
+from crate.registry import Registry
 
 # Tokenizer → rows of the embedding that its ids need: CLIPA's BERT vocabulary, which has 30,522
 # entries in an embedding of 32,000; CLIP's byte-pair encoding.
@@ -43,8 +44,6 @@ def caption_tokenizer(name: str, context_length: int, data_root: str | Path) -> 
         UsageError: no tokenizer has this name, or open_clip is not installed.
         RunError: its vocabulary is not below `data_root`, or is damaged.
     """
-    if name not in TOKENIZERS:
-        raise unknown("tokenizer", name, TOKENIZERS)
     return TOKENIZERS[name](name, context_length, data_root)
 
 
@@ -103,7 +102,7 @@ class BertTokenizer(CaptionTokenizer):
         return np.where(ids == self.separator, 0, ids)
 
 
-TOKENIZERS = {"bert": BertTokenizer, "clip": ClipTokenizer}
+TOKENIZERS = Registry("tokenizer", {"bert": BertTokenizer, "clip": ClipTokenizer})
 
 
 def bert_vocabulary(data_root: str | Path) -> Path:

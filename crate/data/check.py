@@ -46,7 +46,7 @@ def check(dataset: Dataset, data_root: str | Path) -> tuple[list[str], list[str]
         check_available(dataset, data_root)
     there, wrong, classes = [], [], {}
     for split, part in dataset.folders.items():
-        where = root / part if dataset.form == "folder" else f"{root}, {part}"
+        where = root / part if dataset.form == "class_folders" else f"{root}, {part}"
         try:
             if dataset.scenes:
                 labels, line, unusable = _scenes(dataset, part, data_root)

@@ -22,12 +22,12 @@ class Dataset:
     used for estimates and by `crate data check`; loading does not check them.
 
     `form` is one of
-        "folder"       <data_root>/<name>/<part>/<class>/<picture>, or tar shards in <part>
-        "torchvision"  the folders that torchvision makes when its root is <data_root>/<name>
-        "archive"      the official archives, unpacked in <data_root>/<name>
-        "tokens"       <data_root>/<name>/<part>.bin with its header <part>.json
-        "pairs"        <data_root>/<name>/<part>/*.tar, WebDataset shards of pictures and captions
-        "embedded"     committed with the package
+        "class_folders"  <data_root>/<name>/<part>/<class>/<picture>, or tar shards in <part>
+        "torchvision"    the folders that torchvision makes when its root is <data_root>/<name>
+        "archive"        the official archives, unpacked in <data_root>/<name>
+        "tokens"         <data_root>/<name>/<part>.bin with its header <part>.json
+        "pairs"          <data_root>/<name>/<part>/*.tar, WebDataset shards of pictures and captions
+        "embedded"       committed with the package
     """
 
     unit: ClassVar[str]
@@ -82,7 +82,7 @@ class ImageSet(Dataset):
     @property
     def reader(self) -> str:
         """The module of `crate/data/readers` that reads it; "" for `crate/data/stand_ins.py`."""
-        return self.scenes or self.labels or ("" if self.embedded else "class_folders")
+        return self.scenes or self.labels or ("" if self.embedded else self.form)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -169,7 +169,7 @@ def check_available(dataset: Dataset, data_root: str | Path) -> None:
             raise RunError(f"{dataset.title}: {problems[0]}")
         return
     root = home(dataset, data_root)
-    parts = dataset.folders.values() if dataset.form in ("folder", "pairs") else ()
+    parts = dataset.folders.values() if dataset.form in ("class_folders", "pairs") else ()
     missing = [root / part for part in parts if not (root / part).is_dir()]
     needs = list(dataset.needs)
     if dataset.form == "tokens":

@@ -77,12 +77,15 @@ class PairShards:
 
     def select(self, chosen: np.ndarray) -> "PairShards":
         """Some of the shards, in the order of `chosen`."""
-        arrays = {
-            name: value[chosen]
-            for name, value in self.__dict__.items()
-            if isinstance(value, np.ndarray)
-        }
-        return dataclasses.replace(self, **arrays)
+        return PairShards(
+            self.root,
+            self.names[chosen],
+            self.pairs[chosen],
+            self.bad[chosen],
+            self.firsts[chosen],
+            self.troubles[chosen],
+            None if self.starts is None else self.starts[chosen],
+        )
 
     def path(self, shard: int) -> Path:
         return self.root / os.fsdecode(self.names[shard])

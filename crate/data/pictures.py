@@ -21,7 +21,6 @@ from crate.errors import RunError
 class Pictures:
     """The base of the three kinds."""
 
-    ARRAYS: tuple[str, ...] = ("labels",)  # attributes with one row a picture
     labels: np.ndarray
 
     def __len__(self) -> int:
@@ -29,14 +28,7 @@ class Pictures:
 
     def select(self, indices: np.ndarray) -> "Pictures":
         """Some of the pictures, in the order of `indices`."""
-        chosen = object.__new__(type(self))
-        chosen.__dict__ = self.__getstate__()
-        for name in self.ARRAYS:
-            chosen.__dict__[name] = self.__dict__[name][indices]
-        return chosen
-
-    def __getstate__(self) -> dict:
-        return dict(self.__dict__)
+        raise NotImplementedError
 
     def read(self, index: int):
         """PIL image in RGB and its label. Raises `RunError` naming the file."""
@@ -60,10 +52,11 @@ class Pictures:
 class FilePictures(Pictures):
     """Files below a folder; `files` (N,) bytes, relative to `root`."""
 
-    ARRAYS = ("files", "labels")
-
     def __init__(self, root: Path, files: np.ndarray, labels: np.ndarray):
         self.root, self.files, self.labels = root, files, labels
+
+    def select(self, indices: np.ndarray) -> "FilePictures":
+        return FilePictures(self.root, self.files[indices], self.labels[indices])
 
     def source(self, index: int) -> Path:
         return self.root / os.fsdecode(self.files[index])
@@ -80,12 +73,15 @@ class ShardPictures(Pictures):
     shard, offset, size.
     """
 
-    ARRAYS = ("places", "labels")
     OPEN = 64  # shards a process keeps open, because network file systems open files slowly
 
     def __init__(self, root: Path, shards: np.ndarray, places: np.ndarray, labels: np.ndarray):
         self.root, self.shards, self.places, self.labels = root, shards, places, labels
         self._open: dict[int, io.FileIO] = {}
+
+    def select(self, indices: np.ndarray) -> "ShardPictures":
+        places, labels = self.places[indices], self.labels[indices]
+        return ShardPictures(self.root, self.shards, places, labels)
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_open": {}}
@@ -116,10 +112,11 @@ class ShardPictures(Pictures):
 class ArrayPictures(Pictures):
     """Pixels in memory, uint8 (N, H, W, 3)."""
 
-    ARRAYS = ("pixels", "labels")
-
     def __init__(self, pixels: np.ndarray, labels: np.ndarray):
         self.pixels, self.labels = pixels, labels
+
+    def select(self, indices: np.ndarray) -> "ArrayPictures":
+        return ArrayPictures(self.pixels[indices], self.labels[indices])
 
     def read(self, index: int):
         from PIL import Image

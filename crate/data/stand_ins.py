@@ -8,7 +8,6 @@ Drawings that vary one theme (`house_01.png`, `house_02.png`) are in the same sp
 (`crate/data/splits.py`). Nothing here needs torch.
 """
 
-import functools
 import re
 from collections.abc import Callable
 
@@ -22,6 +21,7 @@ from crate.data.embedded import (
     topic_of,
 )
 from crate.data.splits import by_family, permutation
+from crate.registry import Registry
 
 
 def load(name: str, split: str, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -36,7 +36,7 @@ def load(name: str, split: str, count: int) -> tuple[np.ndarray, np.ndarray]:
     """
     if name.startswith("fashion_mnist"):
         return _fashion_mnist(name, split, count)
-    pixels, labels, relatives = _SETS[name]()
+    pixels, labels, relatives = _SETS[name](name)
     chosen = parts(relatives)[split][:count]
     return pixels[chosen], labels[chosen]
 
@@ -124,10 +124,17 @@ CLIP_ART: dict[str, tuple[Callable[[str], str], tuple[str, ...], int]] = {
 }
 
 
-def _digits() -> tuple[np.ndarray, np.ndarray, list[str]]:
+def _digits(name: str) -> tuple[np.ndarray, np.ndarray, list[str]]:
     images, labels = handwritten_digits()
     return images[:, None], labels, [f"{place:04d}" for place in range(len(labels))]
 
 
-_SETS = {name: functools.partial(_clip_art, name) for name in CLIP_ART}
-_SETS["handwritten_digits"] = _digits
+_SETS = Registry(
+    "embedded set",
+    {
+        "clip_art_topics": _clip_art,
+        "clip_art_folders": _clip_art,
+        "clip_art_symbols": _clip_art,
+        "handwritten_digits": _digits,
+    },
+)

@@ -15,13 +15,14 @@ from functools import cache
 import numpy as np
 
 from crate.data.embedded import open_asset
-from crate.errors import UsageError, unknown
+from crate.errors import UsageError
+from crate.registry import Registry
 
 END_OF_TEXT = "<|endoftext|>"
 MERGES_HEADER = "#version: 0.2"
 
 # Name → the asset with its merges, in the format of GPT-2's vocab.bpe.
-TOKENIZERS = {"gpt2": "gpt2-merges", "bytes": ""}
+TOKENIZERS = Registry("tokenizer", {"gpt2": "gpt2-merges", "bytes": ""})
 
 
 def byte_order() -> list[int]:
@@ -114,8 +115,6 @@ def get_tokenizer(name: str) -> Tokenizer:
     Raises:
         UsageError: no tokenizer has this name. RunError: its merges are damaged.
     """
-    if name not in TOKENIZERS:
-        raise unknown("tokenizer", name, TOKENIZERS)
     asset = TOKENIZERS[name]
     merges = open_asset(asset).read("vocab.bpe").decode() if asset else f"{MERGES_HEADER}\n"
     return Tokenizer(name, merges)

@@ -167,9 +167,10 @@ def test_an_entry_whose_reader_is_missing(add, tmp_path):
 
 
 def test_every_entry_has_its_reader():
-    names = {
-        entry.reader for entry in DATASETS.values() if isinstance(entry, ImageSet) and entry.reader
-    }
+    entries = [entry for entry in DATASETS.values() if isinstance(entry, ImageSet) and entry.reader]
+    names = {entry.reader for entry in entries}
     assert {"class_folders", "cifar10", "coco", "composites"} <= names
     for name in names:
         assert callable(readers.reader(name).read)
+    for entry in entries:  # by a field's text, a run's code identity finds the module
+        assert entry.reader in (entry.scenes, entry.labels, entry.form)

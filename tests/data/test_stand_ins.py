@@ -42,8 +42,8 @@ def test_pre_training_and_fine_tuning_share_no_picture():
 
 
 def test_relatives_stay_on_one_side():
-    for make in stand_ins._SETS.values():
-        _, _, relatives = make()
+    for name, make in stand_ins._SETS.items():
+        _, _, relatives = make(name)
         parts = [{relatives[i] for i in part} for part in stand_ins.parts(relatives).values()]
         assert len(set.union(*parts)) == sum(map(len, parts))
 

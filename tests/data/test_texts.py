@@ -794,7 +794,7 @@ def test_hidden_files_are_ignored_and_suffixes_may_be_capitals(tmp_path, monkeyp
     for path in source.iterdir():
         path.unlink()
     (source / "X.JSONL").write_text("no JSON")
-    with pytest.raises(RunError, match=r"/X\.JSONL: line 1 is no JSON"):
+    with pytest.raises(RunError, match=r"/X\.JSONL: line 1 is not JSON"):
         prepare(DATASETS["lambada"], tmp_path)
 
 

@@ -49,7 +49,11 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 FILL = np.array([124, 116, 104], np.uint8)
 # two classes; normalisation leaves pixels / 255, so that a stub can read them
 PLAIN = dataclasses.replace(
-    get_dataset("composites"), classes=5, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), form="folder"
+    get_dataset("composites"),
+    classes=5,
+    mean=(0.0, 0.0, 0.0),
+    std=(1.0, 1.0, 1.0),
+    form="class_folders",
 )
 
 

@@ -2,8 +2,8 @@
 
 May import the ground and crate.data (not what opens them: sources, images, check, prepare).
 
-`ImageSet.reader` of a catalogue entry (its `scenes`, its `labels`, or "class_folders") names a
-module here. A reader has
+`ImageSet.reader` of a catalogue entry (its `scenes`, its `labels`, or its form "class_folders") is
+the name of a module here. A reader has
 
     read(dataset, root, part)   the pictures of one part: `Pictures`, or `Scenes` where they have
                                 maps or objects; `root` is the set's folder, `part` a value of

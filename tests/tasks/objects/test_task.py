@@ -12,11 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
-from crate.data import composites
 from crate.data.augment import normalise
 from crate.data.catalogue import get_dataset
 from crate.data.embedded import photos
 from crate.data.examples import EXAMPLE_SIDE, read_examples, write_examples
+from crate.data.readers import composites
 from crate.data.sources import open_scenes
 from crate.errors import RunError, UsageError
 from crate.launch.run import perform, prepare
