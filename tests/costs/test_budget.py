@@ -12,7 +12,7 @@ from crate.costs.budget import price_run, read_device, workload_key
 from crate.costs.cost import BOARD_WATTS, DEVICES, PHRASES, cost, training_flops, workloads
 from crate.data.catalogue import get_dataset
 from crate.errors import UsageError
-from crate.models.flops_contrastive import image_macs, text_macs
+from crate.models.flops import image_macs, text_macs
 from crate.records import write_json
 from crate.runs import Run, parse_path
 from crate.tasks.segmentation.cost import windows_of

@@ -16,8 +16,7 @@ from crate.data.images import MemoryImages, open_split
 from crate.errors import UsageError
 from crate.launch.run import perform, prepare
 from crate.models.build import create_model
-from crate.models.flops import macs
-from crate.models.flops_autoencoder import autoencoder_macs
+from crate.models.flops import autoencoder_macs, macs
 from crate.records import read_json
 from crate.runs import Run
 from crate.runtime import Runtime, generator_for
