@@ -14,7 +14,7 @@ from crate.errors import UsageError
 from crate.layers.block import run_blocks
 from crate.layers.sparse_coding import init_dictionary
 from crate.models.blocks import make_attention, make_blocks
-from crate.models.flops_autoencoder import kept_patches
+from crate.models.flops import kept_patches
 from crate.models.spec import ModelSpec, check_positive_int
 from crate.models.vision import ConvStem
 

@@ -11,8 +11,7 @@ import yaml
 from crate.checkpoints.manifest import checkpoint_path, find, locate, manifest
 from crate.errors import RunError, UsageError
 from crate.models.build import CONTRASTIVE_SIZES
-from crate.models.flops import parameter_count
-from crate.models.flops_contrastive import contrastive_parameter_count
+from crate.models.flops import contrastive_parameter_count, parameter_count
 from crate.models.zoo import resolve
 
 ROOT = Path(__file__).parents[2]

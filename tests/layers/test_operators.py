@@ -1,13 +1,24 @@
 """The fast operators against the literal equations, and against what they are meant to be."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 
+from crate import cli
 from crate.errors import UsageError
 from crate.layers import reference
 from crate.layers.attention import MHSA, MSSA, KVCache, plain_attention
+from crate.layers.operators import ATTENTION, FEEDFORWARD, Operator
 from crate.layers.sparse_coding import ISTA, MLP, ODL
+from crate.models import create_model
+from crate.models.flops import macs, parameter_count
+from crate.models.zoo import resolve
+from crate.records import RunFolder, read_json
+from crate.training.loop import read_history, read_weights
 
 ETA, LAM = 0.3, 0.2
 DIM, HEADS, TOKENS = 6, 3, 5
@@ -186,3 +197,90 @@ def test_heads_must_divide_the_width(make_it):
 def test_widths_must_be_positive(make_it):
     with pytest.raises(UsageError, match="must be at least 1"):
         make_it()
+
+
+# --- one more operator -----------------------------------------------------------
+
+
+class SoftThresholding(torch.nn.Module):
+    """x: (B, N, d) → what is left of W x, (B, N, d), after entries within ±λ became 0."""
+
+    def __init__(self, dim: int, *, sparsity: float):
+        super().__init__()
+        self.linear, self.sparsity = torch.nn.Linear(dim, dim, bias=False), sparsity
+
+    def forward(self, x, record=None):
+        codes = F.softshrink(self.linear(x), self.sparsity)
+        if record is not None:
+            record["codes"] = codes
+        return codes
+
+
+ENTRY = Operator(
+    source=f"{__name__}:SoftThresholding",
+    options=lambda s: {"sparsity": s.sparsity},
+    settings=("sparsity",),
+    parameters=lambda s: s.dim**2,
+    macs=lambda s: s.dim**2,
+)
+SMALL = {"dim": 32, "depth": 2, "heads": 2, "patch_size": 7}  # what smoke makes of it
+STEP = {
+    "task": "classification", "dataset": "imagenet1k", "follows": ["start"],
+    "updates": 2, "batch_size": 8, "lr": 1e-3,
+}  # fmt: skip
+
+
+def test_an_operator_is_a_class_and_one_entry(folder, monkeypatch, capsys):
+    monkeypatch.setitem(FEEDFORWARD, "soft", ENTRY)
+    changes = {"feedforward": "soft", "residual": True, "sparsity": 0.01}
+    spec = resolve("crate_base_patch16", **SMALL, **changes)
+    own = {"soft": {"base": "crate_base_patch16"} | changes}
+    (folder / "models.yaml").write_text(yaml.safe_dump(own))
+    (folder / "steps" / "two_updates.yaml").write_text(yaml.safe_dump(STEP))
+    path = "results/smoke/runs/soft/seed0/two_updates"
+
+    sizes = {"image_size": 28, "num_classes": 10}
+    model = create_model("crate_base_patch16", **sizes | SMALL | changes)
+    assert isinstance(model.blocks[0].feedforward, SoftThresholding)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    assert count == parameter_count(spec, **sizes)
+    assert cli.main(["plan", path]) == 0
+    assert f" {count / 1e6:.2f} " in capsys.readouterr().out
+
+    assert cli.main(["run", path]) == 0
+    run = RunFolder(Path(path))
+    metrics = read_json(run.metrics)["metrics"]
+    assert metrics["flops"] == 2 * macs(spec, **sizes)
+    ista = macs(resolve("crate_base_patch16", **SMALL), **sizes)
+    assert macs(spec, **sizes) == ista - 2 * 17 * 2 * 32**2  # one product a token, not three
+    assert metrics["train_flops"] == 3 * metrics["flops"] * 2 * 64
+    assert read_history(run)[-1]["step"] == 2
+    name = "blocks.1.feedforward.linear.weight"
+    assert read_weights(run.weights)[name].shape == (32, 32)
+
+
+def test_an_operator_that_does_not_exist_is_refused_at_once(folder, monkeypatch, capsys):
+    monkeypatch.setitem(FEEDFORWARD, "soft", ENTRY)
+    told = "unknown feedforward 'soff'; did you mean 'soft'?"
+    with pytest.raises(UsageError, match=re.escape(told)):
+        resolve("crate_base_patch16", feedforward="soff")
+    own = {"soft": {"base": "crate_base_patch16", "feedforward": "soff"}}
+    (folder / "models.yaml").write_text(yaml.safe_dump(own))
+    path = "results/smoke/runs/soft/seed0/imagenet21k"
+    for command in ("plan", "run"):
+        assert cli.main([command, path]) == 2
+        assert told in capsys.readouterr().err
+    assert not Path("results").exists()
+    with pytest.raises(UsageError, match="unknown feedforward 'IST'; did you mean 'ISTA'"):
+        FEEDFORWARD["IST"]
+
+
+@pytest.mark.parametrize("kind", ["attention", "feedforward"])
+def test_each_operator_is_built_and_counted_from_its_entry(kind):
+    """`test_flops.py` compares the counts of all with torch's."""
+    for name, entry in {"attention": ATTENTION, "feedforward": FEEDFORWARD}[kind].items():
+        spec = resolve("vit_base_patch16", **{kind: name})
+        assert entry.load().__name__ == name
+        assert entry.parameters(spec) > 0
+        assert entry.macs(spec) > 0
+        assert set(entry.settings) <= set(vars(spec))

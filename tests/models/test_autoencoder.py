@@ -21,7 +21,7 @@ from crate.layers import reference
 from crate.models.autoencoder import InverseBlock, sincos_positions
 from crate.models.build import build, build_autoencoder, create_model
 from crate.models.features import class_attention
-from crate.models.flops_autoencoder import (
+from crate.models.flops import (
     autoencoder_macs,
     autoencoder_parameter_count,
     kept_patches,

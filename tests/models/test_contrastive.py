@@ -21,10 +21,10 @@ from crate.checkpoints.export import import_official
 from crate.checkpoints.read import read_checkpoint
 from crate.errors import RunError, UsageError
 from crate.models.build import build, build_contrastive, create_model
-from crate.models.flops import parameter_count
-from crate.models.flops_contrastive import (
+from crate.models.flops import (
     contrastive_parameter_count,
     image_macs,
+    parameter_count,
     text_macs,
     text_parameter_count,
 )

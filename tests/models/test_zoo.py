@@ -158,11 +158,9 @@ import sys
 from crate.models.build import create_model
 from crate.models.zoo import list_models
 from crate.models.zoo import resolve
-from crate.models.flops import language_macs, language_parameter_count
-from crate.models.flops_autoencoder import autoencoder_macs
-from crate.models.flops_autoencoder import autoencoder_parameter_count
-from crate.models.flops import macs, parameter_count
-from crate.models.flops_contrastive import contrastive_parameter_count, image_macs, text_macs
+from crate.models.flops import autoencoder_macs, autoencoder_parameter_count
+from crate.models.flops import contrastive_parameter_count, image_macs, text_macs
+from crate.models.flops import language_macs, language_parameter_count, macs, parameter_count
 for name in list_models():
     spec = resolve(name)
     if spec.causal:

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from crate.costs.cost import complexity_of
 from crate.models.build import build
 from crate.planning.loader import Experiments
 from crate.planning.plan import Plan
 from crate.runs import Run
+from crate.tasks import cost_of
 from crate.tasks.throughput.task import count_flops
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +23,7 @@ def plan() -> Plan:
 def sizes(plan: Plan, run: Run) -> dict[str, float]:
     """What the architecture and throughput tasks measure, in closed form."""
     resolved = plan.resolve(run)
-    parameters, products = complexity_of(resolved)
+    parameters, products = cost_of(resolved.recipe.task).complexity(resolved)
     spec = resolved.spec
     return {
         "depth": spec.depth,

@@ -9,20 +9,19 @@ import torch
 
 from crate.costs.cost import cost
 from crate.data.augment import normalise
-from crate.data.batches import training_batches
 from crate.data.catalogue import get_dataset
 from crate.data.examples import read_examples
 from crate.data.images import MemoryImages, open_split
 from crate.errors import UsageError
 from crate.launch.run import perform, prepare
 from crate.models.build import create_model
-from crate.models.flops import macs
-from crate.models.flops_autoencoder import autoencoder_macs
+from crate.models.flops import autoencoder_macs, macs
 from crate.records import read_json
 from crate.runs import Run
 from crate.runtime import Runtime, generator_for
 from crate.tasks.autoencoding.recipe import Autoencoding
-from crate.tasks.autoencoding.task import evaluate, examples, hidden_loss
+from crate.tasks.autoencoding.task import AutoencodingStage, evaluate, examples
+from crate.tasks.base import Resolved
 from crate.tasks.frozen import spaced
 from crate.training import loop as train
 from crate.training.optim import parameter_groups
@@ -54,9 +53,18 @@ def pictures(count: int, runtime: Runtime = CPU, channels: int = 1) -> MemoryIma
     return MemoryImages(pixels, torch.zeros(count), size=SIDE, runtime=runtime)
 
 
+def stage(model, recipe: Autoencoding, seed: int = 0, runtime: Runtime = CPU) -> AutoencodingStage:
+    """The training of a network that is there."""
+    run = Run("test", "crate_mae_base", seed, ("imagenet1k_mae",))
+    found = AutoencodingStage(Resolved(run, model.spec, recipe, {}, ""), runtime, "data")
+    found.model = model
+    return found
+
+
 def batches(recipe: Autoencoding, seed: int, updates: range, runtime: Runtime = CPU) -> list:
     source = pictures(40, runtime)
-    return list(training_batches(source, recipe, seed, updates, PATCHES, TINY, runtime))
+    training = stage(network(), recipe, seed, runtime)
+    return list(training.batches(source, updates.start, updates.stop))
 
 
 # --- training -----------------------------------------------------------
@@ -82,10 +90,11 @@ def test_masks_depend_on_seed_and_update_alone():
 def test_parts_of_a_batch_have_its_loss_and_gradient(name, normalise_patches):
     model = network(name, normalise_patches=normalise_patches)
     ((images, noise),) = batches(make_recipe(), 0, range(1))
+    training = stage(model, make_recipe())
 
     def gradient(parts: list) -> tuple[float, list]:
         model.zero_grad()
-        losses = [hidden_loss(model, (images[p], noise[p]), make_recipe()) for p in parts]
+        losses = [training.loss(model, (images[p], noise[p])) for p in parts]
         loss = sum(value * len(images[p]) for value, p in zip(losses, parts, strict=True)) / 8
         loss.backward()
         return loss.item(), [p.grad.clone() for p in model.parameters() if p.requires_grad]
@@ -305,18 +314,10 @@ def test_a_chain_from_pre_training_to_transfer(bring, plan):
 @pytest.mark.parametrize(
     ("model", "chain", "told"),
     [
-        (
-            "crate_base_patch16",
-            CHAIN,
-            "needs a masked autoencoder, and crate_base_patch16",
-        ),
-        ("gpt2_base", CHAIN, "a model of text cannot do 'imagenet1k_mae'"),
-        (
-            "crate_mae_base",
-            ("throughput",),
-            "needs a vision model or a language model, and",
-        ),
-        ("vit_mae_small", ("voc2012_attention",), "and vit_mae_small is a masked autoencoder"),
+        ("crate_base_patch16", CHAIN, "needs a masked autoencoder; crate_base_patch16 is a vision"),
+        ("gpt2_base", CHAIN, "'imagenet1k_mae' needs a masked autoencoder; gpt2_base is a languag"),
+        ("crate_mae_base", ("throughput",), "needs a vision model; crate_mae_base is a masked aut"),
+        ("vit_mae_small", ("voc2012_attention",), "; vit_mae_small is a masked autoencoder"),
         ("crate_mae_base", ("pets_mae",), "'pets_mae' cannot begin a chain; it follows: imagenet1"),
         ("crate_mae_base", (*CHAIN, "pets_crate"), "'pets_crate' cannot follow 'imagenet1k_mae'"),
         ("vit_base_patch16", (*CHAIN, "pets_mae"), "imagenet1k_mae: 'imagenet1k_mae' needs a mas"),

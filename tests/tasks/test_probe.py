@@ -380,7 +380,7 @@ def test_what_makes_no_sense_is_one_line(work, plan):
     assert "composites of clip art and photographs has no one label a picture" in told
     told = refused(work, "pets_knn", "many", neighbours=400)
     assert "400 neighbours of 366 training images" in told
-    with pytest.raises(UsageError, match="a model of text cannot do 'cifar10_probe'"):
+    with pytest.raises(UsageError, match=r"'cifar10_probe' needs .*; gpt2_base is a langu"):
         plan.resolve(Run("smoke", "gpt2_base", 0, ("cifar10_probe",)))
 
 

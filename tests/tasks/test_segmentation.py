@@ -23,17 +23,19 @@ from crate.data.segmentation import (
 )
 from crate.errors import RunError, UsageError
 from crate.launch.run import perform, prepare
+from crate.models.zoo import resolve
 from crate.planning.loader import Experiments
 from crate.planning.plan import Plan
 from crate.runs import Run
 from crate.runtime import Runtime
+from crate.tasks.base import Resolved
 from crate.tasks.segmentation import task
 from crate.tasks.segmentation.recipe import Segmentation
 from crate.tasks.segmentation.task import (
+    SegmentationStage,
     confusion,
     evaluate,
     most_frequent,
-    prepare_norms,
     readable,
     same_statistics,
     scores,
@@ -433,16 +435,16 @@ def test_all_ranks_are_measured_with_the_saved_statistics():
     [(4, None, 1, True), (4, 2, 2, True), (4, 3, 1, False), (2, None, 2, False), (4, 1, 1, False)],
 )
 def test_no_picture_is_alone_under_batch_norm(batch_size, micro, world, fits):
-    class Planned:
-        recipe, run = make_recipe(batch_size=batch_size, compute={"micro_batch": micro}), "this run"
-
-    runtime = dataclasses.replace(CPU, world=world)
+    recipe = make_recipe(batch_size=batch_size, compute={"micro_batch": micro})
+    run = Run("test", "vit_base_patch16", 0, ("ade20k",))
+    resolved = Resolved(run, resolve(run.model), recipe, {}, "")
+    stage = SegmentationStage(resolved, dataclasses.replace(CPU, world=world), "data")
     model = torch.nn.BatchNorm2d(1)
     if fits:
-        assert prepare_norms(model, Planned, runtime) is model
+        assert stage.prepare(model) is model
     else:
-        with pytest.raises(UsageError, match="this run: BatchNorm needs two pictures"):
-            prepare_norms(model, Planned, runtime)
+        with pytest.raises(UsageError, match=f"{run}: BatchNorm needs two pictures"):
+            stage.prepare(model)
 
 
 # --- whole runs -----------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from crate.data.catalogue import get_dataset
 from crate.data.datasets import TextSet
-from crate.models import flops_autoencoder
+from crate.models import flops
 from crate.tasks.base import Resolved
 from crate.tasks.cost import KindCost
 from crate.tasks.language.cost import language_complexity
@@ -19,8 +19,8 @@ class ArchitectureCost(KindCost):
             return super().complexity(resolved)
         size = {"image_size": recipe.image_size}
         return (
-            flops_autoencoder.autoencoder_parameter_count(spec, **size),
-            flops_autoencoder.autoencoder_macs(spec, **size, mask_ratio=recipe.mask_ratio),
+            flops.autoencoder_parameter_count(spec, **size),
+            flops.autoencoder_macs(spec, **size, mask_ratio=recipe.mask_ratio),
         )
 
 

@@ -1,6 +1,6 @@
 """The cost of masked autoencoding: of the whole autoencoder."""
 
-from crate.models import flops_autoencoder
+from crate.models import flops
 from crate.tasks.base import Resolved
 from crate.tasks.cost import TrainingCost
 
@@ -12,8 +12,8 @@ class AutoencodingCost(TrainingCost):
         recipe, spec = resolved.recipe, resolved.spec
         size = {"image_size": recipe.image_size}
         return (
-            flops_autoencoder.autoencoder_parameter_count(spec, **size),
-            flops_autoencoder.autoencoder_macs(spec, **size, mask_ratio=recipe.mask_ratio),
+            flops.autoencoder_parameter_count(spec, **size),
+            flops.autoencoder_macs(spec, **size, mask_ratio=recipe.mask_ratio),
         )
 
     def looked_at(self, resolved: Resolved, looks: int) -> int:

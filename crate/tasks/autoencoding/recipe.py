@@ -4,7 +4,7 @@ from typing import Literal
 
 import pydantic
 
-from crate.models.flops_autoencoder import kept_patches
+from crate.models.flops import kept_patches
 from crate.models.spec import ModelSpec
 from crate.recipes import ImageTraining
 

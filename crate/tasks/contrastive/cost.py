@@ -1,7 +1,7 @@
 """The cost of contrastive training: of both towers."""
 
 from crate.data.captions import VOCABULARIES
-from crate.models import flops_contrastive
+from crate.models import flops
 from crate.tasks.base import Resolved
 from crate.tasks.cost import TrainingCost
 
@@ -25,20 +25,20 @@ def towers(resolved: Resolved) -> tuple[int, int]:
     """Parameters of both towers, and MACs of one image."""
     recipe, spec = resolved.recipe, resolved.spec
     return (
-        flops_contrastive.contrastive_parameter_count(
+        flops.contrastive_parameter_count(
             spec,
             image_size=recipe.image_size,
             context_length=recipe.context_length,
             vocab_size=VOCABULARIES[recipe.tokenizer],
         ),
-        flops_contrastive.image_macs(spec, image_size=recipe.image_size),
+        flops.image_macs(spec, image_size=recipe.image_size),
     )
 
 
 def text_macs(resolved: Resolved) -> int:
     """MACs of one text."""
     length = resolved.recipe.context_length
-    return flops_contrastive.text_macs(resolved.spec, context_length=length)
+    return flops.text_macs(resolved.spec, context_length=length)
 
 
 COST = ContrastiveCost()

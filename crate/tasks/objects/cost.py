@@ -1,6 +1,6 @@
 """The cost of MaskCut's features, up to the block that is used; its cuts are not counted."""
 
-from crate.models import flops_segmenter
+from crate.models import flops
 from crate.tasks.base import Resolved
 from crate.tasks.cost import KindCost
 
@@ -14,13 +14,13 @@ class BlockCost(KindCost):
         recipe, spec = resolved.recipe, resolved.spec
         parameters = super().complexity(resolved)[0]
         size = {"image_size": recipe.image_size}
-        macs = flops_segmenter.backbone_macs(spec, **size, blocks=recipe.layer)
+        macs = flops.backbone_macs(spec, **size, blocks=recipe.layer)
         return parameters, macs + self.projection(resolved)
 
     def projection(self, resolved: Resolved) -> int:
         """MACs of what the block's attention projects tokens to."""
         size = resolved.recipe.image_size
-        return flops_segmenter.projection_macs(resolved.spec, image_size=size)
+        return flops.projection_macs(resolved.spec, image_size=size)
 
 
 class ObjectsCost(BlockCost):

@@ -4,7 +4,7 @@ import math
 
 from crate.data.catalogue import get_dataset
 from crate.data.datasets import Dataset
-from crate.models import flops_segmenter
+from crate.models import flops
 from crate.tasks.base import Resolved
 from crate.tasks.cost import TrainingCost, square
 from crate.tasks.segmentation.recipe import Segmentation
@@ -18,10 +18,10 @@ class SegmentationCost(TrainingCost):
         recipe, spec = resolved.recipe, resolved.spec
         blocks, size = max(recipe.layers) + 1, {"image_size": recipe.image_size}
         sizes = decoder_sizes(resolved)
-        parameters = flops_segmenter.backbone_parameter_count(spec, **size, blocks=blocks)
-        macs = flops_segmenter.backbone_macs(spec, **size, blocks=blocks)
+        parameters = flops.backbone_parameter_count(spec, **size, blocks=blocks)
+        macs = flops.backbone_macs(spec, **size, blocks=blocks)
         return (
-            parameters + flops_segmenter.decoder_parameter_count(recipe.decoder, **sizes),
+            parameters + flops.decoder_parameter_count(recipe.decoder, **sizes),
             macs + _decoder_macs(resolved, auxiliary=False),
         )
 
@@ -64,7 +64,7 @@ def _decoder_macs(resolved: Resolved, *, auxiliary: bool) -> int:
     recipe = resolved.recipe
     sizes = decoder_sizes(resolved) | {"auxiliary": auxiliary}
     grid = resolved.spec.grid(recipe.image_size)
-    return flops_segmenter.decoder_macs(recipe.decoder, **sizes, grid=grid)
+    return flops.decoder_macs(recipe.decoder, **sizes, grid=grid)
 
 
 COST = SegmentationCost()
