@@ -1,7 +1,7 @@
-"""What the site is built with beside its pages: no number of ours is typed in them.
+"""What the site is built with beside its pages; tables of ours are put in, never typed.
 
-MkDocs calls the `on_…` functions. They copy the figures of `results/published/mini`, put what was
-regenerated in the place of marks in the pages, and turn links that leave `docs/` into text:
+MkDocs calls the `on_…` functions. They copy the figures of `results/published/mini`, to which the
+pages then link, turn other links that leave `docs/` into text, and replace marks in the pages:
 
     <!-- recipes -->        in tables/<name>.md: the steps behind the table, at paper scale and mini
     <!-- regenerated -->    in tables/<name>.md: the published table and its figure
@@ -27,6 +27,7 @@ PUBLISHED = ROOT / "results/published/mini"
 PLAN = Plan(Experiments(ROOT / "experiments"))
 MARK = re.compile(r"^<!-- (recipes|regenerated|figure: (\w+)) -->$", flags=re.M)
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\((?![a-z]+:|#)([^)\s#]+)(#[^)\s]*)?\)")
+FIGURE = re.compile(r"(?<=\]\()(?:\.\./)+results/published/mini/figures/(?=\w+\.png\))")
 
 # Keys of a recipe that say most of it, in the order they are told
 TOLD = {
@@ -65,7 +66,7 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, config, files):
-    """Fill in the marks, then make text of the links to files that the site has not."""
+    """Fill in the marks, and make text of the links to files that the site does not have."""
     name = Path(page.file.src_uri).stem
     up = "../" * page.file.src_uri.count("/")
 
@@ -86,6 +87,7 @@ def on_page_markdown(markdown, page, config, files):
         path = target.relative_to(ROOT).as_posix()
         return text if text.startswith("`") else f"{text} (`{path}`)"
 
+    markdown = FIGURE.sub(f"{up}figures/", markdown)
     return MARK.sub(fill, LINK.sub(outside, markdown))
 
 

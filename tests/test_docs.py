@@ -33,6 +33,12 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PUBLISHED = ROOT / "results/published/mini"
 PAGES = sorted(DOCS.rglob("*.md"))
+TEXTS = [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+# examples of contributing.md
+NEW_FILES = [
+    ROOT / "crate/data/readers/numbered.py",
+    ROOT / "experiments/steps/imagenet1k_bright.yaml",
+]
 PLAN = Plan(Experiments(ROOT / "experiments"))
 TABLES = PLAN.experiments.tables
 SECTIONS = [
@@ -142,6 +148,37 @@ def test_pages_show_what_is_published(site):
     assert shown == {path.stem for path in (PUBLISHED / "figures").glob("*.png")}
     for path in (site / "figures").iterdir():
         assert path.read_bytes() == (PUBLISHED / "figures" / path.name).read_bytes()
+
+
+def test_the_readme_has_the_published_table():
+    lines = (PUBLISHED / "tables/ablation.md").read_text().splitlines()
+    table = "\n".join(line for line in lines if line.startswith("|"))
+    assert f"\n\n{table}\n\n" in (ROOT / "README.md").read_text()
+
+
+def test_results_are_those_of_the_tables_that_they_name():
+    parts = re.split(r"^## ", (DOCS / "results.md").read_text(), flags=re.M)[1:]
+    checked = 0
+    for part in parts:
+        names = re.findall(r"\(tables/(\w+)\.md\)", part)
+        tables = [(PUBLISHED / f"tables/{name}.md").read_text() for name in names]
+        published = "\n".join(tables).replace("**", "")
+        for number in re.findall(r"[+]?\d+\.\d+(?:\s±\s\d+\.\d+)?", re.sub("`.*?`", "", part)):
+            assert " ".join(number.split()) in published, part
+            checked += 1
+    assert checked > 30
+    runs = (PUBLISHED / "runs.jsonl").read_text().count("\n")
+    assert f"the records of their {runs} runs" in parts[0]
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
+def test_files_that_are_named_exist(path):
+    """In code: `crate/models/zoo.py`, `experiments/steps/`; not those with a placeholder."""
+    for name in re.findall(
+        r"`((?:crate|tests|docs|experiments|workflow)/[^`\s]*)`", path.read_text()
+    ):
+        if not set(name) & set("<>*{…"):
+            assert (ROOT / name).exists() or ROOT / name in NEW_FILES, name
 
 
 def test_gallery_has_every_figure_with_a_sentence(site):
