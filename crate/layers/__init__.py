@@ -1,4 +1,4 @@
-"""The equations: every operator, fast and literal, and the block made of them.
+"""The equations: every operator, in a fast and a literal form, and the block that joins them.
 
 May import the ground only.
 """

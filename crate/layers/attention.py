@@ -1,6 +1,6 @@
-"""Attention: multi-head subspace self-attention (MSSA) and the usual multi-head one (MHSA).
+"""Attention: multi-head subspace self-attention (MSSA) and standard multi-head attention (MHSA).
 
-B batch, N tokens, M tokens that are seen (N, or more with a cache), d width, K heads.
+B batch, N tokens, M keys (N, or more with a KV cache), d width, K heads.
 """
 
 import torch
@@ -11,16 +11,17 @@ from crate.errors import UsageError
 
 
 class KVCache:
-    """What one attention layer keeps of the tokens it has seen: `tensors`, each (B, K, M, d/K).
+    """The KV cache of one attention layer: `tensors` of the tokens so far, each (B, K, M, d/K).
 
-    MSSA keeps one tensor, MHSA two. None is changed in place: a copy of the list is a way back.
+    MSSA caches one tensor, MHSA two. No tensor is changed in place, so a copy of the list restores
+    the cache.
     """
 
     def __init__(self):
         self.tensors: list[Tensor] = []
 
     def extend(self, *new: Tensor) -> list[Tensor]:
-        """Append the tensors (B, K, N, d/K) of N new tokens; returns those of all tokens."""
+        """Append tensors (B, K, N, d/K) of N new tokens; returns those of all M tokens."""
         if self.tensors:
             new = [torch.cat(pair, dim=-2) for pair in zip(self.tensors, new, strict=True)]
         self.tensors = list(new)
@@ -28,15 +29,18 @@ class KVCache:
 
 
 def causal_mask(q: Tensor, k: Tensor) -> Tensor:
-    """(N, M), true where a key comes after the query: the queries are the last N of M tokens."""
+    """bool (N, M), true where a key comes after its query; queries are the last N of M tokens.
+
+    q: (..., N, d/K); k: (..., M, d/K).
+    """
     n, m = q.shape[-2], k.shape[-2]
     return torch.ones(n, m, dtype=torch.bool, device=q.device).triu(1 + m - n)
 
 
 def plain_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> tuple[Tensor, Tensor]:
-    """softmax(q kᵀ / √(d/K)) v, written out.
+    """softmax(q kᵀ / √(d/K)) v, without a fused kernel (arXiv 1706.03762, equation 1).
 
-    q: (B, K, N, d/K); k, v: (B, K, M, d/K), where `causal` takes q for the last N of M tokens.
+    q: (B, K, N, d/K); k, v: (B, K, M, d/K). causal: q are the last N of the M tokens.
     Returns the output (B, K, N, d/K) and the weights (B, K, N, M).
     """
     logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)  # (B, K, N, M)
@@ -47,14 +51,14 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> tu
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool, record: dict | None) -> Tensor:
-    """Attention by the faster of two equal ways; see `plain_attention` for shapes.
+    """Attention by the faster kernel, fused or plain; see `plain_attention` for shapes.
 
-    Fused, but for bfloat16 on a CPU: there the fused backward pass takes 2 to 7 times as long
-    as the plain products (benchmarks/operators.py). Recording needs the weights, so it is plain.
+    Fused, except for bfloat16 on a CPU, where the fused backward pass takes 2 to 7 times as long
+    (benchmarks/operators.py), and with a `record` dict, which gets the weights.
     """
     if record is None and not (q.device.type == "cpu" and q.dtype == torch.bfloat16):
         n, m = q.shape[-2], k.shape[-2]
-        if causal and 1 < n < m:  # is_causal takes the queries for the first of the tokens
+        if causal and 1 < n < m:  # is_causal would take the queries for the first tokens
             return F.scaled_dot_product_attention(q, k, v, attn_mask=~causal_mask(q, k))
         return F.scaled_dot_product_attention(q, k, v, is_causal=causal and n == m)
     output, weights = plain_attention(q, k, v, causal)
@@ -69,15 +73,15 @@ def _check_heads(dim: int, heads: int) -> None:
 
 
 class MSSA(nn.Module):
-    """Multi-head subspace self-attention: one projection U is query, key and value at once.
+    """Multi-head subspace self-attention: one projection U gives query, key and value.
 
         w = U x, split in K heads;  softmax(w wᵀ / √(d/K)) w;  output projection
 
     CRATE (arXiv 2306.01129), the MSSA operator, with the output projection of its code.
 
     x: (B, N, d) -> (B, N, d). With a `record` dict, record["attention"] is (B, K, N, M). With a
-    `cache`, x follows the tokens it keeps, and joins them: w alone is kept.
-    Raises `UsageError` when `heads` does not divide `dim`.
+    `cache`, x follows the cached tokens, and its w is appended to the cache.
+    Raises `UsageError` unless `heads` divides `dim`.
     """
 
     def __init__(
@@ -103,8 +107,8 @@ class MHSA(nn.Module):
     """Multi-head self-attention with its own query, key and value (arXiv 1706.03762, section 3.2).
 
     x: (B, N, d) -> (B, N, d). With a `record` dict, record["attention"] is (B, K, N, M). With a
-    `cache`, x follows the tokens it keeps, and joins them: keys and values are kept.
-    Raises `UsageError` when `heads` does not divide `dim`.
+    `cache`, x follows the cached tokens, and its keys and values are appended to the cache.
+    Raises `UsageError` unless `heads` divides `dim`.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
-"""One block for every model: attention x feed-forward x residual.
+"""The block of all models: any attention, any feed-forward, with or without its residual.
 
-B batch, N tokens, d width. A layer's tokens are Z^l before it, Z^{l+1/2} after attention and
-Z^{l+1} after the feed-forward.
+B batch, N tokens, d width. Tokens are Z^l before layer l, Z^{l+1/2} after its attention and
+Z^{l+1} after its feed-forward.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,10 +12,10 @@ from crate.layers.attention import KVCache
 
 
 class DropPath(nn.Module):
-    """Stochastic depth (arXiv 1603.09382): in training, drop a whole branch for some samples.
+    """Stochastic depth (arXiv 1603.09382): in training, drop a residual branch of some samples.
 
-    x: (B, ...). A sample's branch is zero with probability `rate`, and divided by 1 − rate
-    otherwise, so its mean stays. Nothing happens in evaluation.
+    x: (B, ...) -> (B, ...). A sample's branch is zero with probability `rate`, else divided by
+    1 − rate, so that its mean stays. In evaluation x is returned unchanged.
     """
 
     def __init__(self, rate: float):
@@ -34,9 +34,9 @@ class Block(nn.Module):
     """x = x + attention(norm(x)); x = feedforward(norm(x)), plus x if `residual`.
 
     x: (B, N, d) -> (B, N, d). Drop path acts on residual branches only: without a residual, a
-    dropped feed-forward would lose the sample. A `record` dict collects what the two operators
-    record, and "attention_output" (Z^{l+1/2}) and "output" (Z^{l+1}), each (B, N, d). A `cache` is
-    attention's: what it keeps of the tokens before x.
+    dropped feed-forward would zero the sample. A `record` dict collects the two operators' records,
+    "attention_output" (Z^{l+1/2}) and "output" (Z^{l+1}), each (B, N, d). `cache`: attention's KV
+    cache of the tokens before x.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Block(nn.Module):
         if record is not None:
             record["attention_output"] = x
         y = self.feedforward(self.norm2(x), record)
-        # a product of bfloat16 must not make the tokens themselves bfloat16 from here on
+        # under autocast y may be bfloat16; the tokens keep their precision
         x = x + self.drop_path(y) if self.residual else y.to(x.dtype)
         if record is not None:
             record["output"] = x
@@ -77,9 +77,9 @@ def run_blocks(
     records: list[dict] | None = None,
     caches: Sequence[KVCache] | None = None,
 ) -> Tensor:
-    """Tokens (B, N, d) through blocks in turn.
+    """Apply blocks in turn: (B, N, d) -> (B, N, d).
 
-    records: a list that receives one dict per block. caches: what each block's attention keeps.
+    records: a list to which one dict per block is appended. caches: one KV cache per block.
     """
     for layer, block in enumerate(blocks):
         record = None if records is None else {}

@@ -1,9 +1,7 @@
-"""The operators that a specification may name: where each is, what it takes and costs. No torch.
+"""The operators that a specification may name: class, options, parameters and FLOPs. No torch.
 
-To add an operator, write its class in `attention.py` or `sparse_coding.py`, its literal twin in
-`reference.py`, and its entry here. d width, K heads.
-
-A specification (`models/spec.py`) is written `s` below; it has the fields that the entries read.
+To add an operator, write its class in `attention.py` or `sparse_coding.py`, its literal form in
+`reference.py`, and its entry here. d width, K heads; `s` is a specification (`models/spec.py`).
 """
 
 import importlib
@@ -16,13 +14,14 @@ from crate.registry import Registry
 
 @dataclass(frozen=True)
 class Operator:
-    """What is known of an operator before torch is imported.
+    """An operator's class, options and closed forms.
 
     source      "module:class"
-    options     keywords of the class, of a specification, beside `dim` (and `heads`)
-    settings    fields of a specification that this operator reads, and not all of its kind
-    parameters  number of its parameters, of a specification
-    macs        multiply-accumulates of its linear maps for one token, as its paper writes them
+    options     specification → keyword arguments of the class, beyond those common to its kind
+    settings    fields of a specification that only some operators of its kind read
+    parameters  specification → number of parameters
+    macs        specification → multiply-accumulates of the linear maps for one token, as the paper
+                writes them
     """
 
     source: str
@@ -38,7 +37,7 @@ class Operator:
         return getattr(importlib.import_module(module), name)
 
 
-# Each takes dim, heads, projection_bias and causal. The two N²d products are the block's.
+# Each class takes dim, heads, projection_bias and causal. `block_macs` adds the two N²d products.
 ATTENTION = Registry(
     "attention",
     {
@@ -59,11 +58,11 @@ ATTENTION = Registry(
     },
 )
 
-# Each takes dim.
+# Each class takes dim.
 FEEDFORWARD = Registry(
     "feedforward",
     {
-        # D x, Dᵀ(D x) and Dᵀx; the class folds the three products into one
+        # D x, Dᵀ(D x) and Dᵀx as the paper writes them; the class needs one product
         "ISTA": Operator(
             source="crate.layers.sparse_coding:ISTA",
             options=lambda s: {"step_size": s.step_size, "sparsity": s.sparsity},

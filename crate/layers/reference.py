@@ -1,4 +1,4 @@
-"""Every operator as its equation reads, head by head and token by token. Slow; for tests only.
+"""Every operator written as its equation, head by head and token by token. Slow; for tests only.
 
 d width, N tokens, K heads, M dictionary atoms. A token is a column vector x of size d, as in the
 papers; Z is (N, d), one token a row.
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def softmax(scores: list[Tensor]) -> list[Tensor]:
-    """exp(s_j) / Σ exp(s_k) over a list of scalars."""
+    """exp(s_j) / Σ_k exp(s_k) over a list of scalars."""
     largest = max(score.item() for score in scores)
     exponentials = [torch.exp(score - largest) for score in scores]
     total = sum(exponentials)
@@ -87,7 +87,7 @@ def mhsa(
 
 
 def relu(x: Tensor) -> Tensor:
-    """max(x, 0): the proximal operator of a non-negative l1 penalty, once the threshold is off."""
+    """max(x, 0): with x shifted by the threshold, the prox of the non-negative l1 penalty."""
     return torch.where(x > 0, x, torch.zeros_like(x))
 
 

@@ -1,9 +1,9 @@
-"""The feed-forward half of a block: sparse coding (ISTA, ODL), or the usual MLP.
+"""The feed-forward half of a block: sparse coding (ISTA, ODL), or the standard MLP.
 
 B batch, N tokens, d width, M dictionary atoms. Dictionaries are plain parameters and everything
-else is an `nn.Linear`: recipes choose by module type what is weight-decayed.
+else is an `nn.Linear`: recipes select weight decay by module type.
 
-The forward passes below regroup the equations to train faster; reference.py has them literally.
+The forward passes regroup the equations to train faster; reference.py has the literal equations.
 """
 
 import math
@@ -18,10 +18,11 @@ from crate.errors import UsageError
 def init_dictionary(dictionary: Tensor) -> None:
     """Kaiming-uniform with fan-in d, the first axis: variance 2/d, inside ±√(6/d).
 
-    As in the JAX code that trained CRATE-alpha. `nn.init.kaiming_uniform_` would take the second
-    axis as fan-in, which on a d x 4d dictionary is a quarter of the variance and trains worse.
-    For the d x d dictionary both agree, and it is what the 2023 CRATE code does; the initialisation
-    of that dictionary in CRATE-alpha's vanilla row was never published, so it starts like this too.
+    dictionary: (d, M), changed in place. As in the JAX code that trained CRATE-alpha.
+    `nn.init.kaiming_uniform_` would take the second axis as fan-in, which on a d x 4d dictionary
+    gives a quarter of the variance and trains worse. For a d x d dictionary both agree, and the
+    2023 CRATE code does this. The initialisation of CRATE-alpha's vanilla row was not published;
+    it starts in this way too.
     """
     bound = math.sqrt(6 / dictionary.shape[0])
     nn.init.uniform_(dictionary, -bound, bound)
@@ -29,17 +30,18 @@ def init_dictionary(dictionary: Tensor) -> None:
 
 def _check_width(dim: int, ratio: int = 1) -> None:
     if dim < 1 or ratio < 1:
-        raise UsageError(f"dim and ratio must be at least 1, got dim {dim}, ratio {ratio}")
+        raise UsageError(f"dim and ratio must be at least 1, got dim {dim} and ratio {ratio}")
 
 
 class ISTA(nn.Module):
-    """One proximal gradient step of sparse coding from x itself, complete dictionary D (d x d).
+    """One proximal gradient step of sparse coding, starting at x, with a complete D (d x d).
 
         relu(x − η Dᵀ(D x − x) − ηλ)
 
-    CRATE (arXiv 2306.01129), the ISTA operator. η = λ = 0.1 as in its code.
+    CRATE (arXiv 2306.01129), the ISTA operator, equation 17. η = λ = 0.1 as in its code.
 
     x: (B, N, d) -> (B, N, d). With a `record` dict, record["codes"] is the output.
+    Raises `UsageError` unless `dim` is at least 1.
     """
 
     def __init__(self, dim: int, *, step_size: float = 0.1, sparsity: float = 0.1):
@@ -52,7 +54,7 @@ class ISTA(nn.Module):
 
     def forward(self, x: Tensor, record: dict | None = None) -> Tensor:
         d = self.dictionary
-        if x.shape[-2] == 1:  # generating text: to form DᵀD takes longer than it saves
+        if x.shape[-2] == 1:  # generating text: forming DᵀD costs more than it saves
             gradient = F.linear(F.linear(x, d) - x, d.t())
             codes = (x - self.step_size * gradient - self.step_size * self.sparsity).relu_()
         else:
@@ -72,10 +74,11 @@ class ODL(nn.Module):
         z₂ = relu(z₁ − η Dᵀ(D z₁ − x) − ηλ)
         output = D z₂, or D̂ z₂ when decoupled
 
-    CRATE-alpha (arXiv 2405.20299), the ODL block; η = λ = 0.1 as in its code. The residual
-    connection around it belongs to the transformer block.
+    CRATE-alpha (arXiv 2405.20299), the ODL block; η = λ = 0.1 as in its code. `Block` adds the
+    residual connection.
 
     x: (B, N, d) -> (B, N, d). With a `record` dict, record["codes"] is z₂ (B, N, M).
+    Raises `UsageError` unless `dim` and `ratio` are at least 1.
     """
 
     def __init__(
@@ -101,7 +104,7 @@ class ODL(nn.Module):
 
     def forward(self, x: Tensor, record: dict | None = None) -> Tensor:
         d = self.dictionary
-        # η and −ηλ go into the products: passes over the (B, N, M) codes cost more than they look.
+        # η and −ηλ go into the products: each further pass over the (B, N, M) codes is expensive
         encode = self.step_size * d.t()
         threshold = d.new_full((d.shape[1],), -self.step_size * self.sparsity)
         codes = F.linear(x, encode, threshold).relu_()
@@ -118,7 +121,8 @@ class MLP(nn.Module):
     gelu: "exact", h Φ(h) with the normal distribution function Φ; or GPT-2's "tanh"
     approximation, h/2 (1 + tanh(√(2/π) (h + 0.044715 h³))) (arXiv 1606.08415, section 2).
 
-    x: (B, N, d) -> (B, N, d). There are no codes to record.
+    x: (B, N, d) -> (B, N, d). `record` stays as it is: an MLP has no sparse codes.
+    Raises `UsageError` unless `dim` and `ratio` are at least 1.
     """
 
     def __init__(self, dim: int, *, ratio: int = 4, gelu: str = "exact"):

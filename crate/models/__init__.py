@@ -1,4 +1,4 @@
-"""White-box transformers and their baselines, and what is read off them.
+"""White-box transformers and their baselines; their features, objective, FLOPs and probes.
 
 May import layers and the ground.
 

@@ -1,6 +1,6 @@
-"""Masked autoencoders around the blocks: an image with most of its patches masked in, all out.
+"""Masked autoencoders: most patches of an image are masked, and predicted from the others.
 
-B batch, S image size, p patch size, N patches, of which n are kept; d width of the encoder, e of
+B batch, S image size, p patch size, N patches, of which n are visible; d width of the encoder, e of
 the decoder. CRATE-MAE is arXiv 2404.02446, ViT-MAE is He et al., arXiv 2111.06377.
 """
 
@@ -18,17 +18,17 @@ from crate.models.flops import kept_patches
 from crate.models.spec import ModelSpec, check_positive_int
 from crate.models.vision import ConvStem
 
-NORM_EPS = 1e-6  # of the last norm of either half, whatever that of the blocks
+NORM_EPS = 1e-6  # of the last norm of encoder and decoder, independent of the blocks' ε
 VARIANCE_EPS = 1e-6  # of a normalised patch
 
 
 class InverseBlock(nn.Module):
-    """CRATE's block backwards: first the dictionary, then the attention is subtracted.
+    """CRATE's block inverted: first a dictionary, then attention is subtracted.
 
         y = A norm(x);  x = y − attention(norm(y))
 
-    CRATE-MAE (arXiv 2404.02446), the decoder; as in its code, A is d x d, starts as a dictionary
-    does, and shares nothing with the encoder's.
+    CRATE-MAE (arXiv 2404.02446), the decoder. As in its code, A is d x d, initialised as a
+    dictionary, and shares no weights with the encoder.
 
     x: (B, N, d) -> (B, N, d).
     """
@@ -48,26 +48,25 @@ class InverseBlock(nn.Module):
 
 
 class MaskedAutoencoder(nn.Module):
-    """CRATE-MAE or ViT-MAE, as the spec says: masks patches, and predicts what is behind.
+    """CRATE-MAE or ViT-MAE, as the spec says: masks patches and predicts their pixels.
 
-    The encoder (`patch_embedding`, `class_token`, `positions`, `blocks`, `norm`) is a
-    `VisionTransformer` without a head, parameter by parameter (`carry.vision_weights`); its
-    positions are fixed. A masked patch is replaced by a learned token: before the encoder, whose
-    tokens the decoder then takes as they are, or before the decoder, as the spec says. As in the
-    published code, `decoder_embedding` and `decoder_positions` exist even where nothing uses them;
-    they are then frozen. Deterministic given `torch.manual_seed`.
+    The encoder (`patch_embedding`, `class_token`, `positions`, `blocks`, `norm`) has the parameters
+    of a `VisionTransformer` without a head (`transfer.vision_weights`); its positions are fixed. A
+    learned mask token replaces a masked patch before the encoder, or before the decoder
+    (`ModelSpec.mask_tokens`). As in the published code, `decoder_embedding` and `decoder_positions`
+    exist even if they are not used; they are then frozen. Deterministic given `torch.manual_seed`.
 
     images: (B, 3, image_size, image_size). Returns
-        loss         mean squared error of the masked patches' pixels; with `normalise_patches`, of
-                     each patch less its mean and over its standard deviation
-        prediction   (B, N, 3p²), all patches as `patchify` orders them
-        mask         (B, N) float32, 1 where a patch is masked and 0 where it is kept
+        loss         mean squared error of the masked patches' pixels; with `normalise_patches`,
+                     each target patch has mean 0 and standard deviation 1
+        prediction   (B, N, 3p²), all patches in the order of `patchify`
+        mask         (B, N) float32, 1 where a patch is masked, 0 where it is visible
 
-    mask_ratio: share of the patches that is masked; N (1 − mask_ratio), rounded down, are kept.
-    noise: (B, N), which fixes the masks: those with the smallest values are kept. None draws it,
-    uniform, from torch's generator on the images' device.
-    drop_path: stochastic-depth rate of the last block of the encoder, in [0, 1).
-    Raises `UsageError` for sizes that make no sense, and for images of another size.
+    mask_ratio: share of the patches that is masked; N (1 − mask_ratio), rounded down, are visible.
+    noise: (B, N), fixes the mask: the n patches with the smallest values are visible. None draws it
+    uniformly from torch's generator on the images' device.
+    drop_path: stochastic-depth rate of the encoder's last block, in [0, 1).
+    Raises `UsageError` for invalid sizes, and for images of another size.
     """
 
     def __init__(
@@ -82,7 +81,9 @@ class MaskedAutoencoder(nn.Module):
         if spec.decoder == "none":
             raise UsageError("an autoencoder needs a decoder: 'inverse' or 'blocks'")
         if spec.causal:
-            raise UsageError("causal is for language models: a patch is told by all others here")
+            raise UsageError(
+                "an autoencoder cannot be causal: a patch is predicted from all others"
+            )
         if spec.stem != "conv":
             raise UsageError(f"an autoencoder's stem is 'conv', not '{spec.stem}'")
         if type(normalise_patches) is not bool:
@@ -119,7 +120,7 @@ class MaskedAutoencoder(nn.Module):
 
     @property
     def masks_decoder(self) -> bool:
-        """Whether it is the decoder that gets mask tokens, so that the encoder sees n patches."""
+        """Whether the decoder gets the mask tokens, so that the encoder sees n patches only."""
         return self.spec.mask_tokens == "decoder"
 
     def forward(
@@ -132,19 +133,21 @@ class MaskedAutoencoder(nn.Module):
         return self.loss(images, prediction, mask), prediction, mask
 
     def draw_kept(self, images: Tensor, mask_ratio: float, noise: Tensor | None = None) -> Tensor:
-        """Indices (B, n) of the patches that are kept, ascending; see the class for `noise`."""
+        """Indices (B, n) of the visible patches, ascending; see the class for `noise`."""
         patches = self.positions.shape[1] - 1
         count = kept_patches(patches, mask_ratio)
         if noise is None:
             noise = torch.rand(len(images), patches, device=images.device)
         elif tuple(noise.shape) != (len(images), patches):
             expected = (len(images), patches)
-            raise UsageError(f"noise should be {expected}, one value a patch: {tuple(noise.shape)}")
-        order = noise.argsort(dim=1, stable=True)  # of equal values, the first patch is kept
+            raise UsageError(
+                f"noise must be {expected}, one value a patch, got {tuple(noise.shape)}"
+            )
+        order = noise.argsort(dim=1, stable=True)  # of equal values, the first patch is visible
         return order[:, :count].sort(dim=1).values
 
     def mask(self, kept: Tensor) -> Tensor:
-        """Indices (B, n) of kept patches as a mask (B, N) float32: 1 where none is."""
+        """The mask (B, N) float32 of visible patches' indices (B, n): 1 where a patch is masked."""
         mask = torch.ones(len(kept), self.positions.shape[1] - 1, device=kept.device)
         return mask.scatter(1, kept, 0.0)
 
@@ -153,10 +156,10 @@ class MaskedAutoencoder(nn.Module):
     ) -> Tensor:
         """Tokens after the encoder's last block, before its norm, class token first.
 
-        (B, 1 + N, d); with mask tokens before the decoder (B, 1 + n, d), those that are kept.
+        (B, 1 + N, d); if the decoder gets the mask tokens, (B, 1 + n, d) of the visible patches.
 
-        records: a list that receives one dict per layer (see `Block`).
-        kept: indices (B, n) of the patches that are not masked; None masks nothing.
+        records: a list to which one dict per layer is appended (see `Block`).
+        kept: indices (B, n) of the visible patches; None masks nothing.
         """
         return run_blocks(self.blocks, self.embed(images, kept), records)
 
@@ -174,11 +177,11 @@ class MaskedAutoencoder(nn.Module):
         return x
 
     def layer_records(self, images: Tensor) -> list[dict]:
-        """One dict per layer of the encoder, which sees every patch; as VisionTransformer's.
+        """One dict per layer of the encoder, without masking; as `VisionTransformer.layer_records`.
 
         "attention" (B, K, 1 + N, 1 + N), "attention_output" and "output" (B, 1 + N, d), and
-        "codes" (B, 1 + N, atoms) where the feed-forward is a sparse coder. Keeps the graph unless
-        called under `torch.no_grad()`.
+        "codes" (B, 1 + N, M) if the feed-forward is a sparse coder with M atoms. Keeps the graph
+        unless called under `torch.no_grad()`.
         """
         records: list[dict] = []
         self.forward_features(images, records)
@@ -199,7 +202,7 @@ class MaskedAutoencoder(nn.Module):
         return self.decoder_prediction(self.decoder_norm(x[:, 1:]))
 
     def loss(self, images: Tensor, prediction: Tensor, mask: Tensor) -> Tensor:
-        """Mean squared error, over the pixels of the patches that the mask (B, N) has at 1."""
+        """Mean squared error over the pixels of the patches whose mask (B, N) is 1; a scalar."""
         target = self.patchify(images)
         if self.normalise_patches:
             mean, deviation = _statistics(target)
@@ -208,9 +211,10 @@ class MaskedAutoencoder(nn.Module):
         return (error * mask).sum() / mask.sum()
 
     def complete(self, images: Tensor, prediction: Tensor, mask: Tensor) -> Tensor:
-        """Images (B, 3, S, S) with the patches that the mask has at 1 as they are predicted.
+        """Images (B, 3, S, S) whose masked patches (mask 1) are replaced by the prediction.
 
-        With `normalise_patches`, which leaves them untold, mean and deviation are the true ones.
+        With `normalise_patches`, the prediction lacks each patch's mean and standard deviation; the
+        true ones are used.
         """
         patches = self.patchify(images)
         if self.normalise_patches:
@@ -226,7 +230,7 @@ class MaskedAutoencoder(nn.Module):
         return x.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
 
     def unpatchify(self, patches: Tensor) -> Tensor:
-        """(B, N, 3p²) -> (B, 3, S, S): the way back from `patchify`."""
+        """(B, N, 3p²) -> (B, 3, S, S): the inverse of `patchify`. Raises `UsageError` otherwise."""
         p, side = self.spec.patch_size, self.spec.grid(self.image_size)
         shape = (side * side, 3 * p * p)
         if patches.dim() != 3 or tuple(patches.shape[1:]) != shape:
@@ -245,16 +249,16 @@ class MaskedAutoencoder(nn.Module):
 
 
 def _statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (over 3p² − 1) of each patch: (B, N, 3p²) -> (B, N, 1), twice."""
+    """Mean and unbiased standard deviation of each patch: (B, N, 3p²) -> (B, N, 1), twice."""
     variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)
     return mean, (variance + VARIANCE_EPS).sqrt()
 
 
 @torch.no_grad()
 def initialise(model: MaskedAutoencoder) -> None:
-    """Set every weight but positions and dictionaries, which start alike everywhere.
+    """Initialise every weight except positions and dictionaries (`init_dictionary`).
 
-    As both papers' code: Linear xavier-uniform, the patch embedding as if it were one, biases 0 but
+    As both papers' code: Linear xavier-uniform, the patch embedding as a Linear, biases 0 except
     the patch embedding's (torch's default), class and mask token normal(0.02).
     """
     for module in model.modules():
@@ -268,9 +272,9 @@ def initialise(model: MaskedAutoencoder) -> None:
 
 
 def sincos_positions(dim: int, grid: int) -> Tensor:
-    """Fixed positions of a class token, 0, and of a square grid: (1, 1 + grid², dim) float32.
+    """Fixed positions of a class token (zeros) and a square grid: (1, 1 + grid², dim) float32.
 
-    Half the channels tell the column, half the row of a patch: the sines, then the cosines, of it
+    Half the channels encode a patch's column, half its row: the sines, then the cosines, of it
     times 10,000^(−4i/dim), i = 0 … dim/4 − 1 (arXiv 1706.03762, section 3.5, on each axis).
     Raises `UsageError` unless dim is a multiple of 4.
     """

@@ -1,4 +1,4 @@
-"""The blocks that a specification describes."""
+"""Builds the operators and blocks of a specification."""
 
 from torch import nn
 
@@ -8,7 +8,7 @@ from crate.models.spec import ModelSpec
 
 
 def make_attention(spec: ModelSpec) -> nn.Module:
-    """The attention operator a spec names."""
+    """The attention operator that a spec names."""
     operator = ATTENTION[spec.attention]
     return operator.load()(
         spec.dim,
@@ -20,7 +20,7 @@ def make_attention(spec: ModelSpec) -> nn.Module:
 
 
 def make_feedforward(spec: ModelSpec) -> nn.Module:
-    """The feed-forward operator a spec names."""
+    """The feed-forward operator that a spec names."""
     operator = FEEDFORWARD[spec.feedforward]
     return operator.load()(spec.dim, **operator.options(spec))
 

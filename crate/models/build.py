@@ -1,10 +1,10 @@
-"""Models by name or by specification, freshly initialised. torch is imported when one is built."""
+"""Builds models by name or specification, newly initialised; building one imports torch."""
 
 from crate.errors import UsageError
 from crate.models.spec import MODEL_KINDS, ModelSpec
 from crate.models.zoo import MODELS, resolve
 
-# What `create_model` takes, and by default.
+# Size arguments of `create_model` by kind of model, and their defaults.
 VISION_SIZES = {"num_classes": 1000, "image_size": 224}
 LANGUAGE_SIZES = {"vocab_size": 50_257, "block_size": 1024}  # GPT-2's
 AUTOENCODER_SIZES = {"image_size": 224, "normalise_patches": False}
@@ -23,13 +23,16 @@ def create_model(
     drop_path: float = 0.0,
     **overrides: object,
 ):
-    """Build a model by name, freshly initialised: `resolve`, then one of the four `build…`.
+    """Build a newly initialised model by name: `resolve`, then the `build…` of its kind.
 
-    A vision model has `num_classes` (1,000) and an `image_size` (224 pixels), a language model a
-    `vocab_size` (50,257) and a `block_size` (1,024 tokens), an autoencoder an `image_size` (224
-    pixels) and `normalise_patches` (no), a contrastive model an `image_size` (224 pixels), a
-    `vocab_size` (32,000) and a `context_length` (32 tokens). Raises `UsageError`, also for a size
-    that only another kind of model has.
+    A vision model has `num_classes` (default 1,000) and `image_size` (224 pixels), a language model
+    `vocab_size` (50,257) and `block_size` (1,024 tokens), an autoencoder `image_size` (224 pixels)
+    and `normalise_patches` (False), a contrastive model `image_size` (224 pixels), `vocab_size`
+    (32,000) and `context_length` (32 tokens).
+
+    overrides: fields of `ModelSpec`.
+    Raises `UsageError` for an unknown name or field, an invalid size, and a size that this kind of
+    model does not have.
     """
     spec = resolve(name, **overrides)
     defaults, construct = {
@@ -81,7 +84,7 @@ def build_autoencoder(
 ):
     """Build the `MaskedAutoencoder` of a spec, for square images of `image_size` pixels a side.
 
-    normalise_patches: the loss compares with patches of mean 0 and variance 1.
+    normalise_patches: target patches have mean 0 and variance 1.
     drop_path: the last encoder block's stochastic-depth rate, in [0, 1). Raises `UsageError`.
     """
     from crate.models.autoencoder import MaskedAutoencoder
@@ -101,8 +104,8 @@ def build_contrastive(
 ):
     """Build the `ContrastiveModel` of a spec, for square images and texts of `context_length`.
 
-    vocab_size: token ids are smaller. drop_path: of the vision tower's last block, in [0, 1).
-    Raises `UsageError`.
+    vocab_size: token ids are 0 to vocab_size − 1. drop_path: the stochastic-depth rate of the
+    vision tower's last block, in [0, 1). Raises `UsageError`.
     """
     from crate.models.contrastive import ContrastiveModel
 

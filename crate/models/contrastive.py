@@ -1,4 +1,4 @@
-"""Two towers around the blocks: images and texts as points of one space.
+"""Contrastive models: a vision and a text tower that embed images and texts in one space.
 
 CLIP (arXiv 2103.00020), with the text tower of CLIPA (arXiv 2305.07017) as CRATE-alpha has it
 (UCSC-VLAA/CRATE-alpha: models/two_towers.py, models/text_transformer.py).
@@ -19,21 +19,21 @@ from crate.models.spec import ModelSpec, check_positive_int
 from crate.models.vision import VisionTransformer
 
 TEMPERATURE = 0.07  # at the start: the cosines are divided by it
-MOST_SCALE = 100.0  # by which they are ever multiplied, as in CLIP
-MOST_LOGIT_SCALE = 4.60517  # just below ln 100, so that a gradient still leads away from it
-TINY = 1e-8  # beside a norm that is divided by
+MOST_SCALE = 100.0  # upper limit of the factor of the cosines, as in CLIP
+MOST_LOGIT_SCALE = 4.60517  # just below ln 100, where the clamp still passes a gradient
+TINY = 1e-8  # added to a norm before dividing by it
 
 
 class TextTower(nn.Module):
-    """CLIPA's text transformer: tokens to a point of the shared space, not yet normalised.
+    """CLIPA's text transformer (arXiv 2305.07017): tokens to an embedding, not yet normalised.
 
-    Token and learned position embeddings, blocks that see all tokens, LayerNorm, and a linear map
-    without a bias of the last place, whatever stands there. Deterministic given
+    Token and learned position embeddings, blocks without a causal mask, LayerNorm, and a linear map
+    without bias of the last position, whatever token it holds. Deterministic given
     `torch.manual_seed`.
 
     ids: (B, T) int64, T = context_length -> (B, embed_dim).
-    Raises `UsageError` for sizes that make no sense and for ids of another shape or type; ids
-    outside the vocabulary are told on a CPU, where a look at them costs nothing.
+    Raises `UsageError` for invalid sizes, ids of another shape or type and, on a CPU only (a GPU
+    would have to synchronise), ids outside the vocabulary.
     """
 
     def __init__(self, spec: ModelSpec, *, vocab_size: int, context_length: int):
@@ -67,18 +67,18 @@ class TextTower(nn.Module):
             if low < 0 or high >= self.vocab_size:
                 wrong = int(low if low < 0 else high)
                 raise UsageError(
-                    f"there is no token {wrong}: the vocabulary has {self.vocab_size:,}"
+                    f"token {wrong} is outside the vocabulary of {self.vocab_size:,} tokens"
                 )
         return self.token_embedding(ids) + self.positions
 
 
 @torch.no_grad()
 def initialise(tower: TextTower) -> None:
-    """Set every weight of a text tower of depth L as CLIPA's does.
+    """Initialise every weight of a text tower of depth L as CLIPA's code does.
 
     Token embedding normal(0.02), positions normal(0.01); query, key and value normal(w^-1/2), the
-    MLP's first map normal((2w)^-1/2), what ends a residual branch, of which there are 2 L,
-    normal((2Lw)^-1/2), the last map normal(w^-1/2); biases 0.
+    MLP's first map normal((2w)^-1/2), the last map of each of the 2 L residual branches
+    normal((2Lw)^-1/2), the projection normal(w^-1/2); biases 0.
     """
     w, depth = tower.positions.shape[-1], len(tower.blocks)
     nn.init.normal_(tower.token_embedding.weight, std=0.02)
@@ -96,22 +96,22 @@ def initialise(tower: TextTower) -> None:
 
 
 class ContrastiveModel(nn.Module):
-    """CRATE-alpha-CLIPA or ViT-CLIPA, as the spec says: images and texts to points of one space.
+    """CRATE-alpha-CLIPA or ViT-CLIPA, as the spec says: embeds images and texts in one space.
 
-    `vision` is a `VisionTransformer` whose head, without a bias, leads into the space; `text` a
-    `TextTower`; `logit_scale` the logarithm of what cosines are multiplied by. Deterministic given
+    `vision` is a `VisionTransformer` whose head is the projection into the space; `text` is a
+    `TextTower`; `logit_scale` is the logarithm of the factor of the cosines. Deterministic given
     `torch.manual_seed`.
 
     images: (B, 3, image_size, image_size); ids: (B, context_length) int64. Returns
         image_features, text_features  (B, embed_dim) each, of norm 1
         scale                          exp(logit_scale), at most 100; a scalar
 
-    micro: how many examples pass through a tower at once; None for all. In training, a part's
-    activations are then computed again when its gradient is (arXiv 1604.06174), so that a loss over
-    all pairs of a batch holds those of one part at a time, and gives the same gradients.
+    micro: examples that pass through a tower at once; None for all. In training, activations are
+    then recomputed in the backward pass (gradient checkpointing, arXiv 1604.06174), so that a loss
+    over all pairs of a batch needs the memory of one micro-batch and has the same gradients.
     drop_path: stochastic-depth rate of the vision tower's last block, in [0, 1).
-    Raises `UsageError` for sizes that make no sense, for images of another size, ids of another
-    length and numbers of them that differ.
+    Raises `UsageError` for invalid sizes, images of another size, ids of another length, and
+    unequal numbers of images and texts.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class ContrastiveModel(nn.Module):
         self.vision = VisionTransformer(
             spec, num_classes=spec.embed_dim, image_size=image_size, drop_path=drop_path
         )
-        nn.init.normal_(self.vision.head.weight, std=0.02)  # whatever the spec's own `init`
+        nn.init.normal_(self.vision.head.weight, std=0.02)  # whatever the spec's `init`
         self.text = TextTower(spec, vocab_size=vocab_size, context_length=context_length)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / TEMPERATURE)))
 
@@ -139,32 +139,34 @@ class ContrastiveModel(nn.Module):
         self, images: Tensor, ids: Tensor, micro: int | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         if len(images) != len(ids):
-            raise UsageError(f"{len(images):,} images and {len(ids):,} texts are no pairs")
+            raise UsageError(
+                f"{len(images):,} images and {len(ids):,} texts: a batch needs one text an image"
+            )
         if self.training and self.logit_scale.requires_grad:
-            with torch.no_grad():  # a clamp of the scale alone would end its gradient for ever
+            with torch.no_grad():  # beyond the clamp in `scale`, the gradient would stay 0
                 self.logit_scale.clamp_(max=MOST_LOGIT_SCALE)
         return self.encode_image(images, micro), self.encode_text(ids, micro), self.scale()
 
     def encode_image(self, images: Tensor, micro: int | None = None) -> Tensor:
-        """Images (B, 3, S, S) to points (B, embed_dim) of norm 1, in float32 at least."""
+        """Images (B, 3, S, S) to embeddings (B, embed_dim) of norm 1, at least float32."""
         return _unit(_in_parts(self.vision, images, micro))
 
     def encode_text(self, ids: Tensor, micro: int | None = None) -> Tensor:
-        """Texts (B, context_length) to points (B, embed_dim) of norm 1, in float32 at least."""
+        """Ids (B, context_length) to embeddings (B, embed_dim) of norm 1, at least float32."""
         return _unit(_in_parts(self.text, ids, micro))
 
     def scale(self) -> Tensor:
-        """What cosines are multiplied by: a scalar, at most 100."""
+        """The factor of the cosines: a scalar, at most 100."""
         return self.logit_scale.exp().clamp(max=MOST_SCALE)
 
     def freeze_text(self) -> None:
-        """From now on the text tower and the scale take no gradient."""
+        """Freeze the text tower and the scale: they get no gradient."""
         self.text.requires_grad_(False)
         self.logit_scale.requires_grad_(False)
 
 
 def _in_parts(tower: nn.Module, x: Tensor, micro: int | None) -> Tensor:
-    """A tower on a batch (B, …), `micro` examples at a time."""
+    """A tower applied to a batch (B, …), `micro` examples at a time."""
     if micro is not None:
         check_positive_int("micro", micro)
     if micro is None or micro >= len(x):
@@ -176,6 +178,6 @@ def _in_parts(tower: nn.Module, x: Tensor, micro: int | None) -> Tensor:
 
 
 def _unit(x: Tensor) -> Tensor:
-    """Points (B, e) divided by their norm (+ 1e-8, as the official code), in float32 at least."""
+    """Vectors (B, e) divided by their norm + 1e-8, as in the official code; at least float32."""
     x = x.to(torch.promote_types(x.dtype, torch.float32))  # autocast leaves bfloat16
     return x / (x.norm(dim=-1, keepdim=True) + TINY)

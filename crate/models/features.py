@@ -1,8 +1,7 @@
-"""What a trained vision transformer knows of a picture, and of each patch of it.
+"""Features of a trained vision transformer: of a whole image, and of each patch.
 
-Features of the whole picture; tokens, projections and attention of its patches. B batch, N
-patches, d width, K heads. Layers are counted from 0; patches come row by row, and the
-class token is left out. No block runs that the answer does not need.
+B batch, N patches, d width, K heads, H image size. Layers count from 0; patches come row by row,
+without the class token. Only the blocks that a feature needs are run.
 """
 
 from torch import Tensor
@@ -25,18 +24,18 @@ def pretrained(
 ) -> VisionTransformer:
     """A model in evaluation mode with given weights, its positions interpolated to `image_size`.
 
-    weights: a run's, head included; of a masked autoencoder the encoder is taken, with its own last
-    norm, of a contrastive model the vision tower; None leaves the model as torch's seed starts it
-    (where the spec has a decoder, as it starts the autoencoder's encoder). Without a head, one of
-    one class is new.
-    Raises `UsageError` for a size its patches do not fill, `RunError` for another model's weights.
+    weights: those of a run, head included. Of a masked autoencoder, the encoder with its last norm
+    is taken; of a contrastive model, the vision tower. None: the model is initialised from torch's
+    seed (if the spec has a decoder, as the autoencoder's encoder). Weights without a head get a new
+    one for one class.
+    Raises `UsageError` if patches do not fill the image, `RunError` for another model's weights.
     """
     if weights is None and spec.decoder != "none":
         weights = MaskedAutoencoder(spec, image_size=image_size).state_dict()
     encoder = weights is not None and "mask_token" in weights
     weights = None if weights is None else vision_weights(weights)
     classes = 1
-    if weights is not None and "head.weight" in weights:  # without it `carry` says what is missing
+    if weights is not None and "head.weight" in weights:  # else transfer_weights names the error
         classes = len(weights["head.weight"])
     model = VisionTransformer(spec, num_classes=classes, image_size=image_size)
     if weights is not None:
@@ -47,10 +46,10 @@ def pretrained(
 
 
 def image_features(model: VisionTransformer, images: Tensor, kind: str) -> Tensor:
-    """One feature vector a picture: (B, 3, H, H) -> (B, d), what a head of that pool would see.
+    """One feature vector an image, as a head gets it: (B, 3, H, H) -> (B, d).
 
-    kind: "token", the class token, or "mean" of the patch tokens; then the last norm.
-    Raises `UsageError` for a kind that does not exist.
+    kind: "token", the class token, or "mean" of the patch tokens; followed by the last norm.
+    Raises `UsageError` for an unknown kind.
     """
     if kind not in OF_A_PICTURE:
         raise unknown("feature", kind, OF_A_PICTURE)
@@ -61,9 +60,9 @@ def image_features(model: VisionTransformer, images: Tensor, kind: str) -> Tenso
 def patch_features(model: VisionTransformer, images: Tensor, layer: int, kind: str) -> Tensor:
     """One feature vector a patch: (B, 3, H, H) -> (B, N, d).
 
-    kind: "tokens", what enters block `layer`; or "query", "key" or "value", what that block's
-    attention projects it to, heads side by side. MSSA has one projection, which is all three.
-    Raises `UsageError` for a layer or a kind that does not exist.
+    kind: "tokens", the input of block `layer`; or "query", "key" or "value", the projections of
+    that block's attention, heads concatenated. MSSA has one projection for all three.
+    Raises `UsageError` for an unknown layer or kind.
     """
     if kind not in PATCH_FEATURES:
         raise unknown("feature", kind, PATCH_FEATURES)
@@ -78,10 +77,10 @@ def patch_features(model: VisionTransformer, images: Tensor, layer: int, kind: s
 
 
 def class_attention(model: VisionTransformer, images: Tensor, layer: int) -> Tensor:
-    """How the class token of block `layer` attends to the patches: (B, 3, H, H) -> (B, K, N).
+    """Attention of the class token to the patches in block `layer`: (B, 3, H, H) -> (B, K, N).
 
-    Its row of the softmax without its own entry, so a row sums to less than 1.
-    Raises `UsageError` for a layer that does not exist.
+    Its row of the softmax without the entry of the class token itself, so a row sums to less than
+    1. Raises `UsageError` for an unknown layer.
     """
     entering = _entering(model, images, layer)
     x = model.blocks[layer].norm1(entering)  # (B, 1 + N, d)
@@ -99,7 +98,7 @@ def class_attention(model: VisionTransformer, images: Tensor, layer: int) -> Ten
 def layer_tokens(model: VisionTransformer, images: Tensor, layers: list[int]) -> list[Tensor]:
     """Patch tokens after each of `layers`, in that order: (B, 3, H, H) -> [(B, N, d)].
 
-    Raises `UsageError` for a layer that does not exist.
+    Raises `UsageError` for an unknown layer.
     """
     for layer in layers:
         _check_layer(model, layer)
@@ -117,7 +116,7 @@ def layer_tokens(model: VisionTransformer, images: Tensor, layers: list[int]) ->
 def _check_layer(model: VisionTransformer, layer: int) -> None:
     depth = len(model.blocks)
     if type(layer) is not int or not 0 <= layer < depth:
-        raise UsageError(f"no layer {layer!r}: this model has {depth}, counted from 0")
+        raise UsageError(f"no layer {layer!r}: this model has layers 0 to {depth - 1}")
 
 
 def _entering(model: VisionTransformer, images: Tensor, layer: int) -> Tensor:

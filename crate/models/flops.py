@@ -1,8 +1,8 @@
 """Parameters and multiply-accumulates in closed form; no torch.
 
-Of classifiers, language models, masked autoencoders and contrastive models, of networks that are
-used in part, and of a segmentation's decoders. d width, L depth, N = g² patches, p patch size, T
-tokens, V vocabulary, C classes. All functions raise `UsageError` for sizes that make no sense.
+For vision and language models, masked autoencoders, contrastive models, truncated backbones and
+segmentation decoders. d width, L depth, N = g² patches, p patch size, T
+tokens, V vocabulary, C classes. All functions raise `UsageError` for invalid sizes.
 """
 
 import math
@@ -12,7 +12,7 @@ from crate.errors import UsageError
 from crate.layers.operators import ATTENTION, FEEDFORWARD
 from crate.models.spec import ModelSpec, check_positive_int
 
-# Those of crate/models/segmenter.py, which imports torch.
+# As in crate/models/segmenter.py, which imports torch.
 POOLED = sum(scale**2 for scale in (1, 2, 3, 6))  # pixels of UPerNet's pooled maps together
 AUXILIARY_CHANNELS = 256
 
@@ -41,9 +41,9 @@ def parameter_count(spec: ModelSpec, *, image_size: int, num_classes: int) -> in
 def language_parameter_count(
     spec: ModelSpec, *, vocab_size: int, block_size: int, positions: bool = True
 ) -> int:
-    """Parameters of the whole language model; the head is the token embedding, and counted once.
+    """Parameters of the whole language model; the head is the token embedding and counts once.
 
-    positions: count the position embedding; nanoGPT's and CRATE-GPT's code print sizes without it.
+    positions: count the position embedding; the code of nanoGPT and CRATE-GPT does not.
     For CRATE-GPT: L(3d² + 5d) + V d + block_size d.
     """
     check_positive_int("vocab_size", vocab_size)
@@ -62,8 +62,8 @@ def macs(spec: ModelSpec, *, image_size: int, num_classes: int) -> int:
     """Multiply-accumulates of one image's forward pass; twice this is FLOPs.
 
     Counts matrix products only: every linear map, attention's two N²d products, stem and head.
-    The operators count as published: the 2023 ISTA is three d x d products per token (D x,
-    DᵀD x, Dᵀx), ours folds them into one; ODL is four d x 4d products.
+    Operators count as published: the 2023 ISTA is three d x d products per token (D x, DᵀD x, Dᵀx),
+    of which ours needs one; ODL is four d x 4d products.
     """
     check_positive_int("num_classes", num_classes)
     d = spec.dim
@@ -73,9 +73,9 @@ def macs(spec: ModelSpec, *, image_size: int, num_classes: int) -> int:
 
 
 def language_macs(spec: ModelSpec, *, vocab_size: int, tokens: int) -> int:
-    """Multiply-accumulates of the forward pass of one sequence, logits of all its T tokens.
+    """Multiply-accumulates of the forward pass of one sequence, with logits of all T tokens.
 
-    Counted as `macs` does; attention's T²d products whole, although half of them are masked.
+    Counted as in `macs`; attention's T²d products count in full, although half is masked.
     """
     check_positive_int("vocab_size", vocab_size)
     check_positive_int("tokens", tokens)
@@ -83,7 +83,7 @@ def language_macs(spec: ModelSpec, *, vocab_size: int, tokens: int) -> int:
 
 
 def block_macs(spec: ModelSpec, tokens: int) -> int:
-    """Multiply-accumulates of one block over T tokens: linear maps, and attention's 2T²d."""
+    """Multiply-accumulates of one block over T tokens: its linear maps and attention's 2T²d."""
     linear = ATTENTION[spec.attention].macs(spec) + FEEDFORWARD[spec.feedforward].macs(spec)
     return tokens * linear + 2 * tokens**2 * spec.dim
 
@@ -92,24 +92,24 @@ def block_macs(spec: ModelSpec, tokens: int) -> int:
 
 
 def kept_patches(patches: int, mask_ratio: float) -> int:
-    """How many of N patches a masked autoencoder sees: N (1 − mask_ratio), rounded down.
+    """The number of visible patches of N: N (1 − mask_ratio), rounded down.
 
-    Raises `UsageError` where that is none of them or all.
+    Raises `UsageError` if that is 0 or N.
     """
     number = type(mask_ratio) in (int, float) and math.isfinite(mask_ratio)
     if not (number and 0 < mask_ratio < 1):
         raise UsageError(f"mask_ratio must be a number in (0, 1), got {mask_ratio!r}")
     kept = int(patches * (1 - mask_ratio))
     if kept in (0, patches):
-        what = "masks none" if kept else "keeps none"
-        raise UsageError(f"mask_ratio {mask_ratio} {what} of {patches:,} patches")
+        share = "none" if kept else "all"
+        raise UsageError(f"mask_ratio {mask_ratio} masks {share} of {patches:,} patches")
     return kept
 
 
 def autoencoder_parameter_count(spec: ModelSpec, *, image_size: int) -> int:
-    """Parameters of a whole masked autoencoder, with frozen positions and what it does not use.
+    """Parameters of a masked autoencoder, including frozen and unused ones, as the papers count.
 
-    The papers count like this. For CRATE-MAE: 2L(3d² + 5d) + 2(3p²d) + d² + 2(N + 1)d + 3p² + 8d.
+    For CRATE-MAE: 2L(3d² + 5d) + 2(3p²d) + d² + 2(N + 1)d + 3p² + 8d.
     """
     decoder = _decoder(spec)
     d, e, pixels = spec.dim, decoder.dim, 3 * spec.patch_size**2
@@ -125,7 +125,7 @@ def autoencoder_parameter_count(spec: ModelSpec, *, image_size: int) -> int:
 def autoencoder_macs(spec: ModelSpec, *, image_size: int, mask_ratio: float = 0.75) -> int:
     """Multiply-accumulates of one image's forward pass, counted as `macs` does.
 
-    All patches are embedded before some are masked; only the patches are predicted.
+    All patches are embedded, before masking; the decoder predicts patches, not the class token.
     """
     decoder = _decoder(spec)
     d, e, pixels = spec.dim, decoder.dim, 3 * spec.patch_size**2
@@ -141,12 +141,12 @@ def autoencoder_macs(spec: ModelSpec, *, image_size: int, mask_ratio: float = 0.
 
 
 def _decoder(spec: ModelSpec) -> ModelSpec:
-    """The decoder's blocks; those of an inverse one hold attention and a d x d map, as ISTA's."""
+    """The spec of the decoder's blocks; an inverse block has the parameters of an ISTA block."""
     decoder = spec.decoder_spec
     return replace(decoder, feedforward="ISTA") if spec.decoder == "inverse" else decoder
 
 
-# --- contrastive models: d, w widths of the towers, e of the space they share --------------
+# --- contrastive models: d, w widths of the towers, e of the shared space -------------------
 
 
 def contrastive_parameter_count(
@@ -158,7 +158,7 @@ def contrastive_parameter_count(
 
 
 def text_parameter_count(spec: ModelSpec, vocab_size: int, context_length: int) -> int:
-    """Parameters of the text tower: embeddings, blocks, last norm, projection without a bias."""
+    """Parameters of the text tower: embeddings, blocks, last norm, projection without bias."""
     check_positive_int("vocab_size", vocab_size)
     check_positive_int("context_length", context_length)
     w = spec.text_dim
@@ -180,24 +180,24 @@ def text_macs(spec: ModelSpec, *, context_length: int) -> int:
 
 # --- networks used in part, and segmenters: c channels of the decoder ----------------------
 
-# Convolutions count as matrix products, norms not at all.
+# Convolutions count as matrix products; norms do not count.
 
 
 def backbone_parameter_count(spec: ModelSpec, *, image_size: int, blocks: int) -> int:
-    """Parameters of the first `blocks` (from 1) blocks and what is below them: no norm, no head."""
+    """Parameters of stem, tokens and the first `blocks` (at least 1) blocks; no norm, no head."""
     head = 2 * spec.dim + spec.dim + spec.outer_bias
     return parameter_count(replace(spec, depth=blocks), image_size=image_size, num_classes=1) - head
 
 
 def backbone_macs(spec: ModelSpec, *, image_size: int, blocks: int) -> int:
-    """Multiply-accumulates of one image up to and with the first `blocks` (from 0) blocks."""
+    """Multiply-accumulates of one image through the stem and the first `blocks` (0 or more)."""
     tokens = spec.grid(image_size) ** 2 + 1
     whole = macs(spec, image_size=image_size, num_classes=1) - spec.dim
     return whole - (spec.depth - blocks) * block_macs(spec, tokens)
 
 
 def projection_macs(spec: ModelSpec, *, image_size: int) -> int:
-    """Multiply-accumulates of one block's queries, keys and values: (3)d² a token."""
+    """Multiply-accumulates of one block's query, key and value: 3d² a token, d² for MSSA."""
     tokens = spec.grid(image_size) ** 2 + 1
     return tokens * spec.dim**2 * (1 if spec.attention == "MSSA" else 3)
 
@@ -227,8 +227,8 @@ def decoder_macs(
 ) -> int:
     """Multiply-accumulates of a decoder on maps of g x g patches.
 
-    UPerNet's pyramid has 4g, 2g, g and g/2 (rounded up) pixels a side. auxiliary: with the second
-    head, which only training has.
+    UPerNet's pyramid has 4g, 2g, g and g/2 (rounded up) pixels a side. auxiliary: include the
+    auxiliary head, which is used in training only.
     """
     d, c, n = dim, channels, grid**2
     if decoder == "linear":

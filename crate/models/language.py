@@ -1,7 +1,6 @@
-"""The language model around the blocks: tokens in, the next token's logits out (GPT-2's frame).
+"""Language models: tokens to logits of the next token, as GPT-2 (Radford et al. 2019).
 
-B batch, T tokens, d width, L depth. GPT-2: Radford et al. 2019; CRATE-GPT has the same frame around
-its own block.
+B batch, T tokens, d width, L depth. CRATE-GPT has GPT-2's embeddings and head around its own block.
 """
 
 import math
@@ -19,9 +18,9 @@ from crate.models.spec import ModelSpec, check_positive_int
 
 
 class Cache:
-    """What a model's attention keeps of the tokens it has seen, layer by layer; empty at first.
+    """The KV caches of all layers of a model, empty at first.
 
-    Generating with it, each token passes through the model once. MSSA keeps one d-vector a layer
+    With it, generating passes each token through the model once. MSSA caches one d-vector a layer
     and token, MHSA two (keys and values).
     """
 
@@ -35,27 +34,26 @@ class Cache:
 
     @property
     def length(self) -> int:
-        """Tokens seen."""
+        """Number of cached tokens."""
         tensors = self.layers[0].tensors
         return tensors[0].shape[-2] if tensors else 0
 
     @property
     def bytes(self) -> int:
-        """Memory of what is kept, of all layers and the whole batch."""
+        """Memory of the cached tensors of all layers and the whole batch."""
         return sum(tensor.nbytes for layer in self.layers for tensor in layer.tensors)
 
 
 class LanguageModel(nn.Module):
-    """CRATE-GPT, CRATE-alpha-GPT or GPT-2, as the spec says; tokens to logits of the next one.
+    """CRATE-GPT, CRATE-alpha-GPT or GPT-2, as the spec says: tokens to logits of the next token.
 
-    Token and learned position embeddings, blocks, LayerNorm (where the spec has `final_norm`), and
-    a head without a bias that is the token embedding itself. Deterministic given
-    `torch.manual_seed`.
+    Token and learned position embeddings, blocks, LayerNorm (if the spec has `final_norm`), and a
+    head without bias that is tied to the token embedding. Deterministic given `torch.manual_seed`.
 
-    ids: (B, T) int64 -> logits (B, T, vocab_size); those at t know the tokens up to t alone. With
-    a `cache` (`Cache`), ids follow the tokens that it has seen, and join them.
+    ids: (B, T) int64 -> logits (B, T, vocab_size); logits at t depend on the tokens up to t only.
+    With a `cache` (`Cache`), ids follow the cached tokens and are appended to them.
     drop_path: stochastic-depth rate of the last block, in [0, 1).
-    Raises `UsageError` for sizes that make no sense, and for more tokens than the block.
+    Raises `UsageError` for invalid sizes, and for more tokens than `block_size`.
     """
 
     def __init__(
@@ -67,7 +65,7 @@ class LanguageModel(nn.Module):
         if type(drop_path) not in (int, float) or not 0 <= drop_path < 1:
             raise UsageError(f"drop_path must be a number in [0, 1), got {drop_path!r}")
         if not spec.causal:
-            raise UsageError("a language model is causal: no token may see the one it predicts")
+            raise UsageError("a language model must be causal: a token may not see later ones")
         self.spec = spec
         self.vocab_size = vocab_size
         self.block_size = block_size
@@ -81,7 +79,7 @@ class LanguageModel(nn.Module):
         return self.head(self.forward_features(ids, cache=cache))
 
     def head(self, x: Tensor) -> Tensor:
-        """Logits (B, T, vocab_size) of the tokens (B, T, d) after the last block."""
+        """Tokens after the last block (B, T, d) -> logits (B, T, vocab_size)."""
         x = x if self.norm is None else self.norm(x)
         return F.linear(x, self.token_embedding.weight)
 
@@ -90,7 +88,7 @@ class LanguageModel(nn.Module):
     ) -> Tensor:
         """Tokens after the last block, before the final norm: (B, T, d).
 
-        records: a list that receives one dict per layer (see `Block`).
+        records: a list to which one dict per layer is appended (see `Block`).
         """
         first = 0 if cache is None else cache.length
         self._check(ids, first)
@@ -112,7 +110,7 @@ class LanguageModel(nn.Module):
 
     def layer_records(self, ids: Tensor) -> list[dict]:
         """One dict per layer: "attention" (B, K, T, T), "attention_output" and "output" (B, T, d),
-        and "codes" (B, T, atoms) where the feed-forward is a sparse coder.
+        and "codes" (B, T, M) if the feed-forward is a sparse coder with M atoms.
 
         Keeps the graph unless called under `torch.no_grad()`.
         """
@@ -123,10 +121,10 @@ class LanguageModel(nn.Module):
 
 @torch.no_grad()
 def initialise(model: LanguageModel) -> None:
-    """Set every weight but the dictionaries, which start alike everywhere (`init_dictionary`).
+    """Initialise every weight except dictionaries (`init_dictionary`).
 
-    As GPT-2, and CRATE-GPT's code: Linear and embeddings normal(0.02), biases 0; what ends a
-    residual branch, of which there are 2 L, normal(0.02 / √(2 L)).
+    As GPT-2 and CRATE-GPT's code: Linear and embeddings normal(0.02), biases 0; the last map of
+    each residual branch normal(0.02 / √(2 L)).
     """
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Embedding):
@@ -152,22 +150,22 @@ def generate(
     stop: int | None = None,
     cache: Cache | None = None,
 ) -> Iterator[int]:
-    """Continue a prompt by up to `count` tokens, one new id at a time.
+    """Continue a prompt by up to `count` tokens; yields one id at a time.
 
-    The model should be in evaluation mode. When the block is full, the last half of it becomes the
-    prompt of a new block: what is before is forgotten, and each token costs about as much as ever.
+    The model should be in evaluation mode. When the block is full, its last half becomes the prompt
+    of a new block and earlier tokens are forgotten, so the cost of a token stays bounded.
 
     Args:
         ids: the prompt, 1 to block_size tokens.
         temperature: divides the logits; 0 always takes the likeliest token.
         top_k: choose among the k likeliest tokens; None for all.
-        generator: where chance comes from, on the CPU wherever the model is; None for torch's own.
-        stop: an id that ends the text; it is not returned itself.
-        cache: an empty one, for a caller who wants to know its size; None makes one.
+        generator: a CPU generator, whatever the model's device; None for torch's own.
+        stop: an id that ends the text; it is not yielded.
+        cache: an empty one, for callers that want to know its size; None makes one.
 
     Raises:
-        UsageError: at once, where a value makes no sense.
-        RunError: while generating, where logits are not finite.
+        UsageError: an invalid argument; raised at once.
+        RunError: logits are not finite; raised while generating.
     """
     ids = [int(token) for token in ids]
     if not ids:
@@ -178,7 +176,9 @@ def generate(
         )
     for token in [*ids, *([] if stop is None else [stop])]:
         if not 0 <= token < model.vocab_size:
-            raise UsageError(f"there is no token {token}: the vocabulary has {model.vocab_size:,}")
+            raise UsageError(
+                f"token {token} is outside the vocabulary of {model.vocab_size:,} tokens"
+            )
     if count < 0:
         raise UsageError(f"count must be at least 0, got {count}")
     if not (math.isfinite(temperature) and temperature >= 0):
@@ -211,9 +211,9 @@ def _generate(
         context.append(token)
 
 
-@torch.no_grad()  # not around a yield: it would reach the caller's own code
+@torch.no_grad()  # not on the generator: it would stay in force in the caller's code
 def _next_logits(model: LanguageModel, context: list[int], cache: Cache) -> Tensor:
-    """Logits (vocab_size,) after `context`, of which the cache has seen the beginning."""
+    """Logits (vocab_size,) after `context`, whose first tokens are cached."""
     ids = torch.tensor([context[cache.length :]], device=model.token_embedding.weight.device)
     x = model.forward_features(ids, cache=cache)
     return model.head(x[:, -1:])[0, 0]
@@ -222,14 +222,17 @@ def _next_logits(model: LanguageModel, context: list[int], cache: Cache) -> Tens
 def choose(
     logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator | None
 ) -> int:
-    """Draw an id from softmax(logits / temperature), of the k largest; logits: (vocab_size,)."""
-    logits = logits.double().cpu()  # the same draw on every device, but for the logits' rounding
+    """Draw an id from softmax(logits / temperature) of the k largest; logits: (vocab_size,).
+
+    Raises `RunError` if logits are not finite.
+    """
+    logits = logits.double().cpu()  # so that all devices draw alike, up to rounding of the logits
     if not logits.isfinite().all():
-        raise RunError("the model's logits are not finite: nothing can be drawn from them")
+        raise RunError("the model's logits are not finite; no token can be drawn")
     ids = torch.arange(len(logits))
     if top_k is not None and top_k < len(logits):
         logits, ids = logits.topk(top_k)
-    if len(ids) == 1:  # greedy, too, whose temperature is 0
+    if len(ids) == 1:  # also greedy decoding (temperature 0)
         return int(ids)
     # the largest becomes 0 before the division: a tiny temperature overflows to −∞ only
     shares = ((logits - logits.max()) / temperature).softmax(dim=0)

@@ -1,4 +1,4 @@
-"""Counts of tokens and of pairs as language models: the controls a network must beat. No torch.
+"""Unigram and bigram language models: controls that a network must beat. No torch.
 
 c(b) is how often token b comes, c(a, b) how often b follows a, c(a) = Σ_b c(a, b), n(a) the number
 of different tokens that follow a; T tokens, a vocabulary of V.
@@ -16,16 +16,16 @@ from collections.abc import Mapping
 import numpy as np
 
 DISCOUNT = 0.75
-CHUNK = 1 << 26  # tokens that are counted at once: a training text does not fit in memory
+CHUNK = 1 << 26  # tokens counted at once: a training text does not fit in memory
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Ngram:
-    """Counts of a text.
+    """Counts of tokens and pairs in a text.
 
-    tokens: int64 (V,), how often each comes.
-    pairs: int64 (P,) sorted, a · V + b of each pair that comes; counts: int64 (P,), how often.
-    Both are empty of a unigram.
+    tokens: int64 (V,), the count of each token.
+    pairs: int64 (P,) sorted, a · V + b of each pair that occurs; counts: int64 (P,), its count.
+    Both are empty for a unigram.
     """
 
     tokens: np.ndarray
@@ -33,7 +33,7 @@ class Ngram:
     counts: np.ndarray
 
     def log_probabilities(self, ids: np.ndarray) -> np.ndarray:
-        """Natural logarithm of the probability of each token but the first: (T,) → (T − 1,)."""
+        """Natural logarithm of the probability of each token except the first: (T,) → (T − 1,)."""
         vocabulary = len(self.tokens)
         before, after = ids[:-1].astype(np.int64), ids[1:].astype(np.int64)
         unigram = (self.tokens + 1) / (self.tokens.sum() + vocabulary)
@@ -52,14 +52,14 @@ class Ngram:
         return np.log(seen + rest * unigram[after])
 
     def state(self) -> dict[str, np.ndarray]:
-        """As arrays, for a weights file."""
+        """The arrays by name, for a weights file."""
         return {f"ngram.{name}": array for name, array in dataclasses.asdict(self).items()}
 
 
 def count(ids: np.ndarray, vocabulary: int, order: int) -> Ngram:
-    """Count the tokens of a text (order 1), and its pairs too (order 2).
+    """Count the tokens of a text (order 1), and its pairs (order 2).
 
-    ids: (T,), possibly a memory-mapped file; read in pieces, kept are the pairs that come.
+    ids: (T,), possibly a memory-mapped file, read in pieces of `CHUNK`.
     """
     tokens = np.zeros(vocabulary, np.int64)
     pairs, counts = np.zeros(0, np.int64), np.zeros(0, np.int64)
@@ -67,8 +67,8 @@ def count(ids: np.ndarray, vocabulary: int, order: int) -> Ngram:
         piece = ids[start : start + CHUNK + 1].astype(np.int64)  # pairs reach into the next one
         tokens += np.bincount(piece[:CHUNK], minlength=vocabulary)
         if order == 2:
-            found = np.unique(piece[:-1] * vocabulary + piece[1:], return_counts=True)
-            pairs, counts = _merge((pairs, counts), found)
+            new = np.unique(piece[:-1] * vocabulary + piece[1:], return_counts=True)
+            pairs, counts = _merge((pairs, counts), new)
     return Ngram(tokens, pairs, counts)
 
 
@@ -81,7 +81,7 @@ def _merge(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray]) -
 
 
 def from_state(state: Mapping[str, np.ndarray]) -> Ngram | None:
-    """The counts in a weights file; None where it holds a network."""
+    """The counts in a weights file; None if it holds a network."""
     names = [field.name for field in dataclasses.fields(Ngram)]
     if not all(f"ngram.{name}" in state for name in names):
         return None

@@ -1,4 +1,4 @@
-"""What CRATE's layers are derived to optimise: sparse rate reduction, and its terms by layer.
+"""Sparse rate reduction, the objective that CRATE's layers optimise, and its terms by layer.
 
     R(Z)           = ½ logdet(I + d/(N ε²) Zᵀ Z)                                               (7)
     R^c(Z | U_[K]) = Σ_k R(U_kᵀ Z) = ½ Σ_k logdet(I + p/(N ε²) (U_kᵀ Z)ᵀ (U_kᵀ Z))             (8)
@@ -30,14 +30,15 @@ EPSILON = 0.1
 def coding_rate(z: Tensor, *, epsilon: float = EPSILON, normalised: bool = False) -> Tensor:
     """R(Z) of tokens (..., N, d), equation (7): (...) float64, at least 0.
 
-    Through the eigenvalues of the smaller of Z Zᵀ and Zᵀ Z, which have the same but zeros. Zeros
-    come out as rounding errors of the largest, of either sign, which d/(N ε²) may make large: what
-    is not told from zero (numpy's `matrix_rank` has the same bound) counts as zero. So does then a
-    singular value of Z, a root of these, below some 1e-7 of the largest: float32's own precision.
+    Computed from the eigenvalues of the smaller of Z Zᵀ and Zᵀ Z, which share all that are not
+    zero. Zero eigenvalues come out as rounding errors of either sign, relative to the largest, and
+    d/(N ε²) may enlarge them. Values within rounding of zero (the bound of numpy's `matrix_rank`)
+    therefore count as zero: singular values of Z below about 1e-7 of the largest, which is
+    float32's precision.
 
-    z: finite, and of float32's range, so that no square overflows. normalised: each token has
-    length 1 first (a zero stays zero), as in the official helper.
-    Raises `UsageError` for an epsilon that is not positive.
+    z: finite and within float32's range, so that no square overflows. normalised: first scale each
+    token to length 1 (zero stays zero), as the official helper does.
+    Raises `UsageError` unless epsilon is positive.
     """
     if not epsilon > 0:
         raise UsageError(f"epsilon must be positive, got {epsilon}")
@@ -57,14 +58,15 @@ def compression(
 ) -> Tensor:
     """R^c(Z | U_[K]) of tokens (..., N, d) and subspaces (K, d, p), equation (8): (...) float64.
 
-    normalised: the projections U_kᵀ z have length 1 each, as in the official helper.
+    normalised: scale each projection U_kᵀ z to length 1, as the official helper does.
+    Raises `UsageError` unless epsilon is positive.
     """
     projections = z.double().unsqueeze(-3) @ subspaces.double()  # (..., K, N, p)
     return coding_rate(projections, epsilon=epsilon, normalised=normalised).sum(-1)
 
 
 def nonzeros(z: Tensor) -> Tensor:
-    """‖Z‖₀ of tokens (..., N, d): how many entries are not zero, (...) float64."""
+    """‖Z‖₀ of tokens (..., N, d): the number of entries that are not zero, (...) float64."""
     return (z != 0).sum((-2, -1)).double()
 
 
@@ -73,19 +75,17 @@ def sparse_rate_reduction(
 ) -> Tensor:
     """R(Z) − R^c(Z | U_[K]) − λ ‖Z‖₀ of tokens (..., N, d), equation (1): (...) float64.
 
-    `weight` is λ. Its gradient is that of the first two terms: the third is flat but where an
-    entry is zero.
+    `weight` is λ. The gradient is that of the first two terms: ‖Z‖₀ is piecewise constant.
     """
     rates = coding_rate(z, epsilon=epsilon) - compression(z, subspaces, epsilon=epsilon)
     return rates - weight * nonzeros(z)
 
 
 def subspaces_of(attention: nn.Module) -> Tensor:
-    """U_[K] of an attention layer, (K, d, p): U_kᵀ z is what its head k projects a token to.
+    """U_[K] of an attention layer, (K, d, p): head k projects a token z to U_kᵀ z.
 
-    As learned: nothing keeps the columns of U_k orthonormal. MHSA has three projections a head and
-    no subspace in the paper's sense; its keys are taken, which other patch features here are too
-    (without their bias).
+    Learned columns of U_k need not be orthonormal. MHSA has three projections a head and no
+    subspace in the paper's sense; its key projection is taken, without bias.
     """
     if isinstance(attention, MSSA):
         weight = attention.subspaces.weight  # (K p, d)
@@ -97,36 +97,36 @@ def subspaces_of(attention: nn.Module) -> Tensor:
 def layer_terms(
     model: VisionTransformer, images: Tensor, *, weight: float, epsilon: float = EPSILON
 ) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
-    """The terms of the objective, layer after layer, of images (B, 3, H, H); and what it recorded.
+    """The terms of the objective by layer, for images (B, 3, H, H).
 
-    Yields (terms, record), the latter as `Block` leaves it: attention, codes, Z^{ℓ+1/2} and
-    Z^{ℓ+1}. Terms of each layer ℓ, with U_[K] of its attention, as (B,) float64:
+    Yields (terms, record) of each layer ℓ; `record` is that of `Block`: attention, codes, Z^{ℓ+1/2}
+    and Z^{ℓ+1}. Terms, with U_[K] of the layer's attention, are (B,) float64:
 
         compression  R^c(Z^{ℓ+1/2} | U_[K])
-        official     the same as the official helper measures it: of what attention itself projects,
+        official     compression as the official helper measures it: of attention's input
                      LayerNorm(Z^ℓ), each projection of length 1, ε² = 0.01 whatever `epsilon` is
         rate         R(Z^{ℓ+1})
         sparsity     ‖Z^{ℓ+1}‖₀ / (N d), the share of entries that are not zero
-        codes        the same of the sparse codes, where the feed-forward has some: ISTA's are
-                     Z^{ℓ+1}; CRATE-alpha decodes its own, and adds, so that Z^{ℓ+1} has no zeros
+        codes        the same for the sparse codes, if the feed-forward has any: ISTA's are Z^{ℓ+1};
+                     CRATE-alpha decodes them and adds a residual, so that Z^{ℓ+1} has no zeros
         objective    sparse rate reduction at Z^{ℓ+1}, with λ = `weight`
 
-    and of each token: norms ‖z‖₂ of Z^{ℓ+1}, (B, N); nonzero, the share of its entries that are not
-    zero, of the codes where there are some, (B, N).
+    and of each token, (B, N): norms, ‖z‖₂ of Z^{ℓ+1}; nonzero, the share of entries that are not
+    zero, of the codes if there are any, else of Z^{ℓ+1}.
 
-    Raises `RunError` where tokens are not finite, which have no rate.
+    Raises `RunError` if tokens are not finite.
     """
     x = model.embed(images)
     for block in model.blocks:
         record: dict[str, Tensor] = {}
         before, x = x, block(x, record)
-        if not x.isfinite().all():  # eigenvalues of such fail in LAPACK's own words
+        if not x.isfinite().all():  # LAPACK's error would not say so
             raise RunError("the network's tokens are not finite")
         subspaces = subspaces_of(block.attention)
         z = x.double()
         rate = coding_rate(z, epsilon=epsilon)
         after = compression(z, subspaces, epsilon=epsilon)
-        found = {
+        terms = {
             "compression": compression(record["attention_output"], subspaces, epsilon=epsilon),
             "official": compression(
                 block.norm1(before), subspaces, epsilon=EPSILON, normalised=True
@@ -137,19 +137,19 @@ def layer_terms(
         }
         codes = record.get("codes")
         if codes is not None:
-            found["codes"] = nonzeros(codes) / codes[0].numel()
-        shown = x if codes is None else codes
-        found["norms"] = z.norm(dim=-1)
-        found["nonzero"] = (shown != 0).double().mean(-1)
-        yield found, record
+            terms["codes"] = nonzeros(codes) / codes[0].numel()
+        sparse = x if codes is None else codes
+        terms["norms"] = z.norm(dim=-1)
+        terms["nonzero"] = (sparse != 0).double().mean(-1)
+        yield terms, record
 
 
 def principal_colours(tokens: Tensor) -> Tensor:
     """The first three principal components of tokens (n, d), each scaled to [0, 1]: (n, 3) float64.
 
-    Tokens of several pictures share their components, so that like parts have like colours. The
-    sign of a component, which decomposition leaves open, makes its largest entry positive. Missing
-    components (fewer than three dimensions vary) are ½.
+    Pass the tokens of several images together, so that similar parts have similar colours. The sign
+    of a component is chosen so that its entry of largest magnitude is positive. Components that
+    do not vary are ½.
     """
     centred = tokens.double() - tokens.double().mean(0)
     u, s, _ = torch.linalg.svd(centred, full_matrices=False)

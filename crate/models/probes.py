@@ -1,7 +1,7 @@
-"""Classifiers on features that are given: logistic regression, and votes of the nearest.
+"""Classifiers on frozen features: logistic regression and weighted nearest neighbours.
 
-n training features of d numbers (n, d) with labels (n,) int64, C classes. Everything is computed
-in float64, on the features' device.
+Training features (n, d) have labels (n,) int64 of C classes. All computation is in float64, on the
+features' device.
 """
 
 import torch
@@ -10,10 +10,10 @@ from torch import Tensor
 
 from crate.errors import RunError, UsageError
 
-VARIANCE_EPS = 1e-6  # of a feature, as in the BatchNorm before He et al.'s probe (arXiv 2111.06377)
-TOLERANCE = 1e-7  # of the largest entry of the gradient
+VARIANCE_EPS = 1e-6  # as in the BatchNorm before He et al.'s probe (arXiv 2111.06377)
+TOLERANCE = 1e-7  # largest entry of the gradient at which the fit has converged
 ITERATIONS = 10_000  # of L-BFGS, at most
-ROUND = 10  # iterations between two looks at the gradient
+ROUND = 10  # iterations between two checks of the gradient
 CHUNK = 256  # queries compared with all training features at once
 
 
@@ -21,21 +21,23 @@ class LinearProbe:
     """Multinomial logistic regression on standardised features, fitted to its optimum.
 
     Minimises the mean cross-entropy in nats + penalty / 2 × the sum of squared weights; biases are
-    free. Features are standardised by mean and variance of the training features:
+    not penalised. Features are standardised by mean and variance of the training features:
     (x − mean) / √(variance + 1e-6).
 
-    Full-batch L-BFGS with strong Wolfe conditions, from 0. It searches along the principal axes,
-    each scaled by about the root of the curvature there: features of a network are so correlated
-    that it takes thousands of iterations along the features themselves.
+    Full-batch L-BFGS with strong Wolfe conditions, started at 0, in coordinates along the principal
+    axes scaled by about the inverse root of the curvature. Without this preconditioning it takes
+    thousands of iterations, as a network's features are strongly correlated.
+
+    features: (n, d). labels: (n,) int64.
 
     Attributes:
-        weight (C, d), bias (C,): on standardised features.
-        gradient: of the objective by these, its largest entry where the search ended.
+        weight (C, d), bias (C,): for standardised features.
+        gradient: the largest entry of the objective's gradient at the end.
         iterations: of L-BFGS.
 
     Raises:
-        UsageError: no positive penalty. `RunError`: features that are not finite, or the gradient
-            is above `TOLERANCE` after `ITERATIONS`.
+        UsageError: the penalty is not positive.
+        RunError: features are not finite, or the gradient is above `TOLERANCE` after `ITERATIONS`.
     """
 
     def __init__(self, features: Tensor, labels: Tensor, *, classes: int, penalty: float):
@@ -43,7 +45,7 @@ class LinearProbe:
             raise UsageError(f"a penalty must be above 0, got {penalty}")
         features = features.double()
         if not features.isfinite().all():
-            raise RunError("features to fit are not finite")
+            raise RunError("the features to fit are not finite")
         variance, self.mean = torch.var_mean(features, dim=0, correction=0)
         self.scale = (variance + VARIANCE_EPS).rsqrt()
         x = self.standardised(features)
@@ -68,7 +70,7 @@ class LinearProbe:
                     [coefficients, self.bias],
                     max_iter=ROUND,
                     max_eval=10 * ROUND,
-                    tolerance_grad=0,  # it is told along the features, below
+                    tolerance_grad=0,  # checked below, in the features' own coordinates
                     tolerance_change=0,
                     history_size=50,
                     line_search_fn="strong_wolfe",
@@ -77,15 +79,16 @@ class LinearProbe:
             solver.step(objective)
             done = solver.state[coefficients]["n_iter"] - before
             self.iterations += max(1, done)
-            if done < ROUND:  # a line search found nothing: forget what misled it
+            if done < ROUND:  # the line search failed: restart without the old history
                 solver = None
             self.weight = coefficients.detach() @ to_axes.T
             self.gradient = self._gradient(x, labels, penalty)
         self.bias = self.bias.detach()
         if not self.gradient <= TOLERANCE:
             raise RunError(
-                f"logistic regression with penalty {penalty:g}: a gradient of {self.gradient:.1e} "
-                f"after {self.iterations:,} iterations, above {TOLERANCE:g}; leave this penalty out"
+                f"logistic regression with penalty {penalty:g} did not converge: a gradient of "
+                f"{self.gradient:.1e} after {self.iterations:,} iterations, above {TOLERANCE:g}; "
+                "leave this penalty out"
             )
 
     def _gradient(self, x: Tensor, labels: Tensor, penalty: float) -> float:
@@ -114,15 +117,17 @@ def neighbour_votes(
     neighbours: int,
     temperature: float,
 ) -> Tensor:
-    """Votes of the nearest training features for each class: (Q, d) -> (Q, C) float64.
+    """Votes of the nearest training features for each class: queries (Q, d) -> (Q, C) float64.
 
-    Wu et al. 2018 (arXiv 1805.01978), section 3.4: the `neighbours` with the largest cosine s to a
-    query vote for their class with weight exp(s / temperature). 0 is no vote.
-    Raises `UsageError` where there are fewer training features than neighbours.
+    Wu et al. 2018 (arXiv 1805.01978), section 3.4: the `neighbours` training features with the
+    largest cosine s to a query vote for their class with weight exp(s / temperature).
+    features: (n, d); labels: (n,) int64.
+    Raises `UsageError` if there are fewer training features than neighbours.
     """
     if neighbours > len(features):
         raise UsageError(
-            f"{neighbours:,} neighbours of {len(features):,} training images; lower 'neighbours'"
+            f"neighbours: {neighbours:,} is more than the {len(features):,} training images; "
+            "lower it"
         )
     features = F.normalize(features.double(), dim=1)
     votes = features.new_zeros(len(queries), classes)

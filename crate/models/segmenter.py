@@ -1,4 +1,4 @@
-"""A vision transformer that names the class of every pixel: a backbone and a decoder.
+"""Semantic segmentation networks: a vision transformer as backbone, and a decoder.
 
 B batch, S image size, g = S / p patches a side, d width, C classes.
 """
@@ -20,7 +20,7 @@ DROPOUT = 0.1  # of whole channels before a classifier: mmsegmentation's decode 
 
 
 class Decoding(Protocol):
-    """What a segmentation recipe says of its network."""
+    """The settings of a segmentation recipe that decide its network."""
 
     image_size: int
     layers: list[int]
@@ -32,10 +32,10 @@ class Decoding(Protocol):
 
 
 class Segmenter(nn.Module):
-    """Patch tokens of a few layers, decoded to one score a class and pixel.
+    """Decodes the patch tokens of a few layers to one logit a class and pixel.
 
-    images: (B, 3, S, S) -> logits (B, C, S, S) float32 in evaluation, and in training a tuple of
-    them: the decoder's, and those of the auxiliary head if there is one.
+    images: (B, 3, S, S) -> logits (B, C, S, S) float32 in evaluation; in training a tuple of them:
+    the decoder's, and the auxiliary head's if there is one.
     """
 
     def __init__(self, backbone: VisionTransformer, decoder: nn.Module, layers: list[int]):
@@ -54,14 +54,14 @@ class Segmenter(nn.Module):
 
 
 class UPerNet(nn.Module):
-    """UPerNet (Xiao et al. 2018) on a pyramid of four layers' patch tokens, as BEiT uses it.
+    """UPerNet (Xiao et al. 2018) on a pyramid of four layers' patch tokens, as in BEiT.
 
-    A plain transformer has one resolution; BEiT's and MAE's segmentation (arXiv 2106.08254,
-    2111.06377) make four of it, scaling the layers' maps by 4, 2, 1 and 1/2. The heads are those
-    of the library transformers; dropout and the classifiers' start are mmsegmentation's.
+    A plain transformer has one resolution; as in BEiT's and MAE's segmentation (arXiv 2106.08254,
+    2111.06377), the layers' maps are scaled by 4, 2, 1 and 1/2. The heads are those of the library
+    transformers; dropout and initialisation of the classifiers follow mmsegmentation.
 
-    maps: four (B, d, g, g) -> logits (B, C, 4g, 4g), and in training the auxiliary head's, an FCN
-    with one convolution on the third map, (B, C, g, g). Any g of at least 1 will do.
+    maps: four (B, d, g, g), g at least 1 -> logits (B, C, 4g, 4g), and in training those of the
+    auxiliary head, an FCN with one convolution on the third map, (B, C, g, g).
     """
 
     def __init__(self, width: int, classes: int, *, channels: int, auxiliary: bool):
@@ -102,11 +102,11 @@ class UPerNet(nn.Module):
 
 
 class LinearDecoder(nn.Module):
-    """BatchNorm and a linear map of each patch token of the last layer named.
+    """BatchNorm and a linear map of each patch token of the last map.
 
-    The linear protocol of DINOv2's segmentation (arXiv 2304.07193), where the backbone is frozen
-    and its last norm kept; here it is trained too, as with the other decoder.
-    maps: (B, d, g, g), the last of them is read -> logits (B, C, g, g).
+    The linear decoder of DINOv2's segmentation (arXiv 2304.07193). There the backbone is frozen and
+    has its last norm; here it is trained, as with UPerNet.
+    maps: (B, d, g, g) each -> logits (B, C, g, g).
     """
 
     def __init__(self, width: int, classes: int):
@@ -122,18 +122,19 @@ class LinearDecoder(nn.Module):
 def build_segmenter(
     spec: ModelSpec, recipe: Decoding, classes: int, weights: dict[str, Tensor] | None
 ) -> tuple[Segmenter, dict]:
-    """The network of a step: deterministic given `torch.manual_seed`, the decoder always new.
+    """The network of a segmentation recipe, deterministic given `torch.manual_seed`.
 
-    weights: a parent's, carried into the backbone; None leaves it as initialised.
-    Of the backbone only what the decoder reads is kept: no head, no last norm, no block above. So
-    every parameter has a gradient, which DistributedDataParallel demands.
+    weights: a parent's, transferred to the backbone; None initialises it. The decoder is always
+    new. The backbone has no head, no last norm and no block above the last layer that the decoder
+    reads, so that every parameter has a gradient, as DistributedDataParallel requires.
 
-    Returns it, and what was carried (`crate.models.transfer.carry`), for run.json.
-    Raises `UsageError` for a layer the model does not have, `RunError` for weights that do not fit.
+    Returns the network, and the record of the transfer (`transfer_weights`) for run.json.
+    Raises `UsageError` for a layer that the model does not have, `RunError` for weights that do not
+    fit.
     """
     layers = recipe.layers[-1:] if recipe.decoder == "linear" else recipe.layers
     if max(layers) >= spec.depth:
-        raise UsageError(f"layers: {max(layers)} is none of this model's: 0 to {spec.depth - 1}")
+        raise UsageError(f"layers: {max(layers)}: this model has layers 0 to {spec.depth - 1}")
     backbone = build(
         spec, num_classes=classes, image_size=recipe.image_size, drop_path=recipe.drop_path
     )
@@ -152,7 +153,7 @@ def build_segmenter(
 
 
 def _prepare(head: nn.Module) -> nn.Module:
-    """A head of transformers as mmsegmentation has it: its start, dropout before the classifier."""
+    """A head of transformers with mmsegmentation's initialisation and dropout."""
     for module in head.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

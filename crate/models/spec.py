@@ -1,4 +1,4 @@
-"""The specification of a model: every choice that tells these models apart. No torch."""
+"""The specification of a model: every choice in which the models differ. No torch."""
 
 import math
 from dataclasses import dataclass, fields, replace
@@ -16,7 +16,7 @@ CHOICES = {
     "decoder": ("none", "inverse", "blocks"),
     "mask_tokens": ("encoder", "decoder"),
 }
-# What a specification may describe (`ModelSpec.kind`), in words.
+# The kinds of models (`ModelSpec.kind`), in words.
 MODEL_KINDS = {
     "vision": "a vision model",
     "language": "a language model",
@@ -70,29 +70,29 @@ class ModelSpec:
     projection_bias    a bias in attention's output projection
     qkv_bias           MHSA: a bias in the query, key and value projections
     norm_eps           ε of every LayerNorm
-    pool               what the head sees: "token", the class token, or "mean" of the patch tokens
-    init               "alpha", "crate" or "vit": how weights start (vision.py, `initialise`);
-                       autoencoders start in their own way
+    pool               input of the head: "token", the class token, or "mean" of the patch tokens
+    init               "alpha", "crate" or "vit": initialisation (vision.py, `initialise`);
+                       autoencoders have their own
     causal             no token sees later ones (language models)
-    final_norm         language models: a LayerNorm before the head; vision models have one
-    decoder            masked autoencoders (autoencoder.py): "inverse" blocks, or "blocks" as the
+    final_norm         language models: a LayerNorm before the head; vision models always have one
+    decoder            masked autoencoders (autoencoder.py): "inverse" blocks, or "blocks" like the
                        encoder's; "none" for all other models
-    decoder_dim        width of the decoder's tokens; None, here and below: as the encoder's
+    decoder_dim        width of the decoder; None, here and in the next two: as the encoder
     decoder_depth      number of the decoder's blocks
-    decoder_heads      their number of attention heads; divides their width
-    mask_tokens        where a masked patch becomes the mask token: before the "encoder", or before
-                       the "decoder", so that the encoder sees the kept patches alone
+    decoder_heads      number of the decoder's attention heads; divides its width
+    mask_tokens        whether masked patches become mask tokens before the "encoder", or before
+                       the "decoder", so that the encoder sees the visible patches only
     outer_bias         vision models: biases in the patch embedding and in the head
-    embed_dim          contrastive models (contrastive.py): width of the space that images and texts
-                       are embedded in; None for all other models
-    text_dim           width of the text tower's tokens; None, here and below: there is none
-    text_depth         number of its blocks
-    text_heads         their number of attention heads; divides their width
+    embed_dim          contrastive models (contrastive.py): width of the shared space of images and
+                       texts; None for all other models
+    text_dim           width of the text tower; None, here and in the next two: no text tower
+    text_depth         number of the text tower's blocks
+    text_heads         number of the text tower's attention heads; divides its width
 
-    A field that the chosen operators do not use has no effect; on language models (language.py),
-    neither have `patch_size`, `stem`, `pool`, `init` and `outer_bias`. An autoencoder's encoder and
-    a contrastive model's vision tower are vision models of the same specification, on which
-    `decoder…`, `mask_tokens`, `embed_dim` and `text_…` have no effect.
+    Fields that the chosen operators do not read have no effect (`zoo.without_effect`). Language
+    models (language.py) ignore `patch_size`, `stem`, `pool`, `init` and `outer_bias`. An
+    autoencoder's encoder and a contrastive model's vision tower are vision models of the same
+    specification, which ignore `decoder…`, `mask_tokens`, `embed_dim` and `text_…`.
 
     Raises `UsageError` for a wrong type, a value out of range or an unknown choice.
     """
@@ -138,7 +138,7 @@ class ModelSpec:
                 raise UsageError(f"{name} must be true or false, got {_describe(value)}")
             elif field.type is float:
                 if type(value) not in (int, float):
-                    # YAML reads 1e-6 as text: say how to write it.
+                    # plain YAML reads 1e-6 as text
                     hint = "; in YAML write 1.0e-6, not 1e-6" if _is_number_text(value) else ""
                     raise UsageError(f"{name} must be a number, got {_describe(value)}{hint}")
                 if not (math.isfinite(value) and value >= 0):
@@ -159,17 +159,17 @@ class ModelSpec:
                 raise UsageError(f"the decoder's dim {dim} is not divisible by its heads {heads}")
         tower = (self.embed_dim, self.text_dim, self.text_depth, self.text_heads)
         if any(tower) and not all(tower):
-            raise UsageError("embed_dim, text_dim, text_depth and text_heads belong together")
+            raise UsageError("give all of embed_dim, text_dim, text_depth and text_heads, or none")
         if self.text_dim and self.text_dim % self.text_heads:
             raise UsageError(
                 f"text_dim {self.text_dim} is not divisible by text_heads {self.text_heads}"
             )
         if self.embed_dim and (self.causal or self.decoder != "none"):
-            raise UsageError("a text tower stands beside a vision model: not causal, no decoder")
+            raise UsageError("a model with a text tower cannot be causal or have a decoder")
 
     @property
     def kind(self) -> str:
-        """Which of `MODEL_KINDS` it is."""
+        """The kind of model, a key of `MODEL_KINDS`."""
         if self.causal:
             return "language"
         if self.decoder != "none":
@@ -178,12 +178,12 @@ class ModelSpec:
 
     @property
     def text_spec(self) -> "ModelSpec":
-        """What the blocks of a text tower are made of: CLIPA's (arXiv 2305.07017), see TEXT."""
+        """The specification of the text tower's blocks: CLIPA's (arXiv 2305.07017), see `TEXT`."""
         return ModelSpec(dim=self.text_dim, depth=self.text_depth, heads=self.text_heads, **TEXT)
 
     @property
     def decoder_spec(self) -> "ModelSpec":
-        """What the decoder's blocks are made of: the encoder's choices at the decoder's sizes."""
+        """The specification of the decoder's blocks: the encoder's choices, the decoder's sizes."""
         return replace(
             self,
             dim=self.decoder_dim or self.dim,
@@ -194,11 +194,11 @@ class ModelSpec:
 
     @property
     def embeds_decoder(self) -> bool:
-        """Whether a linear map leads from the encoder's tokens to the decoder's."""
+        """Whether a linear map projects the encoder's tokens to the decoder's width."""
         return self.mask_tokens == "decoder" or self.decoder_spec.dim != self.dim
 
     def grid(self, image_size: int) -> int:
-        """Patches along one side of a square image; `UsageError` unless the patches fill it."""
+        """Patches along one side of a square image. Raises `UsageError` unless they fill it."""
         check_positive_int("image_size", image_size)
         if image_size % self.patch_size:
             raise UsageError(

@@ -1,4 +1,4 @@
-"""Weights carried from one step to the next: copied where they fit, adapted where they must."""
+"""Transfers weights from one stage to the next; positions and patch kernels are interpolated."""
 
 import torch
 import torch.nn.functional as F
@@ -11,19 +11,19 @@ from crate.models.vision import resize_positions
 def transfer_weights(
     model: nn.Module, weights: dict[str, torch.Tensor], dont_load: list[str]
 ) -> dict:
-    """Load a parent's weights into `model`, all or nothing.
+    """Load a parent's weights into `model`; on an error, nothing is loaded.
 
     Positions are interpolated to the new grid and patch kernels to the new patch size (bicubic).
 
     Args:
-        dont_load: names of parameters, or prefixes ending at a dot, that keep their new values.
+        dont_load: names of parameters or modules that keep their initial values.
 
     Returns:
-        what happened by name: `{"new": […], "resized": […]}`, for run.json.
+        names of parameters, for run.json: `{"new": […], "resized": […]}`.
 
     Raises:
-        UsageError: a name in `dont_load` that no parameter has.
-        RunError: a parameter is missing in the parent, or its shape does not fit.
+        UsageError: a name in `dont_load` that the model does not have.
+        RunError: the parent lacks a parameter, has another one, or a shape does not fit.
     """
     own = model.state_dict()
 
@@ -40,7 +40,9 @@ def transfer_weights(
         if listed(name):
             continue
         if name not in weights:
-            raise RunError(f"the parent's weights have no '{name}': another architecture?")
+            raise RunError(
+                f"the parent's weights have no '{name}'; give a parent of the same architecture"
+            )
         value = weights[name]
         if value.shape != tensor.shape:
             value = _adapt(name, value, tensor)
@@ -48,13 +50,16 @@ def transfer_weights(
         loaded[name] = value
     foreign = [name for name in weights if name not in own and not listed(name)]
     if foreign:
-        raise RunError(f"the parent's weights have '{foreign[0]}', which this model has not")
+        raise RunError(
+            f"the parent's weights have '{foreign[0]}', which this model lacks; give a parent of "
+            "the same architecture"
+        )
     model.load_state_dict(loaded, strict=False)
     return {"new": [name for name in own if name not in loaded], "resized": resized}
 
 
 def vision_weights(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """What a `VisionTransformer` of the same specification takes of a model's weights.
+    """The part of a model's weights that fits a `VisionTransformer` of the same specification.
 
     Of an autoencoder its encoder, which has no head; of a contrastive model its vision tower, whose
     head is the projection; of a vision model everything.

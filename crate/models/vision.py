@@ -1,4 +1,4 @@
-"""The vision transformer around the blocks: patches in, class token out (arXiv 2010.11929).
+"""Vision transformers: image patches to class logits (arXiv 2010.11929).
 
 B batch, H = W image size, N patches, d width, p patch size.
 """
@@ -50,13 +50,12 @@ class LinearStem(nn.Module):
 class VisionTransformer(nn.Module):
     """CRATE, CRATE-alpha, their ablation rows or ViT, as the spec says; images to class logits.
 
-    Stem, class token, learned positions, blocks, LayerNorm, Linear head on the class token (or on
-    the mean of the patch tokens, where the spec says so).
-    Deterministic given `torch.manual_seed`.
+    Stem, class token, learned positions, blocks, LayerNorm, and a linear head on the class token or
+    on the mean of the patch tokens (`ModelSpec.pool`). Deterministic given `torch.manual_seed`.
 
     images: (B, 3, image_size, image_size) -> logits (B, num_classes).
     drop_path: stochastic-depth rate of the last block, in [0, 1).
-    Raises `UsageError` for sizes that make no sense, and for images of another size.
+    Raises `UsageError` for invalid sizes, and for images of another size.
     """
 
     def __init__(
@@ -68,7 +67,7 @@ class VisionTransformer(nn.Module):
         if type(drop_path) not in (int, float) or not 0 <= drop_path < 1:
             raise UsageError(f"drop_path must be a number in [0, 1), got {drop_path!r}")
         if spec.causal:
-            raise UsageError("causal is for language models: a class token comes first here")
+            raise UsageError("a vision model cannot be causal: its class token comes first")
         self.spec = spec
         self.image_size = image_size
         self.patch_embedding = (
@@ -90,7 +89,7 @@ class VisionTransformer(nn.Module):
     def forward_features(self, images: Tensor, records: list[dict] | None = None) -> Tensor:
         """Tokens after the last block, before the final norm: (B, 1 + N, d), class token first.
 
-        records: a list that receives one dict per layer (see `Block`).
+        records: a list to which one dict per layer is appended (see `Block`).
         """
         return run_blocks(self.blocks, self.embed(images), records)
 
@@ -107,7 +106,7 @@ class VisionTransformer(nn.Module):
 
     def layer_records(self, images: Tensor) -> list[dict]:
         """One dict per layer: "attention" (B, K, 1 + N, 1 + N), "attention_output" and "output"
-        (B, 1 + N, d), and "codes" (B, 1 + N, atoms) where the feed-forward is a sparse coder.
+        (B, 1 + N, d), and "codes" (B, 1 + N, M) if the feed-forward is a sparse coder of M atoms.
 
         Keeps the graph unless called under `torch.no_grad()`.
         """
@@ -118,12 +117,12 @@ class VisionTransformer(nn.Module):
 
 @torch.no_grad()
 def initialise(model: VisionTransformer, scheme: str) -> None:
-    """Set every weight but the dictionaries, which start alike everywhere (`init_dictionary`).
+    """Initialise every weight except dictionaries (`init_dictionary`).
 
     "alpha"  CRATE-alpha's JAX code: Linear normal(0.02), patch embedding kaiming-uniform (variance
              2 / fan-in), positions normal(0.02), class token normal(1e-6), biases 0
     "crate"  the 2023 CRATE code: torch's defaults, positions and class token normal(1)
-    "vit"    every kernel truncated normal(0.02), positions too, class token normal(1e-6), biases 0
+    "vit"    kernels and positions truncated normal(0.02), class token normal(1e-6), biases 0
     """
     if scheme == "crate":
         nn.init.normal_(model.positions)
@@ -142,10 +141,10 @@ def initialise(model: VisionTransformer, scheme: str) -> None:
 
 
 def resize_positions(positions: Tensor, grid: int) -> Tensor:
-    """Positions for another image size, by bicubic interpolation; the class token's stays.
+    """Positions for another image size, by bicubic interpolation; that of the class token stays.
 
-    positions: (1, 1 + n², d) -> (1, 1 + grid², d), unchanged when grid = n.
-    Raises `UsageError` when they do not come from a class token and a square grid.
+    positions: (1, 1 + n², d) -> (1, 1 + grid², d), unchanged if grid = n.
+    Raises `UsageError` unless they belong to a class token and a square grid.
     """
     check_positive_int("grid", grid)
     old = math.isqrt(max(positions.shape[1] - 1, 0))

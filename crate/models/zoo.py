@@ -1,9 +1,9 @@
-"""Model names and what they mean. No torch.
+"""The models by name, as specifications. No torch.
 
-A name is a family (CRATE, its ablation rows, CRATE-alpha, ViT) x a size x a patch size:
+A name joins a family (CRATE, its ablation rows, CRATE-alpha, ViT), a size and a patch size:
 `crate_alpha_base_patch16`. Language models (CRATE-GPT, CRATE-alpha-GPT, GPT-2) have no patches:
-`crate_gpt_base`. Masked autoencoders (CRATE-MAE, ViT-MAE) come with patches of 16 pixels:
-`crate_mae_base`. Contrastive models (CLIPA) have a text tower beside the vision one:
+`crate_gpt_base`. Masked autoencoders (CRATE-MAE, ViT-MAE) have patches of 16 pixels:
+`crate_mae_base`. Contrastive models (CLIPA) have a vision and a text tower:
 `crate_alpha_clipa_large_patch14`.
 """
 
@@ -15,7 +15,7 @@ from crate.errors import UsageError, unknown
 from crate.layers.operators import ATTENTION, FEEDFORWARD
 from crate.models.spec import ModelSpec
 
-# What each family chooses. The ablation rows of CRATE-alpha (Figure 1, left) each change one thing.
+# The choices of each family. Ablation rows of CRATE-alpha (Figure 1, left) change one thing each.
 ALPHA = {}
 OVERCOMPLETE_DECOUPLED = {"residual": False}
 OVERCOMPLETE = {**OVERCOMPLETE_DECOUPLED, "decoupled": False}
@@ -33,8 +33,8 @@ VIT = {
     "init": "vit",
 }
 
-# Language models. CRATE-GPT as the overview paper's code has it (Ma-Lab-Berkeley/CRATE,
-# model/crate_gpt.py); that of CRATE-alpha was never published: its block, as in vision.
+# Language models. CRATE-GPT as in the overview paper's code (Ma-Lab-Berkeley/CRATE,
+# model/crate_gpt.py). The code of CRATE-alpha's was not published: its block is as in vision.
 CRATE_ALPHA_GPT = {"causal": True}
 CRATE_GPT = {
     **PLAIN,
@@ -54,10 +54,10 @@ GPT2 = {
     "gelu": "tanh",
 }
 
-# Masked autoencoders. CRATE-MAE and, beside it, ViT-MAE as the CRATE authors' code has them
-# (Ma-Lab-Berkeley/CRATE, model/crate_ae): mask tokens before the encoder, the ViT's blocks by
-# timm's defaults. Its ViT-MAE-Small was never published; these sizes have the printed 47.6M
-# parameters. He et al.'s own is asymmetric: mask tokens and a narrow decoder (arXiv 2111.06377).
+# Masked autoencoders. CRATE-MAE and ViT-MAE as in the CRATE authors' code (Ma-Lab-Berkeley/CRATE,
+# model/crate_ae): mask tokens before the encoder, ViT blocks with timm's defaults. Their
+# ViT-MAE-Small was not published; these sizes have the printed 47.6M parameters. He et al.'s model
+# is asymmetric: mask tokens before a narrow decoder (arXiv 2111.06377).
 CRATE_MAE = {
     **PLAIN,
     "projection_bias": True,
@@ -71,8 +71,8 @@ VIT_MAE = {**VIT, **HE_DECODER, "qkv_bias": False, "norm_eps": 1e-5}
 VIT_MAE_512 = {**VIT_MAE, "decoder_dim": 512}
 VIT_MAE_ASYMMETRIC = {**VIT, **HE_DECODER, "decoder_dim": 512, "mask_tokens": "decoder"}
 
-# Contrastive models. CRATE-alpha's vision tower without biases at its ends, beside the text tower
-# "H" of CLIPA (arXiv 2305.07017), whatever the vision tower's size; ViT-H/14 is CLIPA's own, which
+# Contrastive models. CRATE-alpha's vision tower without biases in stem and head, and the text tower
+# "H" of CLIPA (arXiv 2305.07017) at every size of the vision tower. ViT-H/14 is CLIPA's, which
 # pools by the mean (its code has fixed sin-cos positions; here they are learned).
 # UCSC-VLAA/CRATE-alpha: configs/crate/clipa, models/text_transformer.py.
 TEXT_HUGE = {"embed_dim": 1024, "text_dim": 1024, "text_depth": 24, "text_heads": 16}
@@ -140,7 +140,7 @@ def _matching(pattern: str) -> tuple[str, ...]:
     return tuple(sorted(name for name in MODELS if fnmatchcase(name, pattern)))
 
 
-# What a setting needs to have an effect, beside the operators' own (layers/operators.py).
+# What a setting needs to have an effect; for operators' settings see layers/operators.py.
 NEEDS = {
     "a vision model": ("patch_size", "stem", "pool", "init", "outer_bias"),
     "a language model": ("final_norm",),
@@ -150,13 +150,13 @@ NEEDS = {
 
 
 def without_effect(spec: ModelSpec) -> dict[str, str]:
-    """Fields that change nothing of this architecture, each with what it would need."""
+    """Fields that have no effect on this architecture → what they would need."""
     has = {"a language model" if spec.causal else "a vision model"}
     if spec.decoder != "none":
         has.add("a decoder")
     if spec.embed_dim is not None:
         has.add("a text tower")
-    found = {key: need for need, keys in NEEDS.items() if need not in has for key in keys}
+    unused = {key: need for need, keys in NEEDS.items() if need not in has for key in keys}
     for part, operators in (("attention", ATTENTION), ("feedforward", FEEDFORWARD)):
         named = {"attention": spec.attention, "feedforward": spec.feedforward}[part]
         readers: dict[str, list[str]] = {}
@@ -165,15 +165,15 @@ def without_effect(spec: ModelSpec) -> dict[str, str]:
                 readers.setdefault(key, []).append(name)
         for key, names in readers.items():
             if named not in names:
-                found[key] = f"{part} {' or '.join(names)}"
-    return found
+                unused[key] = f"{part} {' or '.join(names)}"
+    return unused
 
 
 def resolve(name: str, **overrides: object) -> ModelSpec:
     """The `ModelSpec` of a model name, with some of its fields replaced.
 
-    Raises `UsageError` for an unknown name, an unknown field, a value that makes no sense, or one
-    that would change nothing.
+    Raises `UsageError` for an unknown name or field, an invalid value, or a field that has no
+    effect on this model.
     """
     if name not in MODELS:
         raise unknown("model", name, list_models())
@@ -184,5 +184,5 @@ def resolve(name: str, **overrides: object) -> ModelSpec:
     spec = replace(MODELS[name], **overrides)
     for key, need in without_effect(spec).items():
         if overrides.get(key, getattr(MODELS[name], key)) != getattr(MODELS[name], key):
-            raise UsageError(f"{name}: {key} needs {need}: here it would change nothing")
+            raise UsageError(f"{name}: {key} has no effect on this model; it needs {need}")
     return spec
