@@ -1,4 +1,4 @@
-"""The training loop, and what any training needs.
+"""The training loop, optimizers, trackers, and the resumable map over images.
 
 May import data and the ground.
 """

@@ -1,9 +1,9 @@
-"""The one training engine: it knows models, batches and losses, and no task.
+"""The training loop of all tasks: model, batches and loss are given to it.
 
-Every random choice of update s is drawn from seeds made of (seed, s), never from the state of a
-generator that went through the updates before. A run that was killed and resumed therefore ends
-bit for bit like one that was not (on the CPU), and world size and micro-batches do not change
-which pictures are seen or how they are augmented.
+The random choices of update s use seeds made of (seed, s), never the state of a generator that
+earlier updates advanced. A killed and resumed run therefore ends bit for bit like one that was not
+interrupted (on the CPU), and the number of ranks and micro-batches does not change which images are
+seen or how they are augmented.
 """
 
 import dataclasses
@@ -26,19 +26,20 @@ from crate.runtime import Runtime, seed_for, stop_signals
 from crate.training.optim import learning_rate, make_optimizer
 from crate.training.progress import Progress
 
-Batch = tuple[torch.Tensor, ...]  # tensors of equal first dimension, this rank's share
+Batch = tuple[torch.Tensor, ...]  # this rank's shard: tensors of equal first dimension
 
-LOG_EVERY = 20  # updates between two lines of train.jsonl
+LOG_EVERY = 20  # optimizer updates between two lines of train.jsonl
 
 
 @dataclasses.dataclass(frozen=True)
 class Session:
-    """Whose training it is, and where it runs.
+    """The run that is trained, and where.
 
-    name      of the run, for people
-    folder    its files
-    identity  key of checkpoints; a checkpoint of another identity is refused
+    name      the run's name, for messages
+    folder    the run's files
+    identity  a checkpoint of another identity is refused
     seed      of all random choices
+    runtime   device, precision and ranks
     """
 
     name: str
@@ -50,12 +51,13 @@ class Session:
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    """What is trained on.
+    """The training examples.
 
-    batches        from an update's index, the batches from there to the end of training
-    size           of the training set, in `unit`; a checkpoint made with another one is refused
-    per_epoch      updates of an epoch
-    unit           what is counted: "images", or "tokens", of which an example has `per_example`
+    batches      update index → the batches from that update to the end of training
+    size         of the training set, in `unit`; a checkpoint made with another size is refused
+    per_epoch    optimizer updates of an epoch
+    unit         "images", "pairs" or "tokens"
+    per_example  units of an example
     """
 
     batches: Callable[[int], Iterator[Batch]]
@@ -75,27 +77,31 @@ def fit(
     watch: Callable[[], dict] | None = None,
     micro_batches: bool = True,
 ) -> dict:
-    """Train `model` in place and return what the run took.
+    """Train `model` in place; resumes from a checkpoint of the same identity, if there is one.
 
-    Resume order: (1) weights given by the caller (new or the parent's), (2) a checkpoint of the
-    same identity, if there is one; nothing else is ever loaded.
+    On a signal, all ranks checkpoint and stop after the current update.
 
     Args:
+        model: with its initial or transferred weights.
         loss: mean loss of a batch, a scalar.
-        watch: called after every `recipe.evaluate_every` updates but the last, on all ranks; what
-            it returns joins that update's line of train.jsonl.
-        micro_batches: whether the loss of a batch is the mean over its parts. If false, the loss
-            splits its own micro-batches.
+        watch: called on all ranks after every `recipe.evaluate_every` updates except the last; its
+            metrics are added to that update's line of train.jsonl.
+        micro_batches: whether the loss of a batch is the mean over its micro-batches. If false, the
+            loss splits its own micro-batches.
+
+    Returns:
+        details for run.json: "updates", "train_seconds" and "<unit>_per_second".
 
     Raises:
-        RunError: the loss is not finite, or a checkpoint is damaged or foreign.
+        RunError: the loss is not finite, or a checkpoint is damaged or of another run.
+        Stopped: a signal came; the checkpoint is saved.
     """
     runtime, folder, unit, per_epoch = (
         session.runtime, session.folder, examples.unit, examples.per_epoch,
     )  # fmt: skip
     total, warmup = recipe.total_updates(per_epoch), recipe.warmup(per_epoch)
     micro = recipe.compute.micro_batch if micro_batches else None
-    seen = recipe.batch_size * examples.per_example  # by an update
+    seen = recipe.batch_size * examples.per_example  # units in one update
     optimizer = make_optimizer(model, recipe)
     path = folder.checkpoint(session.identity)
     done, pending = 0, []  # losses since the last line, still on the device
@@ -128,11 +134,11 @@ def fit(
                 pending, now = [], time.monotonic()
                 elapsed = now - began
                 epoch = done / per_epoch
-                found = {}
+                metrics = {}
                 if watched:
-                    found = watch()
+                    metrics = watch()
                     model.train()
-                    began += time.monotonic() - now  # not time of training
+                    began += time.monotonic() - now  # evaluation is not training time
                 if runtime.main:
                     speed = (done - first) * seen / elapsed
                     line = {
@@ -143,25 +149,25 @@ def fit(
                         "seen": done * seen,
                         f"{unit}_per_second": round(speed, 1),
                         "seconds": round(seconds + elapsed, 3),
-                    } | found
+                    } | metrics
                     folder.append(line)
                 note = f"epoch {epoch:.1f}/{total / per_epoch:.4g}, loss {mean:.3f}"
                 progress.update(done * seen, note)
-            # signals reach ranks at different updates, clocks differ: all do what one wants
+            # signals and clocks differ between ranks: if one must checkpoint or stop, all do
             due = time.monotonic() - saved >= recipe.compute.checkpoint_seconds
             due, stopped = runtime.all_reduce_max(int(due), stop.asked)
             if last or due or stopped:
-                if pending:  # a checkpoint must not hide a loss that was never looked at
+                if pending:  # check losses before they go into a checkpoint
                     pending = _means(pending, runtime)
                     _check_finite(pending, index, per_epoch)
                 if runtime.main:
                     _save_checkpoint(path, session, examples, done, pending, model, optimizer)
-                runtime.all_reduce_max(0)  # nobody leaves before the file is there
+                runtime.all_reduce_max(0)  # a barrier: wait until the file is written
                 saved = time.monotonic()
             if stopped and not last:
                 raise Stopped(
                     f"stopped by {signal.Signals(stopped).name} at update {done:,} of {total:,}; "
-                    "the next start goes on from there",
+                    "the next start resumes there",
                     stopped,
                 )
     if done < total:
@@ -176,7 +182,7 @@ def fit(
 
 
 def spread(model: nn.Module, recipe: Training, runtime: Runtime) -> nn.Module:
-    """The model as it is trained: over all ranks, and compiled where the recipe says so."""
+    """Wrap a model for training: DistributedDataParallel over several ranks, torch.compile."""
     trained = model
     if runtime.world > 1:
         devices = [runtime.device.index] if runtime.device.type == "cuda" else None
@@ -195,12 +201,15 @@ def update(
     recipe: Training,
     runtime: Runtime,
 ) -> torch.Tensor:
-    """One optimiser update over this rank's batch, in micro-batches; returns the mean loss."""
+    """One optimizer update on this rank's shard of a batch; returns the mean loss, a scalar.
+
+    micro: most examples of a micro-batch; None for no limit.
+    """
     size = len(batch[0])
     chunks = list(zip(*(t.split(micro or size) for t in batch), strict=True))
     mean = torch.zeros((), device=runtime.device)
     for k, chunk in enumerate(chunks):
-        # ranks exchange gradients once per update, with the last micro-batch
+        # all-reduce gradients once per update, with the last micro-batch
         wait = runtime.world > 1 and k < len(chunks) - 1
         with model.no_sync() if wait else nullcontext():
             with runtime.autocast():
@@ -222,14 +231,14 @@ def _means(losses: list[torch.Tensor], runtime: Runtime) -> list[torch.Tensor]:
 
 
 def _check_finite(losses: list[torch.Tensor], index: int, per_epoch: int) -> float:
-    """Mean of the last losses; the run fails at the first that is not finite."""
+    """Mean of the losses since the last line. Raises `RunError` if one is not finite."""
     values = torch.stack(losses)
     finite = values.isfinite()
     if not finite.all():
         bad = index - len(losses) + 1 + int((~finite).nonzero()[0])
         raise RunError(
             f"the loss is {values[~finite][0].item()} at update {bad + 1:,} "
-            f"(epoch {bad / per_epoch:.2f}); lower lr or look at the data"
+            f"(epoch {bad / per_epoch:.2f}); lower lr or check the data"
         )
     return float(values.mean())
 
@@ -257,28 +266,31 @@ def _save_checkpoint(
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         try:
             torch.save(state, file)
-        except RuntimeError as error:  # torch's own complaint hides that a write failed, and why
+        except RuntimeError as error:  # torch's message hides the failed write
             raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 def _resume(
     path: Path, session: Session, examples: Examples, model: nn.Module, optimizer
 ) -> tuple[int, list]:
-    """Load a checkpoint whole, or refuse it; returns the updates done and the losses not logged."""
+    """Load a checkpoint; returns the updates done and the losses not logged yet.
+
+    Raises `RunError` if it is damaged, of another run, or was made with other data.
+    """
     try:
-        with zipfile.ZipFile(path) as archive:  # torch does not compare the checksums
+        with zipfile.ZipFile(path) as archive:  # torch does not verify the checksums
             if archive.testzip():
-                raise ValueError("its checksum is wrong")
+                raise ValueError("wrong checksum")
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a damaged file makes the readers say
+    except Exception as error:  # readers raise many kinds of errors on damaged files
         reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise RunError(f"{path}: damaged checkpoint ({reason}); delete it to start anew") from None
+        raise RunError(f"{path}: damaged checkpoint ({reason}); delete it to start over") from None
     if not isinstance(state, dict) or state.get("identity") != session.identity:
-        raise RunError(f"{path}: belongs to another run; delete it to start anew")
-    if state.get("size") != examples.size:  # another set, other held-out examples
+        raise RunError(f"{path}: checkpoint of another run; delete it to start over")
+    if state.get("size") != examples.size:  # another data set, or other held-out examples
         raise RunError(
-            f"{path}: was made with {state.get('size'):,} training {examples.unit}, now there "
-            f"are {examples.size:,}; restore the data, or delete it to start anew"
+            f"{path}: made with {state.get('size'):,} training {examples.unit}, now there are "
+            f"{examples.size:,}; restore the data, or delete the checkpoint to start over"
         )
     try:
         model.load_state_dict(state["model"])
@@ -287,11 +299,13 @@ def _resume(
         return int(state["done"]), pending
     except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise RunError(f"{path}: does not fit the model ({reason}); delete it") from None
+        raise RunError(
+            f"{path}: checkpoint does not fit the model ({reason}); delete it to start over"
+        ) from None
 
 
 def read_history(folder: RunFolder) -> list[dict]:
-    """The lines of train.jsonl; a last one that was cut short is left out."""
+    """The lines of train.jsonl; an incomplete last line is left out."""
     lines = []
     if folder.history.exists():
         for text in folder.history.read_text(encoding="utf-8").splitlines():
@@ -303,7 +317,7 @@ def read_history(folder: RunFolder) -> list[dict]:
 
 
 def _truncate_history(folder: RunFolder, done: int) -> float:
-    """Drop the lines of updates that are about to be trained again; returns the seconds so far."""
+    """Drop lines of updates after `done`; returns the training seconds so far."""
     lines = [line for line in read_history(folder) if line["step"] <= done]
     if folder.history.exists():
         with atomic_path(folder.history) as temporary:

@@ -1,4 +1,4 @@
-"""Optimisers, learning-rate schedule and weight-decay groups."""
+"""Optimizers, learning-rate schedule and weight-decay groups."""
 
 import math
 import re
@@ -11,10 +11,10 @@ from crate.recipes import Training
 
 
 class AdamW:
-    """AdamW (Loshchilov & Hutter 2019), torch's own update without torch's optimiser class.
+    """AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101) by torch's functional form.
 
-    `torch.optim.Optimizer` imports the compiler when it is first used, several seconds that each
-    short run would pay; the functional form does not. Tested equal to `torch.optim.AdamW`.
+    `torch.optim.Optimizer` imports the compiler when first used, which takes several seconds; the
+    functional form does not. Tested equal to `torch.optim.AdamW`.
     """
 
     def __init__(self, groups: list[dict], *, betas: list[float], eps: float):
@@ -65,15 +65,16 @@ TOKENS = ("positions", "class_token", "mask_token")
 
 
 def parameter_groups(model: nn.Module, recipe: Training) -> list[dict]:
-    """Parameters by weight decay and by the factor of their learning rate, `scale`.
+    """Group parameters by weight decay and by `scale`, the factor of their learning rate.
 
-    decay "kernels"   only the weights of linear and convolution layers decay, as CRATE-alpha's mask
-                      `.*/kernel$`: not its dictionaries, positions, class token, norms or biases
-    decay "matrices"  all with two dimensions or more, but positions, class and mask token:
-                      dictionaries too, as in BEiT's fine-tuning (arXiv 2106.08254)
-    layer_decay       BEiT's: the rate falls by this factor from what stands on the last block
-                      downwards, a factor a block; stem, positions and tokens are below the first;
-                      an autoencoder's decoder stands on its encoder
+    decay "all"       all parameters decay
+    decay "kernels"   weights of linear and convolution layers decay, as CRATE-alpha's mask
+                      `.*/kernel$`: not dictionaries, positions, class token, norms or biases
+    decay "matrices"  parameters with two or more dimensions decay, dictionaries too, but not
+                      positions, class and mask token, as in BEiT's fine-tuning (arXiv 2106.08254)
+    layer_decay       BEiT's: the learning rate falls by this factor with each block, counted from
+                      the head (factor 1) to stem, positions and tokens; an autoencoder's decoder
+                      blocks are numbered as its encoder's
     """
     kernels = {
         id(module.weight) for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d)
@@ -103,10 +104,10 @@ def parameter_groups(model: nn.Module, recipe: Training) -> list[dict]:
 
 
 def _block(name: str) -> int | None:
-    """The block a parameter belongs to, from 1; 0 below the first, None above the last."""
-    found = re.search(r"(?:^|\.)blocks\.(\d+)\.", name)
-    if found:
-        return int(found[1]) + 1
+    """The block of a parameter, from 1; 0 below the first block, None above the last."""
+    match = re.search(r"(?:^|\.)blocks\.(\d+)\.", name)
+    if match:
+        return int(match[1]) + 1
     below = {"patch_embedding", *TOKENS} & set(name.split("."))
     return 0 if below else None
 
@@ -121,7 +122,7 @@ def make_optimizer(model: nn.Module, recipe: Training):
 
 
 def learning_rate(recipe: Training, index: int, *, total: int, warmup: int) -> float:
-    """Rate of update `index` (from 0): linear warm-up, then along `schedule` to `min_lr`."""
+    """Learning rate of update `index` (from 0): linear warm-up, then `schedule` to `min_lr`."""
     if index < warmup:
         return recipe.lr * (index + 1) / warmup
     share = (index - warmup) / max(1, total - warmup)

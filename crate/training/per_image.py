@@ -1,13 +1,13 @@
-"""A set of pictures worked through one by one, by several processes, that survives a kill.
+"""A resumable map over images, split between ranks.
 
-Rank r of w takes every w-th of the pictures that are left, and appends a line of JSON for each to
+Rank r of w takes every w-th of the images that are left, and appends a line of JSON for each to
 `progress-<identity>-<rank>.jsonl` in the run's folder:
 
-    {"picture": 3, "of": 5000, "found": {…}}           what was made of it
-    {"picture": 4, "of": 5000, "failed": "its reason"}  a next start tries it again
+    {"picture": 3, "of": 5000, "found": {…}}        the function's result
+    {"picture": 4, "of": 5000, "failed": "reason"}  the next start tries it again
 
-A start, with whatever number of ranks, reads the lines of all ranks of this identity and goes on
-with the rest. The lines go when the run's metrics are written (`RunFolder.finish`).
+A restart, with any number of ranks, reads the lines of all ranks of the same identity and continues
+with the images that are left. `RunFolder.finish` deletes the files.
 """
 
 import json
@@ -25,7 +25,7 @@ from crate.runtime import Runtime, stop_signals
 from crate.training.progress import Progress
 
 
-def work_through(
+def resumable_map(
     look: Callable[[int], dict],
     count: int,
     *,
@@ -35,30 +35,31 @@ def work_through(
     identity: str,
     name: str,
 ) -> list[dict]:
-    """Apply `look` to pictures 0 … count - 1, over all ranks.
+    """Apply `look` to images 0 … count - 1, split between all ranks.
 
-    Ranks meet before the first picture (all must see the same lines) and after the last; between,
-    each goes its way. A picture that `look` fails on is a warning; its reason stands in its place.
+    Ranks synchronise before the first image, so that all read the same lines, and after the last.
+    If `look` fails on an image, a warning is printed and the reason recorded in place of a result.
 
     Args:
-        look: from a picture's number, what was made of it, ready for JSON.
-        picture: what a message calls a picture.
-        name: of the run.
+        look: index of an image → its result, a dictionary of JSON values.
+        picture: index of an image → its name in messages.
+        name: the run's name, for the progress bar.
 
     Returns:
-        on rank 0 what `look` returned, or {"failed": reason}, by picture; elsewhere an empty list.
+        on rank 0 the results in order, {"failed": reason} for images that failed; on other ranks
+        an empty list.
 
     Raises:
-        Stopped: a signal came; what was done is kept.
-        UsageError: as `look` does, which would for every picture.
-        RunError: a line is of other data, or pictures are missing or double in the end, or more
-            than `MOST_FAILED` of them failed.
+        Stopped: a signal came; the results so far are saved.
+        UsageError: raised by `look`; it would be for every image.
+        RunError: lines were made with other data, results are missing or duplicate at the end,
+            or more than `MOST_FAILED` of the images failed.
     """
     if runtime.main:
         _drop_others(folder, identity)
     done = _read(folder, identity, count, picture)
     left = [index for index in range(count) if "found" not in done.get(index, {})]
-    runtime.all_reduce_max(0)  # nobody writes before all have read
+    runtime.all_reduce_max(0)  # a barrier: write only after all ranks have read
     own = left[runtime.rank :: runtime.world]
     path = folder.progress(identity, runtime.rank)
     before, failed = count - len(left), 0
@@ -81,12 +82,14 @@ def work_through(
         except OSError as error:
             raise RunError(f"{path}: cannot be written ({error.strerror or error})") from None
         try:
-            runtime.all_reduce_max(0)  # all have written
-        except RuntimeError as error:  # a rank is gone: stopped, as this one, or failed
+            runtime.all_reduce_max(0)  # a barrier: all ranks have written
+        except RuntimeError as error:  # another rank ended: stopped like this one, or failed
             if stop.asked:
                 raise _stopped(stop.asked, len(own), len(own)) from None
             reason = str(error).split("\n")[0]
-            raise RunError(f"another process of this run ended early ({reason})") from None
+            raise RunError(
+                f"{folder.folder}: another process of this run ended early ({reason})"
+            ) from None
     return _merged(folder, identity, count, picture) if runtime.main else []
 
 
@@ -97,14 +100,14 @@ def _drop_others(folder: RunFolder, identity: str) -> None:
 
 
 def _attempt(look: Callable[[int], dict], index: int, picture: Callable[[int], str]) -> dict:
-    """One picture, or why it failed: hours of work on the others must not be lost by it."""
+    """The result of one image, or the reason why it failed, so that the others go on."""
     try:
         return {"found": look(index)}
     except (UsageError, MemoryError, torch.OutOfMemoryError, torch.AcceleratorError):
-        raise  # not this picture's fault
+        raise  # would fail for other images too
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).split("\n")[0]
-        if not isinstance(error, RunError):  # which names the file itself
+        if not isinstance(error, RunError):  # a RunError names the file itself
             reason = f"{picture(index)}: {type(error).__name__}: {reason}"
         print(f"warning: {reason}", file=sys.stderr)
         return {"failed": reason}
@@ -113,13 +116,13 @@ def _attempt(look: Callable[[int], dict], index: int, picture: Callable[[int], s
 def _stopped(number: int, done: int, own: int) -> Stopped:
     return Stopped(
         f"stopped by {signal.Signals(number).name} at picture {done:,} of {own:,}; "
-        "the next start goes on from there",
+        "the next start resumes there",
         number,
     )
 
 
 def _cut_to_whole_lines(path: Path) -> None:
-    """Cut off what a killed process left of its last line, so that the next starts a line."""
+    """Cut off the incomplete last line of a killed process."""
     if path.exists():
         content = path.read_bytes()
         if whole := content.rfind(b"\n") + 1:
@@ -132,14 +135,14 @@ def _cut_to_whole_lines(path: Path) -> None:
 def _read(
     folder: RunFolder, identity: str, count: int, picture: Callable[[int], str]
 ) -> dict[int, dict]:
-    """Picture → its line, of all ranks; one that was found goes before one that failed.
+    """Image → its line, from the files of all ranks; a result takes precedence over a failure.
 
-    What is no whole line is left out. Raises `RunError` for lines of other data, and for doubles.
+    Invalid lines are skipped. Raises `RunError` for lines made with other data, and for duplicates.
     """
     lines: dict[int, dict] = {}
     doubles: list[int] = []
     lines_of_all = f"progress-{identity}-*.jsonl"
-    again = f"delete {folder.folder / lines_of_all} to start anew"
+    again = f"delete {folder.folder / lines_of_all} to start over"
     for path in sorted(folder.folder.glob(lines_of_all)):
         try:
             content = path.read_bytes()
@@ -157,7 +160,7 @@ def _read(
                 continue
             if of != count:
                 raise RunError(
-                    f"{path}: was made of {of:,} pictures, now there are {count:,}; restore the "
+                    f"{path}: made with {of:,} pictures, now there are {count:,}; restore the "
                     f"data, or {again}"
                 )
             if not 0 <= index < count:
@@ -168,7 +171,7 @@ def _read(
                 lines[index] = line
     if doubles:
         raise RunError(
-            f"{folder.folder}: {len(doubles):,} of {count:,} pictures are there twice, the first "
+            f"{folder.folder}: {len(doubles):,} of {count:,} pictures have two results, the first "
             f"is {picture(doubles[0])}; {again}"
         )
     return lines
@@ -194,19 +197,19 @@ def _merged(
     return merged
 
 
-MOST_FAILED = 1 / 3  # of the pictures; with more there is no result
+MOST_FAILED = 1 / 3  # share of the images; if more fail, the run fails
 
 
-def failures(found: list[dict]) -> list[str]:
-    """Why pictures failed, of what `work_through` returned."""
-    return [part["failed"] for part in found if "failed" in part]
+def failures(results: list[dict]) -> list[str]:
+    """Why images failed; `results` of `resumable_map`."""
+    return [part["failed"] for part in results if "failed" in part]
 
 
-def report(scenes: Scenes, found: list[dict], remarks: list[str]) -> dict:
-    """What run.json records of the pictures, with the remarks that a table has to repeat."""
-    failed = failures(found)
+def map_details(scenes: Scenes, results: list[dict], remarks: list[str]) -> dict:
+    """Details for run.json: problems of the data, failures, and remarks that tables repeat."""
+    failed = failures(results)
     if failed:
-        remarks = [*remarks, f"{len(failed):,} of {len(found):,} pictures could not be looked at"]
+        remarks = [*remarks, f"{len(failed):,} of {len(results):,} pictures could not be looked at"]
     details = {"problems": list(scenes.problems), "threads": torch.get_num_threads()}
     if failed:
         details["failed"] = failed[:20]

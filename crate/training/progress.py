@@ -1,4 +1,4 @@
-"""Progress of a run: a bar that moves on a terminal, a line now and then in a log."""
+"""Progress of a run: a moving bar on a terminal, a line every 10 s in a log."""
 
 import os
 import sys
@@ -6,13 +6,13 @@ import time
 
 from tqdm import tqdm
 
-# Snakemake runs several trainers at once: their bars must not overwrite each other.
+# Under Snakemake, several runs print at once: their bars must not overwrite each other.
 IN_PLACE = sys.stderr.isatty() and "CRATE_DRIVER" not in os.environ
 LINE_SECONDS = 10.0
 
 
 class Progress:
-    """Bar of one run: share done, epoch, loss, images/s, time left."""
+    """The progress bar of one run: share done, epoch, loss, images/s, time left."""
 
     def __init__(self, name: str, *, total: int, unit: str, enabled: bool = True):
         self.name, self.total, self.unit, self.enabled = name, total, unit, enabled
@@ -20,11 +20,11 @@ class Progress:
         self.first = 0
 
     def resume(self, done: int) -> None:
-        """Start counting speed from `done` items that an earlier process worked through."""
+        """Start with `done` items of an earlier process, which do not count for the speed."""
         self.first, self.start = done, time.monotonic()
 
     def update(self, done: int, note: str) -> None:
-        """Show `done` of `total` items if it is time to."""
+        """Show `done` of `total` items, unless the bar was shown a moment ago."""
         finished = done >= self.total
         interval = 0.5 if IN_PLACE else LINE_SECONDS
         if not self.enabled or (time.monotonic() - self.shown < interval and not finished):

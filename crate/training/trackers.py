@@ -1,11 +1,10 @@
-"""Experiment trackers, which show the lines of train.jsonl as they come. None is ever needed.
+"""Experiment trackers, which show the lines of train.jsonl live. They are optional.
 
     log: tensorboard   event files beside train.jsonl; `tensorboard --logdir results/mini/runs`
     log: wandb         a run of the project "crate" at Weights & Biases
 
-train.jsonl is the record and a tracker a view of it: what it lacks when it starts to follow, it
-gets from that file, and one that fails is left alone, with a warning. No identity depends on it.
-This module imports no torch.
+train.jsonl is the record, and a tracker shows it: earlier lines are sent when a tracker opens. A
+tracker that fails is dropped with a warning. Trackers are not part of an identity. No torch.
 """
 
 import contextlib
@@ -23,11 +22,11 @@ PROJECT = "crate"
 
 
 def check_installed(log: str) -> None:
-    """Raise `UsageError` where the package of the tracker that is asked for is not installed."""
+    """Raise `UsageError` if the tracker's package is not installed."""
     if log == "none":
         return
-    found = importlib.util.find_spec(log)  # runs nothing of it
-    if found is None or found.origin is None:  # a mere folder of that name, such as wandb's own
+    package = importlib.util.find_spec(log)  # does not import it
+    if package is None or package.origin is None:  # a folder of that name, such as wandb's output
         raise UsageError(
             f"log={log}: the package {log} is not installed; 'python -m pip install {log}' adds it"
         )
@@ -35,13 +34,13 @@ def check_installed(log: str) -> None:
 
 @contextlib.contextmanager
 def follow(log: str, folder: RunFolder, record: dict) -> Iterator[Callable[[dict], None]]:
-    """Let a tracker hear what `folder.append` writes, for as long as a run trains.
+    """Send the lines that `folder.append` writes to a tracker while the run trains.
 
     Args:
         log: "none", "tensorboard" or "wandb".
-        record: what run.json states of the run; its name and configuration are shown.
+        record: the run's run.json; its name and configuration are shown.
 
-    Yields a function that takes the metrics of the finished run.
+    Yields a function to be called with the metrics of the finished run.
     """
     follower = Follower(log, folder, record)
     folder.follower = None if log == "none" else follower.hear
@@ -54,23 +53,23 @@ def follow(log: str, folder: RunFolder, record: dict) -> Iterator[Callable[[dict
 
 
 class Follower:
-    """A tracker that opens with the first line it hears, and never fails a run."""
+    """Opens a tracker at the first line; errors of the tracker never fail the run."""
 
     def __init__(self, log: str, folder: RunFolder, record: dict):
         self.log, self.folder, self.record = log, folder, record
         self.tracker, self.broken = None, False
 
     def hear(self, line: dict) -> None:
-        """Show a line that stands in train.jsonl already."""
+        """Show a line that was just written to train.jsonl."""
         self._attempt(self._open if self.tracker is None else self._add, line)
 
     def close(self, metrics: dict) -> None:
-        """End the view; without metrics the run was stopped, or failed."""
+        """Close the tracker; without metrics the run was stopped or failed."""
         if self.tracker is not None:
             self._attempt(self.tracker.close, metrics)
 
     def _open(self, _: dict) -> None:
-        # a resumed run has dropped the lines of updates that it trains again, before it added one
+        # a resumed run dropped the lines of updates that it repeats before it appends one
         text = self.folder.history.read_text(encoding="utf-8")
         lines = [json.loads(each) for each in text.splitlines()]
         self.tracker = TRACKERS[self.log](self.folder, self.record, lines)
@@ -86,19 +85,21 @@ class Follower:
             return
         try:
             work(argument)
-        except Exception as error:  # whatever a full disk, a network or a package may bring
+        except Exception as error:  # full disk, network, the tracker's package
             self.broken = True
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            print(f"warning: log={self.log} is given up: {reason}", file=sys.stderr, flush=True)
+            print(
+                f"warning: log={self.log} failed and is off: {reason}", file=sys.stderr, flush=True
+            )
 
 
 class TensorBoard:
-    """An event file beside train.jsonl with one scalar a key and line.
+    """An event file beside train.jsonl with one scalar for each key of each line.
 
-    Each start writes a file of its own, all lines from the first one on. It begins with the mark
-    by which readers forget what they read in older ones (those stay: a TensorBoard that is open
-    would wait for ever at the end of one that is gone). Written by tensorboard's record writer: an
-    import of 0.4 s, where torch.utils.tensorboard takes 2, and no thread, so that errors show here.
+    Each start writes a new file with all lines. It begins with a session start, by which readers
+    discard older files (which stay: an open TensorBoard would wait at the end of a deleted one).
+    tensorboard's record writer imports in 0.4 s, torch.utils.tensorboard in 2 s; it has no thread,
+    so errors are raised here.
     """
 
     def __init__(self, folder: RunFolder, record: dict, lines: list[dict]):
@@ -107,11 +108,11 @@ class TensorBoard:
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         self.Event, self.Summary = Event, Summary
-        # a name that TensorBoard looks for; it reads several by their order
+        # TensorBoard finds files by this name, and reads several in the order of their times
         path = folder.folder / f"events.out.tfevents.{time.time():.6f}"
         self.file = path.open("xb")
         self.writer = RecordWriter(self.file)
-        # the time axis is that of training, without interruptions
+        # the time axis shows training time, without interruptions
         self.began = time.time() - lines[-1]["seconds"]
         self._write(file_version="brain.Event:2")
         self._write(session_log=SessionLog(status=SessionLog.START))
@@ -130,10 +131,10 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """A run at Weights & Biases, which a resumed run goes on with.
+    """A run at Weights & Biases; a resumed run continues it by the id in tracking.json.
 
-    tracking.json keeps its id. Training that begins anew is a run of its own there, and so is each
-    part of one that is recorded offline, which cannot be resumed: it has all lines.
+    Training that starts over gets a new run there. So does each start of an offline run, which
+    cannot be resumed: it gets all lines.
     """
 
     def __init__(self, folder: RunFolder, record: dict, lines: list[dict]):
@@ -153,7 +154,7 @@ class WeightsAndBiases:
             settings=wandb.Settings(console="off", quiet=True, login_timeout=30),
         )
         write_json(path, {"id": number, "offline": bool(self.run.offline)})
-        self.first = self.run.step  # what stands there already is not shown twice
+        self.first = self.run.step  # earlier steps are there already
 
     def add(self, step: int, values: dict) -> None:
         if step >= self.first:
