@@ -1,4 +1,4 @@
-"""What runs cost, counted, and measured on the device at hand.
+"""What runs cost: counted in closed form, and measured on this machine's device.
 
 May import planning, tasks, training, models, data and the ground.
 """

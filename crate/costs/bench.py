@@ -1,11 +1,10 @@
-"""The speed of a target's work on the device at hand, measured for `crate plan`.
+"""`crate bench`: measures how fast this machine's device does a target's work, for `crate plan`.
 
-Each distinct workload (`crate.costs.cost.workloads`: a model, a kind of step, sizes) is timed on
-random data of the right shapes: whole updates of one process, as training makes them, or batches
-of an evaluation. Reading and augmenting data, and what several processes tell each other, is not
-in it.
-What is measured stands in results/bench/<device>.json as soon as it is, so that an interrupted
-command goes on where it stood.
+Each distinct workload (`crate.costs.cost.workloads`: a model, a kind of stage, sizes) is timed on
+random data of the right shapes: whole optimizer updates of one process, or batches of an
+evaluation. Reading and augmenting data and communication between processes are not included.
+Each measurement is written to results/bench/<device>.json at once, so that an interrupted command
+resumes.
 """
 
 import functools
@@ -36,24 +35,25 @@ from crate.tasks.stage import TrainingStage
 from crate.training.loop import spread, update
 from crate.training.optim import make_optimizer
 
-Work = Callable[[int], object]  # does it once, with so many examples
+Work = Callable[[int], object]  # does the work once, on so many examples
 
-REPEATS = 5  # timed, of which the median counts
+REPEATS = 5  # timed repetitions; their median counts
 
 
 def bench(
     plan: Plan, target: str, settings: Settings, *, seconds: float = 2.0, again: bool = False
 ) -> Path:
-    """Measure what of a target is not measured yet; returns the file.
+    """Measure the workloads of a target that are not measured yet; returns the file.
 
     Args:
-        seconds: of one measurement, about; a batch that takes longer is made smaller, and so is one
-            that the device's memory does not hold.
-        again: measure all anew.
+        seconds: approximate time of one measurement; a batch that takes longer, or does not fit
+            into the device's memory, is made smaller.
+        again: repeat all measurements.
 
     Raises:
-        UsageError: the device's file is none of `crate bench`.
-        RunError: nothing of the target could be measured.
+        UsageError: the target has nothing to measure, or the device's file was not written by
+            `crate bench`.
+        RunError: no workload of the target could be measured.
     """
     wanted: dict[str, tuple[dict, Resolved]] = {}
     for run in plan.runs(target, settings):
@@ -61,12 +61,12 @@ def bench(
         for workload in workloads(resolved, cost(plan, run)).values():
             wanted.setdefault(workload_key(workload), (workload, resolved))
     if not wanted:
-        raise UsageError(f"{target}: nothing of it depends on the speed of a device")
+        raise UsageError(f"{target}: nothing to measure; no run depends on the device's speed")
     load, cores = os.getloadavg()[0], os.cpu_count() or 1
     if load > cores:
         print(
-            f"warning: others keep this machine busy (a load of {load:.1f} on {cores} cores); what "
-            "is measured on a CPU now will be too slow",
+            f"warning: this machine is busy (load {load:.1f} on {cores} cores); speeds measured "
+            "on a CPU now will be too low",
             file=sys.stderr,
         )
     path, record, known = None, {}, 0
@@ -81,39 +81,39 @@ def bench(
             what = f"[{place}/{len(wanted)}] {resolved.run}, {workload['kind']}"
             try:
                 entry = measure(resolved, workload["kind"], here, seconds)
-            except (RuntimeError, RunError) as error:  # no memory for it; an input that is not here
+            except (RuntimeError, RunError) as error:  # out of memory, or a missing input
                 reason = str(error).strip().splitlines()[0]
                 print(f"{what}: not measured ({reason})", file=sys.stderr, flush=True)
                 continue
-        about = {"workload": workload, "run": str(resolved.run), "at": now()}
+        origin = {"workload": workload, "run": str(resolved.run), "at": now()}
         record |= {key: machine[key] for key in ("device", "device_type", "python", "torch")}
-        record["measured"][key] = entry | about | {"torch": torch.__version__}
+        record["measured"][key] = entry | origin | {"torch": torch.__version__}
         write_json(path, record)
         speed, peak = entry["examples_per_second"], entry["peak_bytes"]
         size = f"batches of {entry['batch']:,}"
         if entry["batch"] < entry["whole_batch"]:
-            size += f" in place of {entry['whole_batch']:,}"
+            size += f" instead of {entry['whole_batch']:,}"
         memory = "" if peak is None else f", {peak / 2**30:.2f} GiB"
         print(f"{what}: {speed:,.1f}/s, {size}{memory}", file=sys.stderr, flush=True)
     missing = sum(key not in record["measured"] for key in wanted)
     print(f"{len(wanted) - missing} of {len(wanted)} measured ({known} before): {path}")
     if missing == len(wanted):
-        raise RunError(f"{target}: nothing could be measured")
+        raise RunError(f"{target}: nothing could be measured; the lines above say why")
     scale = "" if "/" in target else f" --scale {settings.scale}"
     print(f"next: crate plan {target}{scale} --device {path.stem}")
     return path
 
 
 def slug(device: str) -> str:
-    """A device's name as a file's: "NVIDIA H100 80GB HBM3" → "nvidia-h100-80gb-hbm3"."""
+    """A device's name as a file name: "NVIDIA H100 80GB HBM3" → "nvidia-h100-80gb-hbm3"."""
     return re.sub(r"[^a-z0-9]+", "-", re.sub(r"\((r|tm)\)", "", device.lower())).strip("-")
 
 
 def measure(resolved: Resolved, kind: str, here: Runtime, seconds: float) -> dict:
-    """Time one workload, `kind` "train" or "evaluate": speed, batch, a GPU's memory.
+    """Time one workload: examples/s, batch size, peak bytes of a GPU's memory.
 
-    The batch is the recipe's for one process, or as much of it as fits into time and memory; the
-    speed that of the median of `REPEATS`, after others that also choose kernels.
+    kind: "train" or "evaluate". The batch is that of one process in the recipe, or the part of it
+    that fits into `seconds` and memory. The speed is the median of `REPEATS`, after warm-up runs.
     """
     on_gpu = here.device.type == "cuda"
     if on_gpu:
@@ -142,7 +142,7 @@ def measure(resolved: Resolved, kind: str, here: Runtime, seconds: float) -> dic
         except torch.OutOfMemoryError:
             break
         size = larger
-    if on_gpu:  # the peak of these batches, not of one that did not fit
+    if on_gpu:  # peak memory of these batches, not of one that did not fit
         timed(size)
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(here.device)
@@ -160,7 +160,7 @@ def measure(resolved: Resolved, kind: str, here: Runtime, seconds: float) -> dic
 
 
 def training(resolved: Resolved, here: Runtime) -> tuple[Work, int]:
-    """A function that makes one update of so many examples, and how many one process has."""
+    """A function that makes one update on so many examples, and the batch of one process."""
     recipe, stage = resolved.recipe, _stage(resolved, here)
     model = stage.build().to(here.device)
     optimizer, trained = make_optimizer(model, recipe), spread(model, recipe, here)
@@ -175,7 +175,7 @@ def training(resolved: Resolved, here: Runtime) -> tuple[Work, int]:
 
 
 def evaluation(resolved: Resolved, here: Runtime) -> tuple[Work, int]:
-    """A function that looks at so many examples, and how many of them the task takes at once."""
+    """A function that evaluates so many examples, and the task's batch size."""
     task = _task(resolved)
     if hasattr(task, "evaluation_work"):
         return task.evaluation_work(resolved, here)

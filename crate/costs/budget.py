@@ -1,7 +1,6 @@
-"""What a target costs as a whole: device-hours, energy, disk and jobs, by table and in all.
+"""What a target costs: device-hours, energy, disk and jobs, by table and in total.
 
-Hours are measured where `crate bench` has been on the device, else estimated. This module imports
-no torch.
+Hours rest on the speeds that `crate bench` measured, else on an estimate. No torch.
 """
 
 import dataclasses
@@ -24,13 +23,13 @@ WORK = ("train", "evaluate")
 
 @dataclasses.dataclass(frozen=True)
 class Device:
-    """How fast one device works, as far as it is known."""
+    """The speed of one device, measured or estimated."""
 
     name: str
     watts: float | None
-    measured: dict[str, float]  # key of a workload → FLOP/s, as `cost` counts them
-    rates: dict[str, float]  # kind of work → FLOP/s of what was not measured
-    told: str  # where the rates come from
+    measured: dict[str, float]  # key of a workload → FLOP/s, as `cost` counts FLOPs
+    rates: dict[str, float]  # kind of work → FLOP/s of workloads that were not measured
+    source: str  # where the rates come from, in words
 
 
 def workload_key(workload: dict) -> str:
@@ -38,42 +37,44 @@ def workload_key(workload: dict) -> str:
 
 
 def bench_folder(results: str | Path) -> Path:
-    """Where `crate bench` leaves what it measured, a JSON file a device."""
+    """The folder of `crate bench`'s results: one JSON file a device."""
     return Path(results) / "bench"
 
 
 def read_bench(path: Path) -> dict:
-    """The content of such a file; `UsageError` where it is none."""
+    """The content of a file of `crate bench`. Raises `UsageError` for any other file."""
     record = read_json(path) or {}
     if not isinstance(record.get("measured"), dict):
-        raise UsageError(f"{path}: is no file of 'crate bench'; remove it to measure anew")
+        raise UsageError(f"{path}: not a file of 'crate bench'; remove it and run 'crate bench'")
     return record
 
 
 def board_of(name: str) -> str | None:
-    """The entry of `DEVICES` that a full name means: "NVIDIA H100 80GB HBM3" is an h100."""
+    """The entry of `DEVICES` for a full name: "NVIDIA H100 80GB HBM3" → "h100"."""
     words = name.lower().replace("-", " ").split()
     return next((board for board in DEVICES if board in words), None)
 
 
 def read_device(name: str, results: str | Path, watts: float | None = None) -> Device:
-    """A device by its name in `DEVICES` or in results/bench/, or by the file of a bench.
+    """A device by its name in `DEVICES` or results/bench/, or by the path of a bench file.
+
+    watts: power of the board, in place of `BOARD_WATTS`.
 
     Raises:
-        UsageError: there is no such device, or its file is none of `crate bench`.
+        UsageError: an unknown device, or a file that `crate bench` did not write.
     """
     folder, name = bench_folder(results), name if name.endswith(".json") else name.lower()
     path = Path(name) if name.endswith(".json") else folder / f"{name}.json"
     if not path.is_file():
         if name.endswith(".json"):
-            raise UsageError(f"{path}: is not there; 'crate bench' leaves such files in {folder}")
+            raise UsageError(f"{path}: not found; 'crate bench' writes such files to {folder}")
         if name not in DEVICES:
             measured = [file.stem for file in sorted(folder.glob("*.json"))]
             raise unknown("device", name, [*DEVICES, *measured])
         rate = DEVICES[name] * 1e12 * UTILISATION
-        told = f"estimated at {UTILISATION:.0%} of the device's bfloat16 peak"
+        source = f"estimated at {UTILISATION:.0%} of the device's bfloat16 peak"
         board = float(BOARD_WATTS[name])
-        return Device(name, watts or board, {}, dict.fromkeys(WORK, rate), told)
+        return Device(name, watts or board, {}, dict.fromkeys(WORK, rate), source)
     record = read_bench(path)
     try:
         device, entries = str(record["device"]), dict(record["measured"])
@@ -81,31 +82,33 @@ def read_device(name: str, results: str | Path, watts: float | None = None) -> D
         kinds = {key: e["workload"]["kind"] for key, e in entries.items()}
         precisions = sorted({e["precision"] for e in entries.values()})
     except (KeyError, TypeError, ValueError):
-        raise UsageError(f"{path}: is no file of 'crate bench'") from None
+        raise UsageError(
+            f"{path}: not a file of 'crate bench'; remove it and run 'crate bench'"
+        ) from None
     rates = {k: [rate for key, rate in measured.items() if kinds[key] == k] for k in WORK}
     if not measured:
-        raise UsageError(f"{path}: nothing is measured in it; run 'crate bench' there first")
+        raise UsageError(f"{path}: holds no measurement; run 'crate bench' on that device first")
     board = board_of(device)
     return Device(
         name=path.stem,
         watts=watts or (float(BOARD_WATTS[board]) if board else None),
         measured=measured,
         rates={kind: statistics.median(rates[kind] or measured.values()) for kind in WORK},
-        told=f"measured on {device}, torch {record.get('torch')}, {' and '.join(precisions)}; the "
-        "rest at the median FLOP/s of that",
+        source=f"measured on {device}, torch {record.get('torch')}, {' and '.join(precisions)}; "
+        "the rest at the median FLOP/s of that",
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """A run with its price on a device."""
+    """A run with its cost on a device."""
 
     run: Run
     price: Cost
-    hours: float
-    measured: float  # hours of those that rest on measured speeds
-    devices: int  # that the recipe spreads the run over
-    left_out: str  # what is not in the hours
+    hours: float  # of one device
+    measured: float  # the part of `hours` that rests on measured speeds
+    devices: int  # over which the recipe distributes the run
+    left_out: str  # work that `hours` does not include, in words
 
 
 def price_run(plan: Plan, run: Run, device: Device) -> Item:
@@ -163,9 +166,9 @@ class Total:
 def describe(
     plan: Plan, target: str, settings: Settings, device: Device, *, each_run: bool = False
 ) -> str:
-    """The cost of a target in words: by table where there are several, else run by run.
+    """The cost of a target as text: by table if it has several, else by run.
 
-    each_run: list the runs too, where there are several tables.
+    each_run: list the runs even if there are several tables.
     """
     runs = plan.runs(target, settings)
     items = {run: price_run(plan, run, device) for run in runs}
@@ -206,7 +209,7 @@ def _by_run(items: list[Item], device: Device) -> str:
 def _by_table(
     plan: Plan, tables: list[str], settings: Settings, items: dict[Run, Item], device: Device
 ) -> str:
-    """A line a table, all of its runs in it; then what runs in several tables save."""
+    """One line a table with all of its runs; then the saving by runs that tables share."""
     needed = {name: plan.runs(f"table_{name}", settings) for name in tables}
     several = {run for run in items if sum(run in of_table for of_table in needed.values()) > 1}
     rows, whole = [], Total.of(list(items.values()))
@@ -248,19 +251,20 @@ def _table(rows: list[list[str]], headers: list[str]) -> str:
 def _words(
     plan: Plan, items: dict[Run, Item], total: Total, settings: Settings, device: Device
 ) -> list[str]:
-    """The totals, and what they rest on."""
+    """The totals, and what they rest on, one sentence a line."""
     at_scale = f" at scale {next(iter(items)).scale}" if items else ""
-    told = device.told
+    source = device.source
     if device.measured:
         share = total.measured / total.hours if total.hours else 0.0
-        told = f"{share:.0%} {told}"
+        source = f"{share:.0%} {source}"
     hours, disk = amount(total.hours), amount(total.disk_bytes / 1e9)
     lines = [
         f"{total.jobs} run{'s' * (total.jobs != 1)}{at_scale}, a job each, about {hours} "
-        f"{device.name} hours ({told}) and at most {disk} GB (a run's checkpoint goes when it ends)"
+        f"{device.name} hours ({source}) and at most {disk} GB (checkpoints are deleted when a run "
+        "ends)"
     ]
     if device.watts is None:
-        lines.append(f"energy: no power is known of {device.name}; --watts says it")
+        lines.append(f"energy: the power of {device.name} is unknown; give it with --watts")
     else:
         energy = amount(total.hours * device.watts / 1000)
         lines.append(
@@ -278,5 +282,5 @@ def _words(
         hours = amount(sum(items[run].hours for run in finished))
         lines.append(f"of these, {len(finished)} are finished in {settings.results}, {hours} hours")
     left_out = dict.fromkeys(item.left_out for item in items.values() if item.left_out)
-    lines.append(f"not counted: {'; '.join([*left_out, 'reading pictures and texts'])}")
+    lines.append(f"not counted: {'; '.join([*left_out, 'reading images and texts'])}")
     return lines

@@ -1,4 +1,4 @@
-"""From experiments/ to runs, and what identifies each.
+"""Reads experiments/, lists the runs that a target needs, and computes their identities.
 
 May import the recipes and costs of tasks, models, data and the ground; no torch.
 """

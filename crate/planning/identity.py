@@ -11,9 +11,9 @@ following names, from the `run` of the task and from its recipe, model and data 
 - `import_module(f"crate.…{name}")` leads to the modules whose names the configuration holds;
 - a text "crate.module:Name" leads to that definition.
 
-Hashed is the syntax without docstrings, annotations, comments, the texts of errors and of what is
-printed, and without the names of files: rewording, moving or adding code reruns nothing, editing a
-definition reruns what uses it. Files are read, never imported; each is parsed once a process.
+The hash covers the syntax without docstrings, annotations, comments, error texts, printed texts and
+file names: rewording, moving or adding code reruns nothing; editing a definition reruns the runs
+that use it. Files are read, never imported; each is parsed once a process.
 
 `python -m crate.planning.identity` lists what cannot be followed, such as `getattr` with a name
 that is data; it is part of `make lint`.
@@ -40,7 +40,7 @@ from crate.planning.syntax import (
 from crate.recipes import Recipe
 from crate.records import short_hash
 
-# Where a process gets its device, threads and ranks: what tasks are given as `runtime`.
+# Sets device, threads and ranks: tasks get its result as `runtime`.
 RUNTIME = ("crate.runtime", "start")
 # Members that Python or torch calls by itself.
 IMPLICIT = frozenset({"forward", "backward", "setup_context"})
@@ -51,7 +51,7 @@ PLAIN_BASES = frozenset(
         "pydantic.BaseModel", "enum.Enum",
     }
 )  # fmt: skip
-# Members of a configuration that only refuse or normalise: what they decide is in its values.
+# Validators of a configuration: what they decide shows in its values, so they do not count.
 CHECKS = ("field_validator", "model_validator")
 
 
@@ -61,13 +61,13 @@ CHECKS = ("field_validator", "model_validator")
 @functools.cache
 def _plain(home: str, name: str) -> Definition:
     """A function or a constant, whole."""
-    found = module(home)
-    return Reader(found).definition(found.definitions[name])
+    owner = module(home)
+    return Reader(owner).definition(owner.definitions[name])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Class:
-    """A class of a module: what is always read of it, and its members by name."""
+    """A class of a module: its head (decorators, bases), and its members by name."""
 
     head: Definition
     members: dict[str, list[ast.stmt]]
@@ -77,9 +77,9 @@ class Class:
 
 @functools.cache
 def _class(home: str, name: str) -> Class:
-    found = module(home)
-    node = found.class_node(name)
-    reader = Reader(found)
+    owner = module(home)
+    node = owner.class_node(name)
+    reader = Reader(owner)
     head = [*node.decorator_list, *node.bases, *(keyword.value for keyword in node.keywords)]
     members: dict[str, list[ast.stmt]] = {}
     for statement in without_docstring(node.body):
@@ -115,11 +115,11 @@ def _member(home: str, name: str, member: str) -> Definition:
 
 @functools.cache
 def _entries(home: str, name: str) -> dict[str, Definition] | None:
-    found = module(home)
-    entries = found.entries(name)
+    owner = module(home)
+    entries = owner.entries(name)
     if entries is None:
         return None
-    return {key: Reader(found).definition([value]) for key, value in entries.items()}
+    return {key: Reader(owner).definition([value]) for key, value in entries.items()}
 
 
 # --- what a result depends on -------------------------------------------------------------------
@@ -162,33 +162,33 @@ class Closure:
             self._add((home, f"{name}[{entry}]"), entries[entry])
 
     def _use_class(self, key: Key) -> None:
-        found = self.classes[key] = _class(*key)
-        self._add(key, found.head)
-        for base in found.bases:
+        used = self.classes[key] = _class(*key)
+        self._add(key, used.head)
+        for base in used.bases:
             if key in self.configured:
                 self.configured.add(base)
             self.waiting.append(base)
-        for member in found.members:
-            if member in self.attributes or member in found.implicit:
+        for member in used.members:
+            if member in self.attributes or member in used.implicit:
                 self._use_member(key, member)
 
     def _use_member(self, key: Key, member: str) -> None:
         home, name = key
         place = (home, f"{name}.{member}")
-        found = _member(home, name, member)
+        definition = _member(home, name, member)
         checks = key in self.configured and (
-            member == "__post_init__" or any(check in found.text for check in CHECKS)
+            member == "__post_init__" or any(check in definition.text for check in CHECKS)
         )
         if place not in self.texts and not checks:
-            self._add(place, found)
+            self._add(place, definition)
 
-    def _add(self, key: Key, found: Definition) -> None:
-        self.texts[key] = found.text
-        self.problems += found.problems
-        self.waiting += found.names - self.texts.keys()
-        for prefix in found.prefixes:
+    def _add(self, key: Key, definition: Definition) -> None:
+        self.texts[key] = definition.text
+        self.problems += definition.problems
+        self.waiting += definition.names - self.texts.keys()
+        for prefix in definition.prefixes:
             self._import(prefix)
-        new = found.attributes - self.attributes
+        new = definition.attributes - self.attributes
         self.attributes |= new
         for owner, used in list(self.classes.items()):
             for member in new & used.members.keys():
@@ -210,7 +210,7 @@ class Closure:
 
     @property
     def hash(self) -> str:
-        """Of all texts, whatever files they lie in."""
+        """Hash of all texts, sorted, without the names of their files."""
         texts = sorted(f"{name}\n{text}" for (_, name), text in self.texts.items() if text)
         return short_hash("\n\n".join(texts))
 
@@ -228,9 +228,9 @@ def code_identity(
         configured: classes whose instances come from outside, such as a run's recipe.
         names: texts of the configuration: entries and modules called so are used.
     """
-    for consulted, held, found in _known.setdefault((roots, configured), []):
+    for consulted, held, code in _known.setdefault((roots, configured), []):
         if names & consulted == held:
-            return found
+            return code
     closure = Closure(roots, configured, names)
     consulted = frozenset(closure.consulted)
     _known[roots, configured].append((consulted, names & consulted, closure.hash))
@@ -269,7 +269,7 @@ def texts_of(value: object) -> Iterator[str]:
 
 
 def main() -> int:
-    """Print what no run's identity can follow. Exit status 1 where there is any."""
+    """Print the places that identities cannot follow. Exit status 1 if there are any."""
     from crate.tasks import recipe_types
 
     problems: set[str] = set()

@@ -1,9 +1,9 @@
-"""What stands in `experiments/`, read and checked: every key, every type, every name.
+"""Reads `experiments/` and checks every key, type and name.
 
-    config.yaml    what a command runs by default: scale, seeds, folders
-    models.yaml    models of your own: a registry model and what differs
-    steps/*.yaml   recipes at paper scale, one file a step
-    scales/*.yaml  what a scale changes: sizes, epochs, stand-in data sets
+    config.yaml    defaults of all commands: scale, seeds, folders
+    models.yaml    your own models: a model of `crate models`, and the settings that differ
+    steps/*.yaml   recipes at paper scale, one file a stage
+    scales/*.yaml  changes of a scale: sizes, epochs, stand-in data sets
     tables/*.yaml  rows, columns and the papers' numbers
 
 This module imports no torch.
@@ -24,7 +24,7 @@ from crate.tasks import recipe_types
 
 
 def _shared(delta: dict, content: dict) -> dict:
-    """The part of `delta` whose keys `content` has too."""
+    """The part of `delta` whose keys are in `content`, also in nested dictionaries."""
     return {
         key: _shared(value, content[key])
         if isinstance(value, dict) and isinstance(content[key], dict)
@@ -35,11 +35,14 @@ def _shared(delta: dict, content: dict) -> dict:
 
 
 class Experiments:
-    """Everything in `experiments/`, read once; `scale()` checks it as one scale sees it."""
+    """All files of `experiments/`, read once; each method checks what it returns.
+
+    Methods raise `UsageError`, in one line that names the file, for unknown names and wrong values.
+    """
 
     def __init__(self, folder: Path = EXPERIMENTS):
         if not folder.is_dir():
-            raise UsageError(f"no folder {folder}/ here: run this at the root of the suite")
+            raise UsageError(f"no folder {folder}/ here; run this in the root of the suite")
         self.folder = folder
         self.models = read_yaml(folder / "models.yaml")
         self._recipes = self._read_all("steps")
@@ -63,7 +66,7 @@ class Experiments:
         return list(self._tables)
 
     def settings(self, overrides: dict | None = None) -> Settings:
-        """`config.yaml` with `overrides` on top."""
+        """`config.yaml`, updated by `overrides` (of the command line)."""
         path = self.folder / "config.yaml"
         own = self._once(("settings",), lambda: read_yaml(path))
         settings = parse(Settings, own, path)
@@ -108,7 +111,7 @@ class Experiments:
             labels = [part.label for part in parts]
             for label in labels:
                 if labels.count(label) > 1:
-                    raise UsageError(f"{path}: two {kind} are called '{label}'")
+                    raise UsageError(f"{path}: two {kind} have the label '{label}'; rename one")
         if table.figure:
             figure, labels = table.figure, [row.label for row in table.rows]
             for column in filter(None, (figure.column, figure.against, figure.losses)):
@@ -121,7 +124,10 @@ class Experiments:
         return table
 
     def recipe(self, name: str, scale: str, overrides: dict | None = None) -> Recipe:
-        """The recipe `name` as `scale` runs it, with the stand-in data set filled in."""
+        """The recipe `name` at `scale`, with the scale's stand-in for its data set.
+
+        overrides: values that replace the recipe's, for tuning trials.
+        """
         if overrides:
             return self._step(name, scale, overrides)
         return self._once(("recipe", name, scale), lambda: self._step(name, scale, {}))
@@ -131,7 +137,7 @@ class Experiments:
         where = f"{self.folder / 'steps' / name}.yaml (scale {scale})"
         base = self._recipes[name].get("extends")
         if base is not None:
-            self.recipe(base, scale)  # a mistake is told where it stands
+            self.recipe(base, scale)  # so that errors name the file that holds them
         task = content.get("task")
         if task is None:
             raise UsageError(f"{where}: the key 'task' is missing")
@@ -149,11 +155,13 @@ class Experiments:
         return recipe.model_copy(update={"dataset": stand_in})
 
     def _step_content(self, name: str, scale: str, seen: tuple[str, ...]) -> dict:
-        """Own keys over the extended step's, each as the scale changes it.
+        """The content of a recipe at a scale, with that of the recipe it extends.
 
-        The scale's `defaults` change the recipes, each by the keys it knows; its `steps` change
-        one of them and those that extend it, whose own keys stay (an untrained control's
-        `epochs: 0`). A step that looks at published models takes only what it may use.
+        Scale overrides of a recipe also apply to recipes that extend it, unless they set the key
+        (as an untrained control sets `epochs: 0`). The scale's `defaults` apply to every recipe
+        that has the key. Of recipes that use published models, they change only `compute`.
+
+        seen: recipes that led here, to detect circles.
         """
         if name not in self._recipes:
             where = str(self.folder / "steps" / f"{seen[-1]}.yaml") if seen else ""
@@ -161,11 +169,11 @@ class Experiments:
         path = self.folder / "steps" / f"{name}.yaml"
         if name in seen:
             circle = " → ".join((*seen, name))
-            raise UsageError(f"{path}: extends: steps extend each other in a circle: {circle}")
+            raise UsageError(f"{path}: extends: recipes extend each other in a circle: {circle}")
         content = dict(self._recipes[name])
         base = content.pop("extends", None)
         if not isinstance(base, str | None):
-            raise UsageError(f"{path}: extends: {base!r} should be the name of a step")
+            raise UsageError(f"{path}: extends: {base!r} should be the name of a recipe")
         schema = recipe_types().get(str(self._task(name)), Recipe)
         known = {"compute"} if schema.AS_PUBLISHED else keys_of(schema)
         defaults = {k: v for k, v in self.scale(scale).defaults.items() if k in known}
@@ -177,7 +185,7 @@ class Experiments:
         return merge(content, self.scale(scale).steps.get(name, {}))
 
     def _task(self, name: str) -> Any:
-        """The kind of step, its own or that of the step it extends."""
+        """The recipe's `task`, its own or that of the recipe it extends; None without one."""
         seen = set()
         while isinstance(name, str) and name in self._recipes and name not in seen:
             seen.add(name)

@@ -1,4 +1,4 @@
-"""From experiments to runs: which runs a target needs, and what identifies each.
+"""Lists the runs that a target needs, and resolves each to everything that decides its result.
 
 This module imports no torch.
 """
@@ -27,22 +27,23 @@ from crate.tasks.base import Resolved
 
 
 class Plan:
-    """The experiments folder, seen as runs."""
+    """The runs, tables and figures that `experiments/` defines."""
 
     def __init__(self, experiments: Experiments):
         self.experiments = experiments
         self._resolve = functools.cache(self._resolve_uncached)
-        self._trains = functools.cache(self._trains_uncached)
+        self._has_training = functools.cache(self._has_training_uncached)
 
     # --- one run -----------------------------------------------------------
 
     def resolve(self, run: Run, overrides: dict | None = None) -> Resolved:
         """Everything that decides the result of `run`, checked.
 
-        `overrides` change its step, and under the key `model` its model (tuning trials only).
+        overrides: values that replace the recipe's and, under the key `model`, the model's (tuning
+        trials only).
 
         Raises:
-            UsageError: an unknown model, step or scale, or a chain that makes no sense.
+            UsageError: an unknown model, recipe or scale, or a chain whose stages do not fit.
         """
         if not overrides:
             return self._resolve(run)
@@ -53,8 +54,8 @@ class Plan:
             origin = FROM.fullmatch(name) and place == 0 and len(run.chain) > 1
             if name.startswith("from-") and not origin:
                 raise UsageError(
-                    f"{run}: a chain may begin with from-<model>-<step>; "
-                    f"'{name}' is not of that form"
+                    f"{run}: '{name}' is not of the form from-<model>-<step>, which may only begin "
+                    "a chain"
                 )
         changes = dict(overrides or {})
         model = changes.pop("model", {})
@@ -77,7 +78,7 @@ class Plan:
         return Resolved(run, spec, recipe, config, code)
 
     def _check_kinds(self, run: Run, spec: ModelSpec, recipe: Recipe, dataset: Dataset) -> None:
-        """Raise `UsageError` where model, data set and step do not belong together."""
+        """Raise `UsageError` unless the recipe accepts the model and the data set."""
         of_texts = isinstance(dataset, TextSet)
         fitting = [kind for kind in recipe.MODEL_KINDS if (kind == "language") == of_texts]
         if spec.kind not in fitting:
@@ -87,8 +88,8 @@ class Plan:
             )
         if dataset.unit not in recipe.UNITS:
             raise UsageError(
-                f"{run}: '{run.stage}' needs a set of {' or '.join(recipe.UNITS)}; "
-                f"{dataset.title} is a set of {dataset.unit}"
+                f"{run}: '{run.stage}' needs a data set of {' or '.join(recipe.UNITS)}; "
+                f"{dataset.title} has {dataset.unit}"
             )
         try:
             recipe.check_model(spec)
@@ -96,7 +97,7 @@ class Plan:
             raise UsageError(f"{run}: {error} (scale {run.scale})") from None
 
     def is_current(self, run: Run, results: str | Path) -> bool:
-        """Whether what lies in a run's folder was made by today's recipe and code."""
+        """Whether run.json in the run's folder has the current configuration and code."""
         record = read_json(run.folder(results) / "run.json") or {}
         resolved = self.resolve(run)
         return (
@@ -105,7 +106,13 @@ class Plan:
         )
 
     def spec(self, model: str, scale: str | None, changes: dict | None = None) -> ModelSpec:
-        """A registry model, or one of `models.yaml`, at the size the scale gives it, if any."""
+        """The specification of a model of `crate models` or `models.yaml`, at a scale's size.
+
+        scale: None for the published size. changes: further settings that replace the model's.
+
+        Raises:
+            UsageError: an unknown model or setting, or a wrong value; names the file.
+        """
         own = self.experiments.models
         where = f"{self.experiments.folder / 'models.yaml'}: {model}"
         overrides: dict = {}
@@ -123,7 +130,9 @@ class Plan:
         for pattern, delta in patterns.items():
             matching = list_models(pattern)
             if not matching:
-                raise UsageError(f"{scale_path}: models: no model is called '{pattern}'")
+                raise UsageError(
+                    f"{scale_path}: models: '{pattern}' matches no model; 'crate models' lists them"
+                )
             if base in matching:
                 at_scale |= delta
         try:
@@ -139,7 +148,7 @@ class Plan:
         previous = before[-1] if before else "start"
         origin = FROM.fullmatch(previous)
         if origin and origin["step"] == name:
-            return  # another model goes on with what this one has learnt in the same step
+            return  # a model continues the same stage from another model's weights
         if (origin["step"] if origin else previous) not in recipe.follows:
             allowed = ", ".join(recipe.follows)
             after = "begin a chain" if previous == "start" else f"follow '{previous}'"
@@ -148,7 +157,7 @@ class Plan:
     # --- tables -----------------------------------------------------------
 
     def cells(self, table: Table, scale: str, seeds: list[int]) -> Iterator[tuple]:
-        """`(row, column key, run, metric)` of every value of a table, in the printed order."""
+        """`(row, column key, run, metric)` of every value of a table, in printed order."""
         for row in table.rows:
             for key, column in table.columns.items():
                 chain = row.chain_of(key, column)
@@ -157,7 +166,11 @@ class Plan:
                     yield row, key, run, row.metric or column.metric
 
     def table_runs(self, name: str, settings: Settings) -> list[Run]:
-        """The runs whose metrics a table shows, each once, all checked."""
+        """The runs that a table needs, each once: not those unavailable or published (`frozen`).
+
+        Raises:
+            UsageError: a row or column names something unknown; the message names the table's file.
+        """
         path = self.experiments.folder / "tables" / f"{name}.yaml"
         content = self.experiments.table(name)
         runs: dict[Run, None] = {}
@@ -168,25 +181,27 @@ class Plan:
                 raise UsageError(f"{path}: row '{row.label}', {key}: {error}") from None
             if metric not in known:
                 raise unknown("metric", metric, known, f"{path}: row '{row.label}', {key}")
-            if not self.unavailable(run, settings) and not self.frozen(run, settings):
+            if not self.why_unavailable(run, settings) and not self.published_folder(run, settings):
                 runs[run] = None
         return list(runs)
 
-    def released(self, run: Run) -> bool:
-        """Whether a run's chain begins with an official checkpoint."""
+    def starts_released(self, run: Run) -> bool:
+        """Whether a run's chain begins with an official checkpoint (task "released")."""
         return self.resolve(run.lineage[0]).recipe.task == "released"
 
     def check_released(self, run: Run) -> None:
-        """Raise `UsageError` where a scale has no use for released weights."""
-        if self.released(run) and self.spec(run.model, run.scale) != self.spec(run.model, None):
+        """Raise `UsageError` if the scale changes a model whose released weights a run loads."""
+        if self.starts_released(run) and self.spec(run.model, run.scale) != self.spec(
+            run.model, None
+        ):
             raise UsageError(
-                f"{run}: scale {run.scale} changes the model, which released weights do not fit; "
+                f"{run}: released weights do not fit, as scale {run.scale} changes the model; "
                 "add --config scale=paper"
             )
 
-    def unavailable(self, run: Run, settings: Settings) -> str:
-        """Why a run from released weights cannot be made here; empty if it can, or is there."""
-        if not self.released(run) or self.finished(run, settings.results):
+    def why_unavailable(self, run: Run, settings: Settings) -> str:
+        """Why a run from released weights cannot start here; "" if it can, or is finished."""
+        if not self.starts_released(run) or self.finished(run, settings.results):
             return ""
         first = self.resolve(run.lineage[0])
         classes = get_dataset(first.recipe.dataset).classes
@@ -200,12 +215,14 @@ class Plan:
         return ""
 
     def finished(self, run: Run, results: str | Path) -> bool:
-        """Whether a run's result is here, made by today's recipe and code, as its ancestors'."""
+        """Whether a run has metrics.json, and it and its ancestors are current."""
         whole = all(self.is_current(stage, results) for stage in run.lineage)
         return whole and (run.folder(results) / "metrics.json").is_file()
 
-    def frozen(self, run: Run, settings: Settings) -> Path | None:
-        """The folder that names a run's published record, if settings ask for it and there is one.
+    def published_folder(self, run: Run, settings: Settings) -> Path | None:
+        """The folder that names a run's published record, for `frozen: true`; None without one.
+
+        A finished run of one's own comes before the published one.
 
         Raises:
             RunError: the file of published records is damaged.
@@ -216,64 +233,65 @@ class Plan:
         return folder if read_record(folder).get("status") == "complete" else None
 
     def recipes_by_task(self, scale: str) -> dict[str, list[str]]:
-        """Kind of step → the steps of that kind."""
+        """Task → the names of its recipes."""
         tasks: dict[str, list[str]] = {}
         for name in self.experiments.recipes:
             tasks.setdefault(self.experiments.recipe(name, scale).task, []).append(name)
         return tasks
 
     def figure_of(self, table: str) -> str | None:
-        """The name of a table's figure; None where it has none."""
+        """The name of a table's figure; None without one."""
         figure = self.experiments.table(table).figure
         return (figure.name or table) if figure else None
 
-    def trains(self, table: str) -> bool:
-        """Whether anything behind a table is trained, so that it has a figure of training."""
-        return self._trains(table)
+    def has_training(self, table: str) -> bool:
+        """Whether any run behind a table is trained, so that the table has a training figure."""
+        return self._has_training(table)
 
-    def _trains_uncached(self, table: str) -> bool:
+    def _has_training_uncached(self, table: str) -> bool:
         cells = self.cells(self.experiments.table(table), "paper", [0])
         behind = {each.stage for run in {run for _, _, run, _ in cells} for each in run.lineage}
         steps = [self.experiments.recipe(name, "paper") for name in behind]
         return any(isinstance(recipe, Training) and recipe.trains for recipe in steps)
 
     def figures_of(self, table: str) -> list[str]:
-        """The names of a table's figures: its own, and that of the training behind it."""
+        """The names of a table's figures: its own, and its training figure."""
         own = self.figure_of(table)
-        return [own] * (own is not None) + [f"training_{table}"] * self.trains(table)
+        return [own] * (own is not None) + [f"training_{table}"] * self.has_training(table)
 
     def figures(self) -> dict[str, str]:
-        """Figure → the table it is drawn of."""
-        found: dict[str, str] = {"training": ""}  # a target of its own: figures of training
+        """Figure → the table that it belongs to."""
+        table_of: dict[str, str] = {"training": ""}  # reserved: the target of all training figures
         for table in self.experiments.tables:
             for name in self.figures_of(table):
-                if name in found:
+                if name in table_of:
                     path = self.experiments.folder / "tables" / f"{table}.yaml"
-                    whose = f"that of table {found[name]}" if found[name] else "all of training"
-                    raise UsageError(f"{path}: figure: '{name}' is {whose}")
-                found[name] = table
-        del found["training"]
-        return found
+                    owner = table_of[name]
+                    use = f"belongs to table {owner}" if owner else "stands for all of training"
+                    raise UsageError(f"{path}: figure: the name '{name}' {use}; choose another")
+                table_of[name] = table
+        del table_of["training"]
+        return table_of
 
     def shows_training(self, figure: str) -> bool:
-        """Whether a figure of `figures` is that of the training behind its table."""
+        """Whether a figure of `figures` is the training figure of its table."""
         return figure != self.figure_of(self.figures()[figure])
 
     def figure_title(self, figure: str) -> str:
-        """What a figure of `figures` is called."""
+        """The title of a figure of `figures`."""
         content = self.experiments.table(self.figures()[figure])
         if self.shows_training(figure):
             return f"Training behind: {content.title}"
         return content.figure.title
 
     def targets(self) -> list[str]:
-        """Every name a command accepts as a target."""
+        """Every name that commands accept as a target; paths of runs are targets too."""
         tables = [f"table_{name}" for name in self.experiments.tables]
         figures = [f"figure_{name}" for name in self.figures()]
         return ["all", "report", *tables, *figures, "figure_training"]
 
     def target_figures(self, target: str) -> list[str]:
-        """The figures that are part of a target."""
+        """The names of the figures of a target."""
         kind, _, name = target.partition("_")
         if target in ("all", "report"):
             return list(self.figures())
@@ -282,16 +300,16 @@ class Plan:
         return [name] if kind == "figure" else []
 
     def check_target(self, target: str) -> None:
-        """Raise `UsageError` with the nearest name for a word that is no target."""
+        """Raise `UsageError` with the nearest target for an unknown name."""
         if target not in self.targets():
             kind, _, name = target.partition("_")
             of_table = kind == "figure" and name in self.experiments.tables
             drawn = self.figure_of(name) if of_table else None
-            told = f"; did you mean 'figure_{drawn}'?" if drawn else None
-            raise UsageError(f"unknown target '{target}'{told or nearest(target, self.targets())}")
+            hint = f"; did you mean 'figure_{drawn}'?" if drawn else None
+            raise UsageError(f"unknown target '{target}'{hint or nearest(target, self.targets())}")
 
     def target_tables(self, target: str) -> list[str]:
-        """The tables behind a target. Raises `UsageError` with the nearest target."""
+        """The names of the tables of a target. Raises `UsageError` for an unknown target."""
         if target in ("all", "report"):
             return self.experiments.tables
         self.check_target(target)
@@ -301,7 +319,7 @@ class Plan:
         return list(dict.fromkeys(map(self.figures().get, self.target_figures(target))))
 
     def runs(self, target: str, settings: Settings) -> list[Run]:
-        """Every run a target needs, ancestors first, each once; a path is a target too."""
+        """Every run that a target (a name or the path of a run) needs, ancestors first, once."""
         if "/" in target:
             wanted = [parse_path(target)[0]]
             self.resolve(wanted[0])
@@ -315,18 +333,18 @@ class Plan:
         return list(ordered)
 
     def datasets(self, table: Table) -> dict[str, set[str]]:
-        """Column → the data sets that the chains of its cells name at paper scale."""
-        found: dict[str, set[str]] = {key: set() for key in table.columns}
+        """Column → the data sets of its cells' chains at paper scale."""
+        names: dict[str, set[str]] = {key: set() for key in table.columns}
         for row, (key, column) in itertools.product(table.rows, table.columns.items()):
             chain = row.chain_of(key, column)
             for name in chain.split("/") if chain else ():
-                recipe = self.experiments.recipe(name.split("-")[-1], "paper")  # from-… steps too
+                recipe = self.experiments.recipe(name.split("-")[-1], "paper")  # also of from-…
                 if not recipe.AS_PUBLISHED:
-                    found[key].add(recipe.dataset)
-        return found
+                    names[key].add(recipe.dataset)
+        return names
 
     def caption_facts(self, name: str, scale: str) -> dict:
-        """What a table's caption says of the scale, for its text and for deciding on a rerun."""
+        """Facts of the scale in a table's caption; the table is rendered again when they change."""
         sets = set().union(*self.datasets(self.experiments.table(name)).values())
         return {
             "title": self.experiments.scale(scale).title,
@@ -334,18 +352,17 @@ class Plan:
         }
 
     def stand_ins(self, scale: str, datasets: list[str]) -> dict[str, str]:
-        """Real set → the embedded set that stands in for it, in words, of those named."""
+        """Real data set → its stand-in in words, for those of `datasets` that have one."""
         used = self.experiments.scale(scale).datasets
-        found = {name: get_dataset(used[name]) for name in datasets if name in used}
 
-        def told(dataset) -> str:
+        def describe(dataset: Dataset) -> str:
             sizes = dataset.splits
             train = [f"{sizes['train']:,} training {dataset.unit}"] if "train" in sizes else []
             whole = not isinstance(dataset, ImageSet) or dataset.scenes
             test = [f"{sizes['test']:,} test {dataset.unit}"] if whole or not train else []
             return f"{dataset.title} ({', '.join(train + test)})"
 
-        return {name: told(dataset) for name, dataset in found.items()}
+        return {name: describe(get_dataset(used[name])) for name in datasets if name in used}
 
 
 def _non_defaults(spec: ModelSpec) -> dict:
@@ -357,7 +374,7 @@ def _non_defaults(spec: ModelSpec) -> dict:
 
 
 def parent_weights(run: Run, results: str | Path) -> str | None:
-    """sha256 of the parent's weights as its metrics.json states it; None without a parent."""
+    """sha256 of the parent's weights, from its metrics.json; None without a parent or weights."""
     if run.parent is None:
         return None
     metrics = read_json(run.parent.folder(results) / "metrics.json") or {}

@@ -1,4 +1,4 @@
-"""The settings of a command: scale, seeds, folders, and the facts of a site."""
+"""The settings of a command: scale, seeds, folders, and the site (cluster) that runs it."""
 
 import re
 from typing import Any, Literal
@@ -7,12 +7,12 @@ import pydantic
 
 from crate.schema import Strict
 
-# The settings of the Snakemake process that started this one.
+# The environment variable in which Snakemake's process passes its settings on.
 SETTINGS_VARIABLE = "CRATE_SETTINGS"
 
 
 class Site(Strict):
-    """Where runs are executed: `slurm/site.yaml` explains each key. None enters an identity."""
+    """Where runs are executed; not part of any identity. `slurm/site.yaml` explains each key."""
 
     launcher: Literal["local", "slurm", "submitit-local"] = "local"
     partition: str = ""
@@ -37,7 +37,7 @@ class Site(Strict):
     @pydantic.field_validator("partition", "account", "qos", mode="before")
     @classmethod
     def _accept_numbers(cls, value: Any) -> Any:
-        """An account may be called 4711."""
+        """Accept 4711 as the name of an account."""
         return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
     @pydantic.field_validator("max_hours", "pack_hours", "poll_seconds", mode="before")
@@ -47,25 +47,25 @@ class Site(Strict):
 
 
 class Settings(Site):
-    """`experiments/config.yaml`, a site's file, and `--config key=value` after the targets."""
+    """Keys of `experiments/config.yaml`, of a site's file, and of `--config key=value`."""
 
     scale: str = "mini"
     seeds: list[pydantic.NonNegativeInt] = [0]
     data_root: str = "data"  # real data sets, one folder each
     results: str = "results"  # where results/<scale>/ is written
-    frozen: bool = False  # take from results/published what is there instead of running it
-    log: Literal["none", "tensorboard", "wandb"] = "none"  # what shows training as it goes on
+    frozen: bool = False  # use results in results/published instead of running what is there
+    log: Literal["none", "tensorboard", "wandb"] = "none"  # the tracker that shows training live
 
     @pydantic.field_validator("frozen", "memory", mode="before")
     @classmethod
     def _parse_switch(cls, value: Any) -> Any:
-        """Snakemake leaves `true` of its command line as text."""
+        """Accept the text "true": Snakemake passes command-line values on as text."""
         return {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
 
     @pydantic.field_validator("seeds", mode="before")
     @classmethod
     def _parse_seeds(cls, value: Any) -> Any:
-        """Accept `0`, `[0, 1]`, `"0,1,2"` and `"0-4"`: the command line knows no lists."""
+        """Accept `0`, `[0, 1]`, and from the command line `"0,1,2"` and `"0-4"`."""
         if isinstance(value, bool):
             raise ValueError("seeds are whole numbers from 0, such as 0,1,2")
         if isinstance(value, int):
@@ -75,7 +75,7 @@ class Settings(Site):
             for part in value.split(","):
                 match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
                 if not match:
-                    raise ValueError(f"'{part}' is no seed; write whole numbers such as 0,1,2")
+                    raise ValueError(f"'{part}' is not a seed; write whole numbers such as 0,1,2")
                 first, last = int(match[1]), int(match[2] or match[1])
                 seeds.extend(range(first, last + 1))
             value = seeds

@@ -14,7 +14,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
 
-# Modules that never touch a number: what is said, shown, written and locked.
+# Modules that never change a number: errors, records, schemas, progress, trackers.
 SILENT = frozenset(
     {
         "crate.errors",
@@ -37,13 +37,13 @@ Key = tuple[str, str]  # module and name, or module and "Class.member", "REGISTR
 
 @dataclasses.dataclass(frozen=True)
 class Definition:
-    """What one definition says and what it leads to."""
+    """The normalised syntax of one definition, and the names that it uses."""
 
     text: str = ""
     names: frozenset[Key] = frozenset()  # definitions of this package that it names
     attributes: frozenset[str] = frozenset()  # members that it reads of any object
     prefixes: frozenset[str] = frozenset()  # packages whose modules it imports by name
-    problems: tuple[str, ...] = ()  # what cannot be followed
+    problems: tuple[str, ...] = ()  # places that cannot be followed, for the lint
 
 
 # --- modules ------------------------------------------------------------------------------------
@@ -105,14 +105,14 @@ def bound_names(node: ast.stmt) -> set[str]:
         ast.AugAssign: lambda n: [n.target],
         ast.For: lambda n: [n.target],
     }.get(type(node))
-    found = set()
+    names = set()
     for target in targets(node) if targets else ():
         while isinstance(target, ast.Subscript | ast.Attribute):
             target = target.value
-        found |= {n.id for n in ast.walk(target) if isinstance(n, ast.Name)}
+        names |= {n.id for n in ast.walk(target) if isinstance(n, ast.Name)}
     for inner in getattr(node, "body", []) if isinstance(node, ast.If | ast.For | ast.Try) else ():
-        found |= bound_names(inner)
-    return found
+        names |= bound_names(inner)
+    return names
 
 
 def imported(node: ast.Import | ast.ImportFrom) -> dict[str, str]:
@@ -129,7 +129,7 @@ def imported(node: ast.Import | ast.ImportFrom) -> dict[str, str]:
 
 @functools.cache
 def module(name: str) -> Module | None:
-    """The module of this package called `name`; None where there is none."""
+    """The module of this package called `name`; None if there is no such module."""
     if name.split(".")[0] != "crate":
         return None
     base = PACKAGE.joinpath(*name.split(".")[1:])
@@ -141,7 +141,7 @@ def module(name: str) -> Module | None:
 
 @functools.cache
 def resolve(path: str) -> Key | str:
-    """What a dotted path names: a definition of this package, a module of it, or itself."""
+    """The definition that a dotted path names, through re-exports; else the path itself."""
     for _ in range(10):  # re-exports
         owner, _, name = path.rpartition(".")
         if module(path) is not None or not owner:
@@ -168,7 +168,7 @@ def _written(kind: type[ast.AST]) -> tuple[str, list[str]]:
 
 
 class Reader:
-    """Writes a syntax tree as text, and notes what it leads to."""
+    """Writes a syntax tree as text, and collects the names that it uses."""
 
     def __init__(self, home: Module):
         self.home = home
@@ -245,9 +245,9 @@ class Reader:
     def _Attribute(self, node: ast.Attribute) -> str:
         path = self.path(node)
         if path is not None:
-            found = self._refer(path)
-            if found is not None:
-                return found
+            name = self._refer(path)
+            if name is not None:
+                return name
         self.attributes.add(node.attr)
         return f"{self.write(node.value)}.{node.attr}"
 
@@ -322,7 +322,7 @@ class Reader:
         self.scopes.pop()
         return text
 
-    # what does not count
+    # parts that do not count
 
     def _body(self, body: list[ast.stmt]) -> str:
         return self.write(list(without_docstring(body)))
@@ -362,7 +362,7 @@ def without_docstring(body: list[ast.stmt]) -> Iterator[ast.stmt]:
 
 def _locals(body: list[ast.AST]) -> dict[str, str | None]:
     """Names that a function binds: None, or the path of what it imports under that name."""
-    found: dict[str, str | None] = {}
+    paths: dict[str, str | None] = {}
     free: set[str] = set()
     waiting = list(body)
     while waiting:
@@ -372,19 +372,19 @@ def _locals(body: list[ast.AST]) -> dict[str, str | None]:
             waiting += node
         elif kind is ast.Name:
             if type(node.ctx) is not ast.Load:
-                found.setdefault(node.id, None)
+                paths.setdefault(node.id, None)
         elif kind in (ast.Import, ast.ImportFrom):
-            found |= imported(node)
+            paths |= imported(node)
         elif kind in (ast.Global, ast.Nonlocal):
             free |= set(node.names)
         elif kind in (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef):
-            found.setdefault(node.name, None)
+            paths.setdefault(node.name, None)
             waiting += node.decorator_list
         elif kind in (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp):
             walrus = (n for n in ast.walk(node) if isinstance(n, ast.NamedExpr))
-            found |= dict.fromkeys(n.target.id for n in walrus)
+            paths |= dict.fromkeys(n.target.id for n in walrus)
         elif kind is not ast.Lambda and isinstance(node, ast.AST):
             if kind in (ast.ExceptHandler, ast.MatchAs, ast.MatchStar) and node.name:
-                found.setdefault(node.name, None)
+                paths.setdefault(node.name, None)
             waiting += [getattr(node, field, None) for field in kind._fields]
-    return {name: path for name, path in found.items() if name not in free}
+    return {name: path for name, path in paths.items() if name not in free}

@@ -8,35 +8,35 @@ from crate.schema import Strict
 
 
 class Scale(Strict):
-    """What a scale changes about models, steps and data; paper scale changes nothing."""
+    """What a scale changes in models, recipes and data; paper scale changes nothing."""
 
     title: str  # printed in captions
-    datasets: dict[str, str] = {}  # real set → the embedded set that stands in for it
-    models: dict[str, dict[str, Any]] = {}  # name pattern → overrides, later ones win
-    defaults: dict[str, Any] = {}  # overrides of every step
-    steps: dict[str, dict[str, Any]] = {}  # overrides of one step (and of those that extend it)
+    datasets: dict[str, str] = {}  # real data set → its embedded stand-in
+    models: dict[str, dict[str, Any]] = {}  # name pattern → overrides; later patterns win
+    defaults: dict[str, Any] = {}  # overrides of every recipe that has the key
+    steps: dict[str, dict[str, Any]] = {}  # overrides of a recipe and of those that extend it
 
 
 class PaperValue(Strict):
-    """A number as printed, with where it was read and how surely (marks A to C of the sources)."""
+    """A paper's number as printed, its source, and how reliable that is (marks A to C)."""
 
     value: float
     source: str
     mark: Literal["A", "B", "C"]
-    unexplained: str | None = None  # why our own number cannot agree
+    unexplained: str | None = None  # why our number cannot be expected to agree
 
 
 class Row(Strict):
     label: str
     model: str
     control: bool = False  # a reference point, not a competitor: no bold, no ranking
-    metric: str | None = None  # shown in place of the columns' metrics
-    chain: str | None = None  # in place of the columns'
+    metric: str | None = None  # replaces the columns' metrics
+    chain: str | None = None  # replaces the columns' chains
     steps: dict[str, str | None] = {}  # column → chain of this cell; null: an empty cell
     paper: dict[str, PaperValue] = {}  # column → the paper's number
 
     def chain_of(self, key: str, column: "Column") -> str | None:
-        """The chain of this row's cell in a column; None: an empty cell."""
+        """The chain of this row's cell in the column `key`; None: an empty cell."""
         return self.steps.get(key, self.chain or column.chain)
 
 
@@ -44,57 +44,59 @@ class Column(Strict):
     label: str
     metric: str
     chain: str
-    direction: Literal["up", "down"] | None = "up"  # null: a fact, nothing to win
+    direction: Literal["up", "down"] | None = "up"  # which is better; null: neither, no ranking
     unit: str = ""
     factor: pydantic.PositiveFloat = 1.0  # printed value = metric × factor
     decimals: pydantic.NonNegativeInt | None = 1  # null: three digits and an SI prefix
-    tolerance: pydantic.NonNegativeFloat | None = None  # |ours − paper| that counts as reproduced
+    tolerance: pydantic.NonNegativeFloat | None = None  # reproduced if |ours − paper| is within it
 
 
 class Figure(Strict):
-    """What is drawn of a table.
+    """The figure of a table.
 
-    bars       a column, the paper's beside ours
-    scaling    one column against another, and losses
-    layers     compression, sparsity and objective by layer, a column of panels a model
-    tokens     tokens of a few pictures as colours, and their norms and non-zeros by layer
-    masks      the masks found in a few pictures, models side by side
-    attention  attention maps of a few pictures by model and head
-    curves     a column's metric while its runs train, against what they have seen
+    bars       a column, the paper's values beside ours
+    scaling    one column against another, and training losses
+    layers     compression, sparsity and objective by layer, one column of panels a model
+    tokens     tokens of a few images as colours, and their norms and non-zeros by layer
+    masks      predicted masks of a few images, models side by side
+    attention  attention maps of a few images by model and head
+    curves     a column's metric during training, against examples or tokens seen
     stages     training losses of a column's runs, and a column beside an earlier one as bars
-    reconstruction  a few pictures, whole, masked, and filled in by models; their attention maps
+    reconstruction  a few images, whole, masked and reconstructed by models; their attention maps
     """
 
     kind: Literal[
         "bars", "scaling", "masks", "attention", "curves", "stages", "reconstruction",
         "layers", "tokens",
     ]  # fmt: skip
-    column: str  # the column that is drawn, or whose runs' pictures are
+    column: str  # the column whose values, or whose runs' images, are drawn
     title: str
-    # the figure's name, where it is not called as its table
+    # the figure's name, if it differs from the table's
     name: str = pydantic.Field("", pattern=r"^[A-Za-z0-9_]*$")
     # scaling: the column along the horizontal axis; stages: the earlier one
     against: str | None = None
-    losses: str | None = None  # scaling, stages: the column whose runs' training losses are drawn
+    losses: str | None = None  # scaling, stages: the column whose training losses are drawn
     panels: dict[str, list[str]] = {}  # scaling: title of a panel of losses → its rows
-    rows: list[str] = []  # reconstruction: the rows that are drawn; none named: all but controls
+    rows: list[str] = []  # reconstruction: the rows that are drawn; empty: all but controls
 
     @pydantic.model_validator(mode="after")
     def _complete(self) -> "Figure":
         if (self.kind in ("scaling", "stages")) != (self.against is not None):
-            raise ValueError("'against' belongs to kinds 'scaling' and 'stages', which need it")
+            raise ValueError("give 'against' for the kinds 'scaling' and 'stages', and only there")
         stages = self.kind == "stages"
         if (bool(self.panels) or stages) != (self.losses is not None):
-            raise ValueError("'losses' and 'panels' belong together; kind 'stages' needs losses")
+            raise ValueError(
+                "give 'losses' with 'panels' and for the kind 'stages', and only there"
+            )
         if stages and self.panels:
-            raise ValueError("kind 'stages' has no 'panels'")
+            raise ValueError("the kind 'stages' takes no 'panels'")
         if self.rows and self.kind != "reconstruction":
-            raise ValueError("'rows' belongs to kind 'reconstruction'")
+            raise ValueError("give 'rows' only for the kind 'reconstruction'")
         return self
 
     @property
     def by_layer(self) -> bool:
-        """Whether what runs tell of their layers is drawn."""
+        """Whether values by layer, from run.json, are drawn."""
         return self.kind in ("layers", "tokens")
 
     @property
@@ -103,7 +105,7 @@ class Figure(Strict):
 
     @property
     def drawn_losses(self) -> str | None:
-        """The column whose runs' losses are drawn, if any are."""
+        """The column whose runs' training losses are drawn; None without losses."""
         return self.column if self.kind == "curves" else self.losses
 
 
