@@ -1,13 +1,13 @@
-"""One folder for each kind of step: its recipe, its cost, its task.
+"""One folder for each kind of stage: its recipe, its cost, its task.
 
 May import training, checkpoints, models, layers, data and the ground.
 
-    <kind>/recipe.py   the schema: a `Recipe`, named RECIPE; no torch
-    <kind>/cost.py     what a run of it costs; no torch
+    <kind>/recipe.py   the schema: a subclass of `Recipe`, named RECIPE; no torch
+    <kind>/cost.py     the cost of a run: a `KindCost`, named COST; no torch
     <kind>/task.py     run(resolved, *, runtime, folder, identity, parent, data_root), which returns
-                       the numbers of metrics.json and the details that run.json records
+                       the metrics for metrics.json and the details for run.json
 
-A folder with a recipe is a kind of step: nothing else lists it.
+A folder with a recipe.py is a kind of stage; no other file lists the kinds.
 """
 
 import functools
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 @functools.cache
 def recipe_types() -> dict[str, type[Recipe]]:
-    """Kind of step → schema of its recipes."""
+    """Kind of stage (the key `task`) → schema of its recipes."""
     kinds = sorted(path.parent.name for path in Path(__file__).parent.glob("*/recipe.py"))
     return {kind: importlib.import_module(f"crate.tasks.{kind}.recipe").RECIPE for kind in kinds}
 
 
 def cost_of(kind: str) -> "KindCost":
-    """What the runs of a kind of step cost."""
+    """The closed forms of a kind of stage."""
     return importlib.import_module(f"crate.tasks.{kind}.cost").COST

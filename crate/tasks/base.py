@@ -1,4 +1,4 @@
-"""What every task is given."""
+"""`Resolved`: a run with everything that decides its result, as every task gets it."""
 
 import dataclasses
 
@@ -15,8 +15,8 @@ class Resolved:
     run: Run
     spec: ModelSpec
     recipe: Recipe
-    config: dict  # canonical: what differs from the defaults
-    code: str  # fingerprint of the code it runs
+    config: dict  # all values that differ from the defaults
+    code: str  # hash of the code that it runs (planning/identity.py)
 
     @property
     def config_json(self) -> str:
@@ -24,5 +24,5 @@ class Resolved:
 
     @property
     def identity(self) -> str:
-        """Configuration and code; the parent's weights join when the run starts."""
+        """Hash of configuration and code; at the start, the parent's weights are added."""
         return short_hash(self.config_json + self.code)

@@ -1,4 +1,4 @@
-"""What the runs of a kind of step cost: counted in closed form. No torch.
+"""Closed forms of the cost of runs, by kind of stage. No torch.
 
 Each kind has a `cost.py` with one object, COST. A multiply-accumulate (MAC) is two FLOPs.
 """
@@ -11,28 +11,28 @@ from crate.data.datasets import Dataset
 from crate.models import flops
 from crate.tasks.base import Resolved
 
-PICTURE = (640, 480)  # what a picture of scenes is taken to be, COCO's usual size; embedded: square
+PICTURE = (640, 480)  # assumed size of real scenes, COCO's usual one; embedded scenes are square
 
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What one run takes: counts are exact, disk is an estimate."""
+    """The cost of one run: counts are exact, disk is an estimate."""
 
     parameters: int
-    examples: int  # images, or windows of a text, seen in training, repetitions counted
+    examples: int  # images, pairs or windows of a text in training, repetitions included
     train_flops: float  # forward and backward (three times the forward pass)
     eval_flops: float
-    disk_bytes: int  # final weights, plus one checkpoint while it trains; a probe's features
-    evaluated: int = 0  # images, or windows, that are looked at and not trained on
-    seconds: float = 0.0  # of a run that is timed: as long as its recipe says
+    disk_bytes: int  # final weights and, during training, one checkpoint; a probe's features
+    evaluated: int = 0  # images, pairs or windows in evaluations, repetitions included
+    seconds: float = 0.0  # duration of a run that measures speed, from its recipe
 
 
 class KindCost:
-    """Costs of an evaluation of image classifiers; other kinds change what differs.
+    """The cost of an evaluation of image classifiers; other kinds override what differs.
 
-    FORWARD   settings that decide how fast an example goes through the network
-    TRAINING  those that decide the speed of an update beside them
-    TIMES_ALL whether a measured speed includes what is not counted
+    FORWARD    settings that decide the speed of a forward pass
+    TRAINING   further settings that decide the speed of an optimizer update
+    TIMES_ALL  whether `crate bench` also measures the work that is `not_counted`
     """
 
     FORWARD: tuple[str, ...] = ("image_size",)
@@ -42,9 +42,9 @@ class KindCost:
     def complexity(self, resolved: Resolved) -> tuple[int, int]:
         """Parameters of the network, and MACs of one example's forward pass.
 
-        An example is an image, a window of `block_size` tokens, or a pair of an image and a
-        caption; in a segmentation, a window of a picture. Of a network that is used in part, that
-        part is counted.
+        An example is an image, a window of `block_size` tokens, a pair of an image and a caption,
+        or, in segmentation, a window of an image. If only a part of the network is used, its MACs
+        are those of that part.
         """
         shape = {
             "image_size": resolved.recipe.image_size,
@@ -53,21 +53,21 @@ class KindCost:
         return flops.parameter_count(resolved.spec, **shape), flops.macs(resolved.spec, **shape)
 
     def sizes(self, resolved: Resolved) -> dict[str, int]:
-        """Examples of each split; of the training part, those that are trained on."""
+        """Examples of each split; "train" without the held-out ones."""
         dataset = get_dataset(resolved.recipe.dataset)
         return dataset.splits | {"train": dataset.training_size}
 
     def evaluated(self, resolved: Resolved) -> int:
-        """Examples that are looked at once."""
+        """Examples of one evaluation."""
         recipe = resolved.recipe
         return self.sizes(resolved).get(recipe.evaluate, 0) if recipe.READS_DATA else 0
 
     def not_counted(self, resolved: Resolved) -> str:
-        """What of a run has no closed form, in words; empty where all is counted."""
+        """The work of a run that has no closed form, in words; "" if all is counted."""
         return ""
 
     def cost(self, resolved: Resolved) -> Cost:
-        """What a run takes."""
+        """The cost of a run."""
         parameters, macs = self.complexity(resolved)
         evaluated = self.evaluated(resolved)
         return Cost(
@@ -82,16 +82,16 @@ class KindCost:
 
 
 class TrainingCost(KindCost):
-    """Costs of a training and the evaluations in it."""
+    """The cost of a training and its evaluations."""
 
     TRAINING = ("optimizer", "drop_path", "clip_grad")
 
     def training_flops(self, resolved: Resolved) -> int:
-        """FLOPs of one example in training: forward, and twice that backward."""
+        """FLOPs of one example in training: the forward pass, and twice that backward."""
         return 3 * 2 * self.complexity(resolved)[1]
 
     def looked_at(self, resolved: Resolved, looks: int) -> int:
-        """Examples that are evaluated, where the evaluated split is looked at so often."""
+        """Examples of all evaluations, if the evaluated split is evaluated `looks` times."""
         return looks * self.evaluated(resolved)
 
     def cost(self, resolved: Resolved) -> Cost:
@@ -113,5 +113,5 @@ class TrainingCost(KindCost):
 
 
 def square(dataset: Dataset) -> tuple[int, int]:
-    """The shape that pictures of scenes are taken to have."""
+    """The assumed aspect of a data set's scenes, as (width, height)."""
     return (1, 1) if dataset.embedded else PICTURE

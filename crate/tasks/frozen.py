@@ -1,4 +1,4 @@
-"""What evaluations share that look with a frozen network."""
+"""Shared by evaluations of a frozen network: loading it, precision, choice of images, bench."""
 
 import contextlib
 import functools
@@ -19,11 +19,11 @@ from crate.tasks.base import Resolved
 from crate.tasks.cost import PICTURE
 from crate.weights import read_weights
 
-Work = Callable[[int], object]  # does the work once, with so many examples
+Work = Callable[[int], object]  # does the work once, on so many examples
 
 
-def parents_network(resolved: Resolved, parent: Path | None, runtime: Runtime) -> VisionTransformer:
-    """The network that an evaluation looks with: its parent's weights, or a new one without any."""
+def frozen_network(resolved: Resolved, parent: Path | None, runtime: Runtime) -> VisionTransformer:
+    """The network of an evaluation, with its parent's weights, or initialised without a parent."""
     run, recipe = resolved.run, resolved.recipe
     torch.manual_seed(seed_for(run.seed, "init", *run.chain))
     weights = None if parent is None else read_weights(parent)
@@ -32,9 +32,9 @@ def parents_network(resolved: Resolved, parent: Path | None, runtime: Runtime) -
 
 @contextlib.contextmanager
 def precision(recipe: Recipe, device: torch.device) -> Iterator[None]:
-    """Full float32 (no TF32 on a GPU), unless a recipe asks for bfloat16 by name.
+    """A context of full float32 (no TF32 on a GPU), unless the recipe sets bfloat16 explicitly.
 
-    Thresholds feel the difference.
+    Evaluations with thresholds are sensitive to rounding.
     """
     settings = (torch.backends.cuda.matmul, torch.backends.cudnn)
     before = [setting.allow_tf32 for setting in settings]
@@ -49,14 +49,14 @@ def precision(recipe: Recipe, device: torch.device) -> Iterator[None]:
             setting.allow_tf32 = allowed
 
 
-def spaced(count: int, wanted: int) -> np.ndarray:
-    """`wanted` of `count` indices, or all where there are fewer: evenly spaced, int64."""
+def evenly_spaced(count: int, wanted: int) -> np.ndarray:
+    """min(wanted, count) evenly spaced indices below `count`, int64."""
     chosen = min(wanted, count)
     return np.arange(chosen) * count // chosen
 
 
-def look_at_noise(look: Callable[[Tensor], object], recipe: Recipe, runtime: Runtime) -> Work:
-    """For `crate bench`: looking at so many pictures of noise, as an evaluation does."""
+def noise_evaluation(look: Callable[[Tensor], object], recipe: Recipe, runtime: Runtime) -> Work:
+    """For `crate bench`: a function that applies `look` to so many noise images."""
     size, device = recipe.image_size, runtime.device
     noise = functools.lru_cache(maxsize=1)(
         lambda count: torch.randn(count, 3, size, size, device=device)
@@ -70,6 +70,6 @@ def look_at_noise(look: Callable[[Tensor], object], recipe: Recipe, runtime: Run
 
 
 def sample_picture(recipe: Recipe, dataset: Dataset) -> Image.Image:
-    """For `crate bench`: a picture of noise, of the shape that a set's pictures usually have."""
+    """For `crate bench`: a noise image of the usual shape of the data set's images."""
     shape = (recipe.image_size, recipe.image_size) if dataset.embedded else PICTURE
     return Image.effect_noise((16, 12), 100).convert("RGB").resize(shape)

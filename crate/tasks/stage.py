@@ -1,6 +1,6 @@
-"""The training stage: what all kinds of training share, from building the network to its metrics.
+"""The training stage that all kinds of training share: build, transfer, train, save, evaluate.
 
-A kind of training is a `TrainingStage` that gives its network, examples, loss and measure; `crate
+A kind of training subclasses `TrainingStage` with its network, data, loss and metrics. `crate
 bench` times the same network and loss on random batches.
 """
 
@@ -24,16 +24,17 @@ from crate.tasks.cost import TrainingCost
 from crate.training.loop import Batch, Examples, Session, fit
 from crate.weights import read_weights, save_weights
 
-EVALUATION_BATCH = 500  # examples that are evaluated at once, at most
+EVALUATION_BATCH = 500  # examples evaluated at once, at most
 
 
 class TrainingStage(abc.ABC):
-    """One kind of training, of one run in this process.
+    """The training of one run in this process.
 
-    COST           its closed forms
-    WATCHED        metrics of `measure` that are looked at while it trains
-    UNIT           what is counted: "images", "pairs" or "tokens"
-    MICRO_BATCHES  whether the loss of a batch is the mean over its micro-batches
+    COST           closed forms of its cost
+    WATCHED        metrics of `measure` that train.jsonl records during training
+    UNIT           unit of examples: "images", "pairs" or "tokens"
+    MICRO_BATCHES  whether the loss of a batch is the mean over its micro-batches; if not, the loss
+                   splits its own micro-batches
     """
 
     COST: ClassVar[TrainingCost]
@@ -45,25 +46,25 @@ class TrainingStage(abc.ABC):
         self.resolved, self.runtime, self.data_root = resolved, runtime, data_root
         self.run, self.recipe, self.spec = resolved.run, resolved.recipe, resolved.spec
         self.seed, self.dataset = resolved.run.seed, get_dataset(resolved.recipe.dataset)
-        self.epochs = 0.0  # that were trained
+        self.epochs = 0.0  # trained so far
 
-    # what a kind of training gives
+    # each kind of training defines
 
     @abc.abstractmethod
     def open(self) -> None:
-        """Open what the run is evaluated on, and whatever else must not fail after hours."""
+        """Open the evaluated split, and check the data, so that errors come before training."""
 
     @abc.abstractmethod
     def build(self) -> nn.Module:
-        """The network, as torch's seed initialises it."""
+        """The network, initialised from torch's seed."""
 
     @abc.abstractmethod
     def open_training(self) -> Any:
-        """What is trained on, with a length; the evaluated examples are held out of it."""
+        """The training split, with a length, without the examples that are held out."""
 
     @abc.abstractmethod
     def batches(self, source: Any, first: int, last: int) -> Iterator[Batch]:
-        """This rank's batches of updates `first` to `last` - 1."""
+        """This rank's shards of the batches of updates `first` to `last` - 1."""
 
     @abc.abstractmethod
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
@@ -71,45 +72,46 @@ class TrainingStage(abc.ABC):
 
     @abc.abstractmethod
     def measure(self) -> dict:
-        """Metrics of the evaluated split, by `self.model`, over all ranks."""
+        """Metrics of `self.model` on the evaluated split, over all ranks."""
 
     @abc.abstractmethod
     def random_batch(self, model: nn.Module, count: int) -> Batch:
-        """A batch of random data as training has it, for `crate bench`."""
+        """A batch of random data with the shapes of training, for `crate bench`."""
 
     @abc.abstractmethod
     def evaluate_batch(self, model: nn.Module, batch: Batch) -> object:
-        """What `measure` does with one batch, for `crate bench`."""
+        """The work of `measure` on one batch, for `crate bench`."""
 
     def evaluation_batch(self, model: nn.Module) -> int:
-        """Examples that are evaluated at once."""
+        """Examples evaluated at once."""
         return min(self.recipe.compute.micro_batch or EVALUATION_BATCH, EVALUATION_BATCH)
 
-    # what a kind of training may change
+    # each kind of training may override
 
     def start(self, weights: dict[str, Tensor] | None) -> tuple[nn.Module, dict | None]:
-        """The network with its parent's weights, and what was transferred, for run.json."""
+        """The network with its parent's weights, and the record of the transfer for run.json."""
         model = self.build()
         if weights is None:
             return model, None
         return model, transfer_weights(model, self.adapt(weights), self.recipe.dont_load)
 
     def adapt(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What this network takes of its parent's weights."""
+        """The part of a parent's weights that this network takes, under its own names."""
         return weights
 
     def prepare(self, model: nn.Module) -> nn.Module:
-        """The network as it is trained."""
+        """Change the network before training, for example freeze a part; returns it."""
         return model
 
     def examples(self, source: Any) -> Examples:
-        """What `fit` trains on."""
+        """The examples for `fit`. Raises `UsageError` if they are fewer than a batch."""
         size, batch = len(source), self.recipe.batch_size
         per_epoch = size // batch
         updates = self.recipe.total_updates(per_epoch)
         if not per_epoch or not updates:
             raise UsageError(
-                f"{self.run}: {size:,} {self.UNIT} in batches of {batch:,} are not a single update"
+                f"{self.run}: {size:,} {self.UNIT} in batches of {batch:,} give no update; lower "
+                "batch_size or train longer"
             )
         return Examples(
             batches=lambda first: self.batches(source, first, updates),
@@ -119,23 +121,24 @@ class TrainingStage(abc.ABC):
         )
 
     def describe(self, source: Any) -> dict:
-        """What run.json records of what is trained on; warns where it is not whole."""
+        """Details of the training split for run.json; warns if it is incomplete."""
         warn_odd_count(self.dataset, len(source), self.runtime)
         return {f"training_{self.UNIT}": len(source)}
 
     def details(self) -> dict:
-        """What else run.json records, at the end, of a run that trained nothing too."""
+        """Further details for run.json at the end, also of runs that train nothing."""
         return {}
 
     def finish(self, metrics: dict, folder: RunFolder) -> dict:
-        """The metrics as they are recorded, after the weights were saved."""
+        """The metrics to record; called after the weights are saved."""
         return metrics
 
-    # what is the same in all
+    # the same for all kinds
 
     def train(self, folder: RunFolder, identity: str, parent: Path | None) -> tuple[dict, dict]:
-        """Train, if the recipe asks for it, and evaluate; weights are left in `folder`.
+        """Train (unless the length is 0), save the weights in `folder`, and evaluate.
 
+        parent: file of the parent's weights; None without a parent.
         Returns metrics, and details for run.json.
         """
         self.open()
@@ -180,12 +183,12 @@ class TrainingStage(abc.ABC):
         }
 
     def random_images(self, count: int) -> Tensor:
-        """Noise of the shape of a batch of pictures: (count, 3, S, S)."""
+        """Noise with the shape of a batch of images: (count, 3, S, S)."""
         size = self.recipe.image_size
         return torch.randn(count, 3, size, size, device=self.runtime.device)
 
 
-def warn_odd_count(dataset: Any, found: int, runtime: Runtime) -> None:
-    """Warn on the screen where a training part has another size than was published."""
-    if runtime.main and (warning := odd_count(dataset, found)):
+def warn_odd_count(dataset: Any, count: int, runtime: Runtime) -> None:
+    """Print a warning if a training split has another size than the published one."""
+    if runtime.main and (warning := odd_count(dataset, count)):
         print(f"warning: {warning}", file=sys.stderr)

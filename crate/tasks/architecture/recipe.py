@@ -10,7 +10,7 @@ from crate.recipes import Recipe
 
 
 class Architecture(Recipe):
-    """The size of a model as published: nothing is trained and no data are read."""
+    """The size of a model as published; nothing is trained and no data are read."""
 
     METRICS = ("depth", "width", "heads", "parameters", "flops")
     READS_DATA = False

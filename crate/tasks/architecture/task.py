@@ -16,13 +16,13 @@ def run(
     parent: Path | None,
     data_root: Path,
 ) -> tuple[dict, dict]:
-    """Count one model with a head, or a vocabulary, for the step's data set.
+    """Count one model with a head, or a vocabulary, for the recipe's data set.
 
     Returns:
-        metrics (parameters of the whole model, of a language model without its positions if the
-        recipe says so; FLOPs of the forward pass of one image or window of tokens, two for a
-        multiply-accumulate; depth, width and heads of an autoencoder are its encoder's, the rest
-        is that of both halves) and no details.
+        metrics (parameters of the whole model, a language model's without positions if the recipe
+        says so; FLOPs of the forward pass of one image or window of tokens, a multiply-accumulate
+        being two; of an autoencoder, depth, width and heads are the encoder's, parameters and
+        FLOPs those of encoder and decoder) and no details.
     """
     spec = resolved.spec
     parameters, products = COST.complexity(resolved)

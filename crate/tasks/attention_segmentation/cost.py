@@ -1,4 +1,4 @@
-"""The cost of segmentation by self-attention: up to the block that is used."""
+"""The cost of segmentation by self-attention: the network up to the block that is used."""
 
 from crate.tasks.objects.cost import BlockCost
 

@@ -8,7 +8,7 @@ from crate.recipes import Predictor, Recipe
 
 
 class AttentionSegmentation(Recipe):
-    """Self-attention of the class token as a mask, its best head against each object."""
+    """Self-attention of the class token as a mask; for each object, the best head is scored."""
 
     METRICS = ("miou", "objects", "images")
 

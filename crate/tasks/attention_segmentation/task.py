@@ -1,8 +1,8 @@
-"""Self-attention of the class token as a mask, by its Jaccard index (DINO, Caron et al. 2021).
+"""Self-attention of the class token as a mask, by its Jaccard index (DINO, arXiv 2104.14294).
 
-The protocol of that paper's figure is the public script of Naseer et al. 2021: in each head, the
-patches that together hold most of the attention are the mask; each class in a picture's map is
-compared with the masks of all heads, and the best one counts.
+The protocol is the public script of Naseer et al. 2021: the mask of a head is the patches that
+together hold most of its attention; each class in an image's map is compared with the masks of all
+heads, and the best one counts.
 """
 
 import math
@@ -28,11 +28,11 @@ from crate.records import RunFolder
 from crate.runtime import Runtime
 from crate.tasks.attention_segmentation.recipe import AttentionSegmentation
 from crate.tasks.base import Resolved
-from crate.tasks.frozen import Work, parents_network, precision, sample_picture
-from crate.training.per_image import report, work_through
+from crate.tasks.frozen import Work, frozen_network, precision, sample_picture
+from crate.training.per_image import map_details, resumable_map
 
 BACKGROUND = 0
-WITH_BACKGROUND = ("voc2012", "composites")  # forms of maps (crate/data/scenes.py) whose 0 is that
+WITH_BACKGROUND = ("voc2012", "composites")  # formats of class maps in which 0 is the background
 
 
 def run(
@@ -44,16 +44,20 @@ def run(
     parent: Path | None,
     data_root: str | Path,
 ) -> tuple[dict, dict]:
-    """Score the attention on every picture of the split; no weights are left.
+    """Score the attention on every image of the split; no weights are saved.
 
     Args:
-        parent: weights to look with; None: as initialised.
+        parent: weights of the network; None: as initialised.
 
     Returns:
-        metrics (miou: mean over pictures of the mean over their classes, in %; objects: the
-        regions of a class that were scored; images: pictures looked at, which counts those that
-        have no class but the background and so no part in the mean, and not those that failed) and
-        details for run.json; empty on other ranks than 0.
+        metrics (miou: mean over images of the mean over their classes, in %; objects: number of
+        class regions scored; images: images evaluated, including those with background only, which
+        are not in the mean, and excluding those that failed) and details for run.json; both empty
+        on ranks other than 0.
+
+    Raises:
+        UsageError: the data set has no maps with a background class.
+        RunError: attention is not finite, or no image has a class.
     """
     recipe, run_ = resolved.recipe, resolved.run
     dataset = get_dataset(recipe.dataset)
@@ -61,10 +65,10 @@ def run(
         raise UsageError(f"{run_}: {dataset.title} has no maps with a background class")
     scenes = open_scenes(dataset, recipe.evaluate, data_root)
     if recipe.predictor == "model":
-        model = parents_network(resolved, parent, runtime)
+        model = frozen_network(resolved, parent, runtime)
 
     def look(index: int) -> dict:
-        """The best Jaccard index of each class of a picture, and the network's seconds."""
+        """The best Jaccard index of each class of an image, and the network's seconds."""
         labels = resized_map(scenes.labels(index), recipe.image_size)
         if recipe.predictor == "ground_truth":
             masks = [labels == wanted for wanted in classes_of(labels)]
@@ -80,7 +84,7 @@ def run(
         masks = masks.repeat(patch, axis=1).repeat(patch, axis=2)  # (K, S, S), nearest neighbour
         return {"jaccard": scores(masks, labels, recipe.void), "seconds": seconds}
 
-    found = work_through(
+    results = resumable_map(
         look,
         len(scenes),
         picture=scenes.name,
@@ -91,31 +95,34 @@ def run(
     )
     if not runtime.main:
         return {}, {}
-    there = [part for part in found if "failed" not in part]
-    pictures = [statistics.fmean(part["jaccard"]) for part in there if part["jaccard"]]
-    if not pictures:
-        raise RunError(f"{dataset.title}: none of the pictures has a class but the background")
+    scored = [part for part in results if "failed" not in part]
+    means = [statistics.fmean(part["jaccard"]) for part in scored if part["jaccard"]]
+    if not means:
+        raise RunError(f"{dataset.title}: no picture has a class other than the background")
     metrics = {
-        "miou": round(100 * statistics.fmean(pictures), 6),
-        "objects": sum(len(part["jaccard"]) for part in there),
-        "images": len(there),
+        "miou": round(100 * statistics.fmean(means), 6),
+        "objects": sum(len(part["jaccard"]) for part in scored),
+        "images": len(scored),
     }
     for problem in scenes.problems:
         print(f"warning: {problem}", file=sys.stderr)
-    details = report(scenes, found, [])
-    details["images_without_objects"] = len(there) - len(pictures)
-    times = [part["seconds"] for part in there if "seconds" in part]
+    details = map_details(scenes, results, [])
+    details["images_without_objects"] = len(scored) - len(means)
+    times = [part["seconds"] for part in scored if "seconds" in part]
     if times:
         details["seconds_per_picture"] = round(statistics.median(times), 5)
     if recipe.predictor == "model":
-        write_examples(folder.examples, _examples(model, scenes, found, recipe, dataset))
+        write_examples(folder.examples, _examples(model, scenes, results, recipe, dataset))
     return metrics, details
 
 
 def attention(
     model: nn.Module, picture: Image.Image, recipe: AttentionSegmentation, dataset: ImageSet
 ) -> np.ndarray:
-    """(K, h, w) float32: how the class token attends to each patch, by head."""
+    """Attention of the class token to each patch by head: (K, h, w) float32.
+
+    Raises `RunError` if it is not finite.
+    """
     device = next(model.parameters()).device
     square = picture.resize((recipe.image_size, recipe.image_size), Image.Resampling.BILINEAR)
     pixels = torch.from_numpy(np.array(square)).permute(2, 0, 1)[None]  # (1, 3, S, S)
@@ -130,8 +137,8 @@ def attention(
 def attention_masks(rows: np.ndarray, mass: float) -> np.ndarray:
     """The largest entries of each head that hold `mass` of its attention: (K, h, w) → bool.
 
-    Sorted from the smallest, an entry is kept once the sum up to and with it is more than
-    1 - mass of the whole. Among equals the first in reading order are the smaller.
+    In ascending order, an entry is in the mask if the sum up to and including it exceeds 1 - mass
+    of the total. Equal entries are in reading order.
     """
     flat = rows.reshape(len(rows), -1).astype(np.float64)
     order = flat.argsort(axis=1, kind="stable")
@@ -148,15 +155,15 @@ def resized_map(labels: np.ndarray, size: int) -> np.ndarray:
 
 
 def classes_of(labels: np.ndarray) -> list[int]:
-    """The classes of a map, without background and what belongs to none."""
+    """The classes of a map, without background and ignored pixels."""
     return [c for c in np.unique(labels).tolist() if c not in (BACKGROUND, IGNORED)]
 
 
 def scores(masks: np.ndarray, labels: np.ndarray, void: str) -> list[float]:
-    """The best of the masks (K, S, S) for each class of a map (S, S), as Jaccard index in [0, 1].
+    """The best Jaccard index in [0, 1] of the masks (K, S, S) for each class of a map (S, S).
 
-    void: "ignored", PASCAL's own rule, leaves pixels that belong to no class out of both sets;
-    "background", what the public script does, counts them as background.
+    void: pixels without a class are "ignored" (PASCAL's rule: left out of both sets) or count as
+    "background" (as in the public script).
     """
     valid = labels != IGNORED if void == "ignored" else np.ones(labels.shape, bool)
     return [
@@ -166,20 +173,20 @@ def scores(masks: np.ndarray, labels: np.ndarray, void: str) -> list[float]:
 
 
 def _jaccard(one: np.ndarray, other: np.ndarray) -> float:
-    """|A ∩ B| / |A ∪ B|; one of the two is not empty."""
+    """|A ∩ B| / |A ∪ B|; at least one of the two is not empty."""
     return int((one & other).sum()) / int((one | other).sum())
 
 
 def _examples(
     model: nn.Module,
     scenes: Scenes,
-    found: list[dict],
+    results: list[dict],
     recipe: AttentionSegmentation,
     dataset: ImageSet,
 ) -> list[dict]:
     examples = []
     for index in range(min(EXAMPLES, len(scenes))):
-        if "failed" not in found[index]:
+        if "failed" not in results[index]:
             picture = scenes.picture(index)
             rows = attention(model, picture, recipe, dataset)
             examples.append({"image": np.asarray(picture), "attention": rows.astype(np.float16)})
@@ -190,7 +197,7 @@ def _examples(
 
 
 def evaluation_work(resolved: Resolved, runtime: Runtime) -> tuple[Work, int]:
-    """Looking at one picture of noise, of the usual shape."""
+    """The evaluation of one noise image of the usual shape, and the batch size 1."""
     recipe, dataset = resolved.recipe, get_dataset(resolved.recipe.dataset)
-    model, picture = parents_network(resolved, None, runtime), sample_picture(recipe, dataset)
+    model, picture = frozen_network(resolved, None, runtime), sample_picture(recipe, dataset)
     return lambda _: attention_masks(attention(model, picture, recipe, dataset), recipe.mass), 1

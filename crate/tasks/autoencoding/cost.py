@@ -1,4 +1,4 @@
-"""The cost of masked autoencoding: of the whole autoencoder."""
+"""The cost of masked autoencoding: encoder and decoder."""
 
 from crate.models import flops
 from crate.tasks.base import Resolved
@@ -17,7 +17,7 @@ class AutoencodingCost(TrainingCost):
         )
 
     def looked_at(self, resolved: Resolved, looks: int) -> int:
-        """The evaluated split, and once at as many training pictures."""
+        """The evaluated split `looks` times, and once as many training images."""
         evaluated, trained_on = self.evaluated(resolved), self.sizes(resolved)["train"]
         return looks * evaluated + min(evaluated, trained_on)
 

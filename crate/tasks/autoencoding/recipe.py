@@ -10,19 +10,19 @@ from crate.recipes import ImageTraining
 
 
 class Autoencoding(ImageTraining):
-    """A masked autoencoder: most patches of a picture are hidden, and predicted from the others."""
+    """A masked autoencoder: most patches of an image are masked, and predicted from the others."""
 
     METRICS = ("reconstruction", "train_reconstruction", "images", "flops", "train_flops")
     LOWER_IS_BETTER = True
     MODEL_KINDS = ("autoencoder",)
 
     task: Literal["autoencoding"] = "autoencoding"
-    mask_ratio: float = pydantic.Field(0.75, gt=0, lt=1)  # share of the patches that is hidden
-    normalise_patches: bool = False  # predict each patch less its mean, over its standard deviation
+    mask_ratio: float = pydantic.Field(0.75, gt=0, lt=1)  # share of the patches that is masked
+    normalise_patches: bool = False  # target patches have mean 0 and standard deviation 1
 
     @property
-    def evaluated_by(self) -> set[str]:
-        return super().evaluated_by | {"mask_ratio", "normalise_patches"}
+    def evaluation_keys(self) -> set[str]:
+        return super().evaluation_keys | {"mask_ratio", "normalise_patches"}
 
     def check_model(self, spec: ModelSpec) -> None:
         super().check_model(spec)

@@ -1,4 +1,4 @@
-"""Masked autoencoders: trained to tell hidden patches from the others, and judged by it."""
+"""Masked autoencoders: trained to predict masked patches, and evaluated by that error."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -20,13 +20,13 @@ from crate.runtime import Runtime, generator_for
 from crate.tasks.autoencoding.cost import COST
 from crate.tasks.autoencoding.recipe import Autoencoding
 from crate.tasks.base import Resolved
-from crate.tasks.frozen import spaced
+from crate.tasks.frozen import evenly_spaced
 from crate.tasks.stage import EVALUATION_BATCH, TrainingStage, warn_odd_count
 from crate.training.loop import Batch
 
 Images = MemoryImages | StreamedImages
 
-HIDDEN = 128  # the grey of a hidden patch in an example
+HIDDEN = 128  # the grey value of a masked patch in an example
 
 
 def run(
@@ -38,17 +38,16 @@ def run(
     parent: Path | None,
     data_root: str | Path,
 ) -> tuple[dict, dict]:
-    """Train (if the recipe asks for it) and evaluate one model; weights are left in `folder`.
+    """Train (unless its length is 0) and evaluate one model; saves its weights in `folder`.
 
     Args:
-        parent: weights of an autoencoder to start from; None starts anew.
+        parent: weights of an autoencoder to start from; None: as initialised.
 
     Returns:
-        metrics (reconstruction: mean squared error of hidden pixels, in the units of the network's
+        metrics (reconstruction: mean squared error of masked pixels, in units of the normalised
         images, over the evaluated split after the last update; train_reconstruction: the same over
-        as many training pictures, seen as the evaluated ones are; FLOPs of one image's forward
-        pass, and of training since the chain's start, three forward passes an image) and details
-        for run.json.
+        as many training images, without augmentation; FLOPs of one image's forward pass, and of
+        training since the chain's start, three forward passes an image) and details for run.json.
     """
     return STAGE(resolved, runtime, data_root).train(folder, identity, parent)
 
@@ -67,7 +66,7 @@ class AutoencodingStage(TrainingStage):
         self.evaluated = open_split(self.dataset, evaluate, **opened)
         self.source = open_split(self.dataset, "train", held_out_for=evaluate, **opened)
         warn_odd_count(self.dataset, len(self.source), self.runtime)
-        chosen = spaced(len(self.source), len(self.evaluated))
+        chosen = evenly_spaced(len(self.source), len(self.evaluated))
         self.trained_on = self.source.select(chosen)
 
     def build(self) -> MaskedAutoencoder:
@@ -82,23 +81,23 @@ class AutoencodingStage(TrainingStage):
         return self.source
 
     def describe(self, source: Images) -> dict:
-        return {}  # `details` has it, of untrained autoencoders too
+        return {}  # in `details`, as untrained autoencoders record it too
 
     def details(self) -> dict:
         return {"training_images": len(self.source)}
 
     def batches(self, source: Images, first: int, last: int) -> Iterator[Batch]:
-        """Images (B, 3, S, S) of each update, and the noise (B, N) that masks them."""
+        """Images (B, 3, S, S) of each update, and the noise (B, N) that fixes their masks."""
         pictures = source.training(self.recipe, self.seed, first, last)
         for index, (pixels, _) in enumerate(pictures, start=first):
-            # drawn for the whole batch: ranks and micro-batches change nothing
+            # drawn for the whole batch, so that it does not depend on ranks and micro-batches
             generator = generator_for(self.seed, "mask", index)
             shape = (self.recipe.batch_size, patches_of(self.model))
             noise = self.runtime.shard(torch.rand(shape, generator=generator))
             yield normalise(pixels, self.dataset), noise.to(pixels.device)
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
-        """Mean squared error of a batch's hidden patches."""
+        """Mean squared error of a batch's masked patches, a scalar."""
         images, noise = batch
         return network(images, self.recipe.mask_ratio, noise)[0]
 
@@ -130,7 +129,7 @@ STAGE = AutoencodingStage
 
 
 def patches_of(model: MaskedAutoencoder) -> int:
-    """N, the patches of an image."""
+    """N, the number of patches of an image."""
     return model.spec.grid(model.image_size) ** 2
 
 
@@ -138,7 +137,7 @@ def patches_of(model: MaskedAutoencoder) -> int:
 
 
 def fixed_noise(places: range | np.ndarray, patches: int) -> Tensor:
-    """The noise (B, N) that masks pictures by their places in a split, whatever model and seed."""
+    """Noise (B, N) for masks that depend on an image's place in its split, not on model or seed."""
     return torch.stack(
         [torch.rand(patches, generator=generator_for("mask", int(place))) for place in places]
     )
@@ -152,7 +151,7 @@ def evaluate(
     dataset: ImageSet,
     runtime: Runtime,
 ) -> float:
-    """Mean squared error of the hidden patches of all pictures of all ranks, in float32."""
+    """Mean squared error of the masked patches of all images of all ranks, in float32."""
     model.eval()
     sums = torch.zeros(2, dtype=torch.float64, device=runtime.device)
     place = runtime.rank
@@ -162,7 +161,7 @@ def evaluate(
         noise = fixed_noise(range(place, after, runtime.world), patches_of(model))
         place = after
         loss, _, _ = model(normalise(pixels, dataset), recipe.mask_ratio, noise.to(pixels.device))
-        sums[0] += loss.double() * len(pixels)  # as many patches are hidden in each picture
+        sums[0] += loss.double() * len(pixels)  # every image has as many masked patches
         sums[1] += len(pixels)
     total, images = runtime.all_reduce_sum(sums).tolist()
     return round(total / images, 6)
@@ -176,14 +175,14 @@ def examples(
     dataset: ImageSet,
     runtime: Runtime,
 ) -> list[dict]:
-    """A few pictures of a split, with the masks that `evaluate` gives them, on this rank alone.
+    """A few images of a split, masked as in `evaluate`; runs on this rank only.
 
-    "image" uint8 (S, S, 3) as the network sees it; "masked" with its hidden patches grey;
-    "reconstruction" with those patches as predicted; "attention" float16 (K, S/p, S/p), of the
-    class token to each patch in the encoder's last block, by head, nothing hidden.
+    "image" uint8 (S, S, 3), the network's input; "masked", with masked patches grey;
+    "reconstruction", with masked patches as predicted; "attention" float16 (K, S/p, S/p), of the
+    class token to each patch in the encoder's last block, by head, without masking.
     """
     model.eval()
-    places = spaced(len(source), EXAMPLES)
+    places = evenly_spaced(len(source), EXAMPLES)
     chosen = source.select(places)
     chosen.runtime = dataclasses.replace(runtime, rank=0, world=1)
     ((pixels, _),) = chosen.evaluation(recipe, len(places))
@@ -206,7 +205,7 @@ def examples(
 
 
 def displayed(images: Tensor, dataset: ImageSet) -> Tensor:
-    """The way back from `normalise`, cut off at black and white: uint8 (B, 3, H, W)."""
+    """The inverse of `normalise`, clipped to 0 … 255: uint8 (B, 3, H, W)."""
     mean = torch.tensor(dataset.mean, device=images.device).view(1, -1, 1, 1)
     std = torch.tensor(dataset.std, device=images.device).view(1, -1, 1, 1)
     return ((images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)

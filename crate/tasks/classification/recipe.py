@@ -21,19 +21,19 @@ class Classification(ImageTraining):
         "best_epoch_top1",
         "best_epoch",
     )
-    # of an autoencoder, the encoder is the classifier; of a contrastive model, the vision tower
+    # uses the encoder of an autoencoder, and the vision tower of a contrastive model
     MODEL_KINDS = ("vision", "autoencoder", "contrastive")
 
     task: Literal["classification"] = "classification"
     label_smoothing: float = pydantic.Field(0.0, ge=0, lt=1)
     mixup: pydantic.NonNegativeFloat = 0.0  # Beta(a, a); 0: off
     cutmix: pydantic.NonNegativeFloat = 0.0
-    mix_switch: float = pydantic.Field(0.5, ge=0, le=1)  # share of CutMix where both are on
-    zero_head: bool = False  # the classifier starts from zeros
+    mix_switch: float = pydantic.Field(0.5, ge=0, le=1)  # share of CutMix if both are on
+    zero_head: bool = False  # initialise the head with zeros
 
     @property
-    def evaluated_by(self) -> set[str]:
-        return super().evaluated_by | {"zero_head"}
+    def evaluation_keys(self) -> set[str]:
+        return super().evaluation_keys | {"zero_head"}
 
 
 RECIPE = Classification

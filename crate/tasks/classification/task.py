@@ -31,11 +31,11 @@ def run(
     parent: Path | None,
     data_root: str | Path,
 ) -> tuple[dict, dict]:
-    """Train (if `epochs` asks for it) and evaluate one model; weights are left in `folder`.
+    """Train (unless its length is 0) and evaluate one model; saves its weights in `folder`.
 
     Args:
-        parent: weights to start from, of a masked autoencoder its encoder's, of a
-            contrastive model its vision tower's; None starts anew.
+        parent: weights to start from; of a masked autoencoder the encoder's are used, of a
+            contrastive model the vision tower's; None: as initialised.
 
     Returns:
         metrics (top-1 and top-5 accuracy in %, cross-entropy in nats, all on the evaluated split
@@ -126,9 +126,9 @@ STAGE = ClassificationStage
 
 
 def best_epoch(history: list[dict], last: float, epochs: float) -> dict:
-    """The best accuracy on the evaluated split over the epochs looked at, the first of equals.
+    """The best accuracy on the evaluated split over all evaluations, the first of equals.
 
-    The official transfer script reports this, on the test set; the tables here show the last one.
+    The official transfer script reports this on the test set; the tables show the last epoch's.
     """
     seen = [(line["top1"], line["epoch"]) for line in history if "top1" in line]
     top1, epoch = max([*seen, (last, epochs)], key=lambda pair: pair[0])
@@ -139,8 +139,8 @@ def best_epoch(history: list[dict], last: float, epochs: float) -> dict:
 def evaluate(model: nn.Module, batches, dataset: ImageSet, runtime: Runtime) -> dict:
     """Accuracy and cross-entropy over all batches of all ranks, in float32.
 
-    labels: (B,), or (B, M) where a picture has several, padded with -1: any of them is right, and
-    the cross-entropy is that of their summed probability.
+    batches: of pixels uint8 (B, C, S, S) and labels (B,), or (B, M) if an image has several, padded
+    with -1: any of them is right, and the cross-entropy is that of their summed probability.
     """
     model.eval()
     counts = torch.zeros(dataset.classes, dtype=torch.float64, device=runtime.device)

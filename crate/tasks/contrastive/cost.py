@@ -1,4 +1,4 @@
-"""The cost of contrastive training: of both towers."""
+"""The cost of contrastive training: both towers."""
 
 from crate.data.captions import VOCABULARIES
 from crate.models import flops

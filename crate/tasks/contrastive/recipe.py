@@ -6,15 +6,15 @@ import pydantic
 
 from crate.recipes import ImageTraining
 
-# What captions are cut with (crate/data/captions.py); and into how many tokens.
+# The tokenizer of captions (crate/data/captions.py), and the number of tokens of a caption.
 CaptionTokens = Literal["bert", "clip"]
 CONTEXT_LENGTH = 32
 
 
 class Contrastive(ImageTraining):
-    """Images and captions embedded in one space, those of a pair near each other (CLIP, CLIPA).
+    """Contrastive training on images and captions (CLIP, CLIPA).
 
-    Evaluated on pairs that are held out, each image against the captions of its batch.
+    Evaluated on held-out pairs: each image against the captions of its batch.
     """
 
     METRICS = ("contrastive_loss", "image_to_text", "pairs", "flops", "train_flops")
@@ -25,14 +25,14 @@ class Contrastive(ImageTraining):
     task: Literal["contrastive"] = "contrastive"
     tokenizer: CaptionTokens = "bert"
     context_length: pydantic.PositiveInt = CONTEXT_LENGTH
-    text_tower: str | None = None  # the official file that the text tower and the scale start from
-    freeze_text: bool = False  # the text tower and the scale of the logits stay as they start
-    bad_pairs: float = pydantic.Field(0.1, ge=0, le=1)  # share of them that a run bears
+    text_tower: str | None = None  # official file that initialises the text tower and the scale
+    freeze_text: bool = False  # freeze the text tower and the scale of the logits
+    bad_pairs: float = pydantic.Field(0.1, ge=0, le=1)  # share of invalid pairs that is tolerated
     evaluation_batch: pydantic.PositiveInt = 500
 
     @property
-    def evaluated_by(self) -> set[str]:
-        return super().evaluated_by | {
+    def evaluation_keys(self) -> set[str]:
+        return super().evaluation_keys | {
             "tokenizer", "context_length", "text_tower", "evaluation_batch",
         }  # fmt: skip
 

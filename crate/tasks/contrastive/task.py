@@ -38,16 +38,17 @@ def run(
     parent: Path | None,
     data_root: str | Path,
 ) -> tuple[dict, dict]:
-    """Train (if the recipe asks for it) and evaluate one model; weights are left in `folder`.
+    """Train (unless its length is 0) and evaluate one model; saves its weights in `folder`.
 
     Args:
-        parent: weights of a contrastive model to start from; None starts anew, the text tower from
-            the official file that the recipe names, if any.
+        parent: weights of a contrastive model to start from; None: as initialised, with the text
+            tower of the official file that the recipe names, if any.
 
     Returns:
-        metrics (contrastive_loss in nats and image_to_text, the % of images whose nearest caption
-        reads as their own, both over the evaluated pairs in batches of `evaluation_batch`; FLOPs of
-        one pair's forward pass, and of training since the chain's start) and details for run.json.
+        metrics (contrastive_loss in nats; image_to_text, the % of images whose nearest caption has
+        the same tokens as their own; both over the evaluated pairs in batches of
+        `evaluation_batch`; FLOPs of one pair's forward pass, and of training since the chain's
+        start) and details for run.json.
     """
     return STAGE(resolved, runtime, data_root).train(folder, identity, parent)
 
@@ -103,13 +104,13 @@ class ContrastiveStage(TrainingStage):
         return {"training_pairs": len(source)}
 
     def details(self) -> dict:
-        """The bad pairs that were skipped since this process began."""
+        """The number of invalid pairs that this process skipped."""
         if not self.recipe.trains:
             return {}
         skipped = torch.tensor(float(self.source.bad), device=self.runtime.device)
         bad = int(self.runtime.all_reduce_sum(skipped))
         if self.runtime.main and bad:
-            print(f"{self.run}: {bad:,} bad pairs skipped", file=sys.stderr)
+            print(f"{self.run}: {bad:,} invalid pairs skipped", file=sys.stderr)
         return {"bad_pairs": bad}
 
     def batches(self, source: Pairs, first: int, last: int) -> Iterator[Batch]:
@@ -118,7 +119,7 @@ class ContrastiveStage(TrainingStage):
 
     @functools.cached_property
     def clip_loss(self) -> nn.Module:
-        """open_clip's loss over the pairs of all ranks: each rank's rows, with gradients to all."""
+        """open_clip's loss over the pairs of all ranks; gradients reach all ranks' features."""
         return open_clip_part("loss").ClipLoss(
             local_loss=True,
             gather_with_grad=True,
@@ -157,11 +158,11 @@ STAGE = ContrastiveStage
 
 
 def load_text_tower(model: ContrastiveModel, name: str, data_root: str | Path) -> None:
-    """Start the text tower and the scale of the logits from an official file, `name`.
+    """Initialise the text tower and the scale of the logits from the official file `name`.
 
     Raises:
-        UsageError: the manifest does not list it, or its text tower has other sizes.
-        RunError: it is not here, or damaged.
+        UsageError: the manifest does not list the file, or its text tower has other sizes.
+        RunError: the file is missing or damaged.
     """
     known = manifest(EXPERIMENTS)
     if name not in known:
@@ -169,7 +170,7 @@ def load_text_tower(model: ContrastiveModel, name: str, data_root: str | Path) -
     path = checkpoint_path(name, data_root)
     if not path.is_file():
         raise RunError(
-            f"the text tower is not here: no {path}; download it from {known[name].source}"
+            f"{path}: the text tower's file is missing; download it from {known[name].source}"
         )
     verify(path, known[name])
     text = convert_text(read_checkpoint(path), model.spec, where=path)
@@ -180,7 +181,7 @@ def load_text_tower(model: ContrastiveModel, name: str, data_root: str | Path) -
     ):
         theirs, ours = (each[key].shape[-2] for each in (text, own))
         if text[key].shape != own[key].shape:
-            raise UsageError(f"{path}: has {theirs:,} {what}, and the recipe {ours:,}")
+            raise UsageError(f"{path}: has {theirs:,} {what}, but the recipe needs {ours:,}")
     model.load_state_dict(own | text)
 
 
@@ -190,8 +191,8 @@ def evaluate(
 ) -> dict:
     """Loss and retrieval over all pairs of all ranks, in float32.
 
-    Pairs are put into batches in a fixed random order, so that neighbours on disk do not meet, and
-    whatever the number of ranks; what does not fill a batch is left out, unless it is all.
+    Batches follow a fixed random order, independent of the number of ranks, so that neighbours on
+    disk are in different batches. The incomplete last batch is left out, unless it is the only one.
     """
     model.eval()
     count, place = len(source), runtime.rank
@@ -207,7 +208,7 @@ def evaluate(
         place += len(pixels) * runtime.world
     images, texts, ids = (
         runtime.all_reduce_sum(each) for each in (images, texts, ids)
-    )  # the others' are 0
+    )  # the rows of other ranks are 0
     size = min(recipe.evaluation_batch, count)
     order = torch.randperm(count, generator=generator_for("pairs")).to(runtime.device)
     loss = hits = torch.zeros((), device=runtime.device)

@@ -14,7 +14,7 @@ class LanguageCost(TrainingCost):
         return language_complexity(resolved)
 
     def sizes(self, resolved: Resolved) -> dict[str, int]:
-        """Windows of each split whose number of tokens is known."""
+        """Windows of each split; a split whose number of tokens is unknown is left out."""
         recipe = resolved.recipe
         tokens = get_dataset(recipe.dataset).tokens
         return {"train": 0} | {split: n // recipe.block_size for split, n in tokens.items()}
@@ -22,14 +22,14 @@ class LanguageCost(TrainingCost):
     def not_counted(self, resolved: Resolved) -> str:
         recipe = resolved.recipe
         if recipe.READS_DATA and recipe.evaluate not in get_dataset(recipe.dataset).tokens:
-            return "evaluations on texts whose number of tokens is not known"
+            return "evaluations on texts whose number of tokens is unknown"
         return ""
 
 
 def language_complexity(resolved: Resolved, *, positions: bool = True) -> tuple[int, int]:
     """Parameters of a language model, and MACs of one window.
 
-    positions: whether the position embedding counts among the parameters.
+    positions: count the position embedding among the parameters.
     """
     spec, size = resolved.spec, resolved.recipe.block_size
     vocabulary = get_tokenizer(get_dataset(resolved.recipe.dataset).tokenizer).vocab_size

@@ -8,10 +8,10 @@ from crate.recipes import Training
 
 
 class Language(Training):
-    """A language model: trained on random windows of a text, evaluated on the whole of one.
+    """A language model: trained on random windows of a text, evaluated on a whole text.
 
-    Two controls count tokens instead: how often each comes ("unigram"), and after which other one
-    ("bigram"). What follows them in a chain is evaluated by those counts.
+    Two controls need no network: counts of tokens ("unigram"), and of pairs of tokens ("bigram").
+    A stage that follows a control in a chain evaluates the control's counts.
     """
 
     METRICS = (
@@ -30,10 +30,10 @@ class Language(Training):
         return super().trains and self.predictor == "model"
 
     @property
-    def evaluated_by(self) -> set[str]:
+    def evaluation_keys(self) -> set[str]:
         if self.predictor != "model":  # a control without a network
             return {"task", "dataset", "evaluate", "answer"}
-        return super().evaluated_by | {"block_size"}
+        return super().evaluation_keys | {"block_size"}
 
 
 RECIPE = Language

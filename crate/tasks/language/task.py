@@ -1,4 +1,4 @@
-"""Language models: trained on one text, evaluated on the whole of it or of another."""
+"""Language models: trained on a text, evaluated on a whole split of it or of another."""
 
 import math
 from collections.abc import Iterator
@@ -24,10 +24,10 @@ from crate.tasks.stage import TrainingStage, warn_odd_count
 from crate.training.loop import Batch, Examples
 from crate.weights import read_weights, save_tensors
 
-# Windows evaluated together, without `micro_batch`: as many as have this many logits.
+# Without `micro_batch`, as many windows are evaluated at once as have this many logits.
 EVALUATION_LOGITS = 2**26
 
-# Fills a window after the last token; never a target that counts.
+# Fills the last window after the last token; ignored as a target.
 PADDING = -100
 
 
@@ -40,16 +40,16 @@ def run(
     parent: Path | None,
     data_root: str | Path,
 ) -> tuple[dict, dict]:
-    """Train (if the recipe asks for it) and evaluate one model; weights are left in `folder`.
+    """Train (unless its length is 0) and evaluate one model; saves its weights in `folder`.
 
     Args:
-        parent: weights to start from, or a control's counts to evaluate; None starts anew.
+        parent: weights to start from, or a control's counts to evaluate; None: as initialised.
 
     Returns:
         metrics (cross-entropy in nats a token, and bits a byte of text, over the whole evaluated
-        split after the last update; its documents, and its tokens but the first, which nothing
-        comes before; FLOPs of the forward pass of one window of `block_size` tokens, and of
-        training since the chain's start, three forward passes a window) and details for run.json.
+        split after the last update; its documents; its tokens except the first, which is not
+        predicted; FLOPs of the forward pass of one window of `block_size` tokens, and of training
+        since the chain's start, three forward passes a window) and details for run.json.
     """
     stage = STAGE(resolved, runtime, data_root)
     counted = None
@@ -128,7 +128,7 @@ class LanguageStage(TrainingStage):
         return scores(lost, self.evaluated)
 
     def count(self, counted: ngram.Ngram | None, folder: RunFolder) -> tuple[dict, dict]:
-        """The metrics of a control: counts of tokens, its parent's or of the training part."""
+        """Evaluate a control. counted: its parent's counts; None counts the training split."""
         self.open()
         details = self.details()
         if self.recipe.predictor != "model":
@@ -163,9 +163,9 @@ STAGE = LanguageStage
 def training_windows(
     ids: np.ndarray, recipe: Language, seed: int, updates: range, runtime: Runtime
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """This rank's windows of each update, and the tokens that follow: both (B, block_size) int64.
+    """This rank's windows of each update, and their next tokens: both (B, block_size) int64.
 
-    Each begins anywhere in the text, documents run into each other: nanoGPT's batches.
+    As in nanoGPT, a window begins anywhere in the text and may span documents.
     """
     last = len(ids) - recipe.block_size  # starts; one more token is the last target
     within = np.arange(recipe.block_size + 1)
@@ -190,10 +190,10 @@ def next_token_loss(network: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
 
 @torch.inference_mode()
 def evaluate(model: nn.Module, ids: np.ndarray, recipe: Language, runtime: Runtime) -> float:
-    """Nats of all tokens but the first, over all ranks, in float32.
+    """Cross-entropy in nats, summed over all tokens except the first, over all ranks, in float32.
 
-    The text is cut into windows of `block_size` that share no token: each token is predicted once,
-    from those before it in its window, as many as a training batch has on average.
+    The text is cut into disjoint windows of `block_size`: each token is predicted once, from the
+    tokens before it in its window, which on average are as many as in training.
     """
     model.eval()
     size = recipe.block_size
@@ -214,15 +214,15 @@ def evaluate(model: nn.Module, ids: np.ndarray, recipe: Language, runtime: Runti
 
 
 def windows_at_once(model: LanguageModel, recipe: Language) -> int:
-    """Windows that are evaluated together."""
+    """Windows that are evaluated at once."""
     logits = recipe.block_size * model.token_embedding.num_embeddings
     return recipe.compute.micro_batch or max(1, EVALUATION_LOGITS // logits)
 
 
 def scores(lost: float, evaluated: Tokens) -> dict:
-    """Metrics from the nats of all tokens of a text but the first.
+    """Metrics from the summed nats of all tokens of a text except the first.
 
-    Bits a byte compare across tokenizers: ends of text cost bits and are no bytes.
+    Bits a byte compare across tokenizers. An end-of-text token costs bits and has 0 bytes.
     """
     targets = evaluated.ids[1:]
     held = int(np.bincount(targets, minlength=1) @ evaluated.tokenizer.lengths[: targets.max() + 1])

@@ -1,4 +1,4 @@
-"""The cost of measuring the speed of training a language model: the time its recipe gives it."""
+"""The cost of measuring a language model's training speed: the time that its recipe sets."""
 
 from crate.tasks.base import Resolved
 from crate.tasks.cost import KindCost

@@ -1,4 +1,4 @@
-"""How fast a language model trains on the device at hand, and in how much memory."""
+"""Speed and memory of training a language model on this machine's device."""
 
 import time
 from pathlib import Path
@@ -26,12 +26,12 @@ def run(
     parent: Path | None,
     data_root: Path,
 ) -> tuple[dict, dict]:
-    """Time updates of the recipe on random tokens; no weights are left.
+    """Time optimizer updates of the recipe on random tokens; no weights are saved.
 
     Returns:
-        metrics (tokens a second of all processes, from the median update; peak memory of one in
-        bytes: a GPU's, as torch's allocator counts it, or on a CPU by how much the process grew)
-        and details (updates timed).
+        metrics (tokens a second of all processes, from the median update; peak memory of one
+        process in bytes: on a GPU that of torch's allocator, on a CPU the growth of the process)
+        and details (number of updates timed).
     """
     recipe, device = resolved.recipe, runtime.device
     vocabulary = get_tokenizer(get_dataset(recipe.dataset).tokenizer).vocab_size
@@ -64,7 +64,7 @@ def run(
             torch.cuda.synchronize(device)
         took.append(time.perf_counter() - start)
         peak = max(peak, process.memory_info().rss)
-    timed = sorted(took[1:])  # the first also chooses kernels
+    timed = sorted(took[1:])  # the first is a warm-up
     memory = torch.cuda.max_memory_allocated(device) if on_gpu else peak - before
     tokens = recipe.batch_size * recipe.block_size
     return {

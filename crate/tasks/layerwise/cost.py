@@ -1,4 +1,4 @@
-"""The cost of looking at a few pictures layer by layer; the coding rates are not counted."""
+"""The cost of measuring a few images layer by layer; the coding rates are not counted."""
 
 from crate.data.catalogue import get_dataset
 from crate.tasks.base import Resolved
@@ -9,7 +9,7 @@ class LayerwiseCost(KindCost):
     TIMES_ALL = True
 
     def evaluated(self, resolved: Resolved) -> int:
-        """Of each split, as many as the recipe asks for, or all."""
+        """Of each split, the recipe's number of images, or all if there are fewer."""
         recipe, sizes = resolved.recipe, self.sizes(resolved)
         scenes = get_dataset(recipe.dataset).scenes
         splits = (recipe.evaluate,) if scenes else (recipe.evaluate, "train")

@@ -8,10 +8,10 @@ from crate.recipes import Recipe
 
 
 class Layerwise(Recipe):
-    """What each layer does to the objective that CRATE is derived from (crate/models/objective.py).
+    """The terms of sparse rate reduction by layer (crate/models/objective.py).
 
-    Looks at a few pictures of a split, and at as many that were trained on, all evenly spaced; of
-    a set of scenes, which has no split to compare with, at the evaluated ones alone.
+    Measured on evenly spaced images of the evaluated split, and on as many training images; of data
+    sets of scenes, on the evaluated split only.
     """
 
     METRICS = (
@@ -26,14 +26,14 @@ class Layerwise(Recipe):
     task: Literal["layerwise"] = "layerwise"
     image_size: pydantic.PositiveInt = 224
     eval_resize: pydantic.PositiveInt | None = None  # shorter side before the centre crop
-    pictures: pydantic.PositiveInt = 1000  # of each split, at most
+    pictures: pydantic.PositiveInt = 1000  # images of each split, at most
     epsilon: pydantic.PositiveFloat = 0.1  # ε of the coding rates
     weight: pydantic.NonNegativeFloat = 0.1  # λ of ‖Z‖₀ in the objective
 
     @pydantic.model_validator(mode="after")
     def _one_process(self) -> "Layerwise":
-        if self.compute.nodes * self.compute.tasks > 1:
-            raise ValueError("compute: this is the work of one process, on one GPU at most")
+        if self.compute.nodes * self.compute.processes_per_node > 1:
+            raise ValueError("compute: this stage runs in one process, on at most one GPU")
         return self
 
 

@@ -1,4 +1,4 @@
-"""The objective of sparse rate reduction by layer, and what tokens are like: an evaluation."""
+"""Measures sparse rate reduction by layer, and the norms and non-zeros of tokens."""
 
 import signal
 from collections.abc import Iterator
@@ -20,11 +20,11 @@ from crate.models.objective import layer_terms, principal_colours
 from crate.records import RunFolder
 from crate.runtime import Runtime, stop_signals
 from crate.tasks.base import Resolved
-from crate.tasks.frozen import Work, look_at_noise, parents_network, precision, spaced
+from crate.tasks.frozen import Work, evenly_spaced, frozen_network, noise_evaluation, precision
 from crate.tasks.layerwise.recipe import Layerwise
 from crate.training.progress import Progress
 
-BATCH = 50  # pictures at once, at most
+BATCH = 50  # images at once, at most
 BINS = 20  # of a histogram
 TERMS = ("compression", "official", "rate", "sparsity", "codes", "objective", "norm")
 
@@ -38,62 +38,62 @@ def run(
     parent: Path | None,
     data_root: str | Path,
 ) -> tuple[dict, dict]:
-    """Measure every layer on a few pictures of each split; no weights are left.
+    """Measure every layer on a few images of each split; no weights are saved.
 
     Args:
-        parent: weights to look with; None: as initialised.
+        parent: weights of the network; None: as initialised.
 
     Returns:
-        metrics, means over pictures, of the first and the last layer (compression, the official
-        helper's, rate and objective in nats of a picture; sparsity and codes: % of entries that are
-        not zero; norm: mean length of a token), of the evaluated split and, as train_…, of training
-        pictures; how many % of the steps from a layer to the next lower compression and sparsity
-        and raise the objective; and details for run.json: "layers", every term by layer with its
-        deviation over pictures, and histograms of tokens.
+        metrics, means over images, of the first and the last layer (compression, official, rate and
+        objective in nats an image; sparsity and codes in % of entries that are not zero; norm: mean
+        length of a token), for the evaluated split and, as train_…, for training images; the % of
+        layers after the first that lower compression and sparsity and raise the objective; and
+        details for run.json: "layers", every term by layer with its standard deviation over images,
+        and histograms of tokens.
 
     Raises:
-        UsageError: several processes. RunError: tokens that are not finite, weights of another
-        model, a picture that cannot be read.
+        UsageError: several processes.
+        RunError: tokens are not finite, weights are of another model, or an image cannot be read.
     """
     recipe, run_ = resolved.recipe, resolved.run
     dataset = get_dataset(recipe.dataset)
     if runtime.world > 1:
-        raise UsageError(f"{run_}: this is the work of one process, not of {runtime.world}")
+        raise UsageError(f"{run_}: this stage runs in one process, not in {runtime.world}")
     splits = {"evaluated": recipe.evaluate} | ({} if dataset.scenes else {"train": "train"})
     sources = {
         key: _batches(dataset, split, recipe, runtime, data_root) for key, split in splits.items()
-    }  # all first: a later one must not fail after hours
-    model = parents_network(resolved, parent, runtime)
+    }  # open all splits first, so that errors come before hours of work
+    model = frozen_network(resolved, parent, runtime)
     layers: dict = {}
     for key, (count, batches) in sources.items():
-        found = _measure(model, count, batches, recipe, dataset, f"{run_} ({splits[key]})")
+        measured = _measure(model, count, batches, recipe, dataset, f"{run_} ({splits[key]})")
         layers[key] = {
             term: {"mean": _rounded(values.mean(1)), "std": _rounded(values.std(1, correction=0))}
-            for term, values in found["terms"].items()
+            for term, values in measured["terms"].items()
         }
         if key == "evaluated":
             pictures = count
             layers["histograms"] = {
-                "norm": _histogram(found["norms"], logarithmic=True),
-                "nonzero": _histogram(found["nonzero"], logarithmic=False),
+                "norm": _histogram(measured["norms"], logarithmic=True),
+                "nonzero": _histogram(measured["nonzero"], logarithmic=False),
             }
-            write_examples(folder.examples, found["examples"])
+            write_examples(folder.examples, measured["examples"])
     return _metrics(layers) | {"pictures": pictures}, {"layers": layers}
 
 
 def _batches(
     dataset: ImageSet, split: str, recipe: Layerwise, runtime: Runtime, data_root: str | Path
 ) -> tuple[int, Iterator[Tensor]]:
-    """How many pictures are looked at, and their pixels in batches: uint8 (B, C, H, H)."""
+    """The number of images to measure, and their pixels in batches: uint8 (B, C, H, H)."""
     size = min(recipe.compute.micro_batch or BATCH, BATCH)
     if dataset.scenes:
         scenes = open_scenes(dataset, split, data_root)
-        chosen = spaced(len(scenes), recipe.pictures).tolist()
+        chosen = evenly_spaced(len(scenes), recipe.pictures).tolist()
         parts = [chosen[start : start + size] for start in range(0, len(chosen), size)]
         return len(chosen), (_squares(scenes, part, recipe.image_size, runtime) for part in parts)
     opened = {"size": recipe.image_size, "runtime": runtime, "data_root": data_root}
     source = open_split(dataset, split, held_out_for=recipe.evaluate, **opened)
-    source = source.select(spaced(len(source), recipe.pictures))
+    source = source.select(evenly_spaced(len(source), recipe.pictures))
     return len(source), (pixels for pixels, _ in source.evaluation(recipe, size))
 
 
@@ -113,18 +113,18 @@ def _measure(
     dataset: ImageSet,
     name: str,
 ) -> dict:
-    """Terms by layer and picture {term: (L, n)}, of tokens {norms, nonzero: (L, n N)}, examples."""
+    """ "terms" {name: (L, n)} of n images; "norms" and "nonzero" (L, n N) of tokens; "examples"."""
     device = next(model.parameters()).device
     progress = Progress(name, total=count, unit="pictures")
-    found: dict[str, list[Tensor]] = {}
-    shown: list[tuple[Tensor, Tensor]] = []  # pixels and last tokens of the first pictures
+    collected: dict[str, list[Tensor]] = {}
+    shown: list[tuple[Tensor, Tensor]] = []  # pixels and last layer's tokens of the first images
     done = 0
     with torch.inference_mode(), precision(recipe, device), stop_signals() as stop:
         for pixels in batches:
             if stop.asked:
                 raise Stopped(
                     f"stopped by {signal.Signals(stop.asked).name} at picture {done:,} of "
-                    f"{count:,}; the next start begins anew",
+                    f"{count:,}; the next start begins again at the first",
                     stop.asked,
                 )
             images = normalise(pixels, dataset)
@@ -136,12 +136,12 @@ def _measure(
                 for term, values in terms.items():
                     by_layer.setdefault(term, []).append(values.flatten().cpu())
             for term, values in by_layer.items():
-                found.setdefault(term, []).append(torch.stack(values))
+                collected.setdefault(term, []).append(torch.stack(values))
             if sum(len(before) for before, _ in shown) < EXAMPLES:
                 shown.append((pixels.cpu(), tokens[:, 1:].cpu()))
             done += len(pixels)
             progress.update(done, "")
-    whole = {term: torch.cat(parts, dim=1) for term, parts in found.items()}
+    whole = {term: torch.cat(parts, dim=1) for term, parts in collected.items()}
     pixels, tokens = (torch.cat(parts)[:EXAMPLES] for parts in zip(*shown, strict=True))
     return {
         "terms": {term: whole[term] for term in TERMS if term in whole},
@@ -152,7 +152,7 @@ def _measure(
 
 
 def _examples(pixels: Tensor, tokens: Tensor) -> list[dict]:
-    """Pictures (n, C, H, H), and their patch tokens (n, N, d) as colours."""
+    """Images (n, C, H, H), and their patch tokens (n, N, d) as colours."""
     side = round(tokens.shape[1] ** 0.5)
     colours = principal_colours(tokens.flatten(0, 1)).view(len(tokens), side, side, 3)
     images = pixels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
@@ -161,10 +161,10 @@ def _examples(pixels: Tensor, tokens: Tensor) -> list[dict]:
 
 
 def _histogram(values: Tensor, *, logarithmic: bool) -> dict:
-    """Of tokens (L, n): {"edges": BINS + 1 numbers, "counts": L lists of BINS}.
+    """The histogram of values (L, n): {"edges": BINS + 1 numbers, "counts": L lists of BINS}.
 
-    The bins are the same in all layers: of a share from 0 to 1, or, logarithmic, from the least
-    to the largest that is not zero; zeros are in the first.
+    All layers have the same bins: from 0 to 1, or, logarithmic, from the least to the largest
+    positive value, with zeros in the first bin.
     """
     edges = np.linspace(0, 1, BINS + 1)
     values = values.numpy()
@@ -184,8 +184,8 @@ def _rounded(values: Tensor) -> list[float]:
 
 
 def _metrics(layers: dict) -> dict:
-    """Of the means by layer: the first and the last, and which way they go."""
-    means = {term: found["mean"] for term, found in layers["evaluated"].items()}
+    """The means of the first and the last layer, and the share of layers that improve a term."""
+    means = {term: values["mean"] for term, values in layers["evaluated"].items()}
     factors = {"sparsity": 100, "codes": 100}  # shares as %
     metrics = {}
     for term, values in means.items():
@@ -208,11 +208,11 @@ def _metrics(layers: dict) -> dict:
 
 
 def evaluation_work(resolved: Resolved, runtime: Runtime) -> tuple[Work, int]:
-    """Looking at pictures of noise, and how many of them a run looks at at once."""
-    recipe, model = resolved.recipe, parents_network(resolved, None, runtime)
+    """The evaluation of noise images, and a run's batch size."""
+    recipe, model = resolved.recipe, frozen_network(resolved, None, runtime)
 
     def look(images: Tensor) -> None:
         for _ in layer_terms(model, images, weight=recipe.weight, epsilon=recipe.epsilon):
             pass
 
-    return look_at_noise(look, recipe, runtime), min(recipe.compute.micro_batch or BATCH, BATCH)
+    return noise_evaluation(look, recipe, runtime), min(recipe.compute.micro_batch or BATCH, BATCH)

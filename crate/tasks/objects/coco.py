@@ -1,6 +1,6 @@
-"""Object discovery scored as COCO scores it, without classes (pycocotools; Lin et al. 2014).
+"""Class-agnostic COCO scores of object discovery (pycocotools; Lin et al. 2014).
 
-A mask is kept as COCO's run-length encoding, `{"size": [H, W], "counts": str}`; a box is
+A mask is stored as COCO's run-length encoding, `{"size": [H, W], "counts": str}`; a box is
 [left, top, width, height] in pixels. A result is `{"image_id", "segmentation", "bbox", "score"}`.
 """
 
@@ -15,7 +15,7 @@ METRICS = ("ap", "ap50", "ap75")  # after "box_" and "mask_"
 
 
 def encode(mask: np.ndarray) -> dict:
-    """bool (H, W) → its encoding, ready for JSON."""
+    """bool (H, W) → its run-length encoding, for JSON."""
     from pycocotools import mask as coder
 
     coded = coder.encode(np.asfortranarray(mask, dtype=np.uint8))
@@ -23,14 +23,14 @@ def encode(mask: np.ndarray) -> dict:
 
 
 def decode(rle: dict) -> np.ndarray:
-    """An encoding → bool (H, W)."""
+    """A run-length encoding → bool (H, W)."""
     from pycocotools import mask as coder
 
     return coder.decode(rle).astype(bool)
 
 
 def box(rle: dict) -> list[float]:
-    """The smallest box around a mask; four zeros where it is empty."""
+    """The smallest box around a mask; four zeros for an empty mask."""
     from pycocotools import mask as coder
 
     return coder.toBbox(rle).tolist()
@@ -44,7 +44,7 @@ def area(rle: dict) -> int:
 
 
 def outline_rle(segmentation: list | dict, height: int, width: int) -> dict:
-    """An annotation's segmentation (polygons, or runs as numbers or text) → its encoding."""
+    """An annotation's segmentation (polygons, or runs as numbers or text) → run-length encoding."""
     from pycocotools import mask as coder
 
     if isinstance(segmentation, list):
@@ -59,34 +59,34 @@ def outline_rle(segmentation: list | dict, height: int, width: int) -> dict:
 
 
 def result(image_id: int, rle: dict, *, bbox: list[float] | None = None) -> dict:
-    """A mask found in a picture; its box is the smallest around it, unless one is given.
+    """COCO's result of a predicted mask; bbox: None for the smallest box around it.
 
-    MaskCut gives no scores: all are 1, so that the order of the results is their order of merit.
+    MaskCut gives no scores: all are 1, so that results rank by their order.
     """
     bbox = box(rle) if bbox is None else list(bbox)
     return {"image_id": image_id, "segmentation": rle, "bbox": bbox, "score": 1.0}
 
 
 def evaluate(truth: dict, results: list[dict]) -> dict[str, float]:
-    """Average precision of boxes and of masks in %, as `config.Objects.METRICS` names it.
+    """Average precision of boxes and masks in %, by the names in `Objects.METRICS`.
 
-    AP is the mean over IoU 0.50, 0.55, …, 0.95, of the precision interpolated at 101 recalls, with
-    at most 100 results a picture; crowds are ignored regions.
+    AP is the mean over IoU 0.50, 0.55, …, 0.95 of the precision interpolated at 101 recalls, with
+    at most 100 results an image; crowds are ignored regions.
 
     Args:
-        truth: COCO's format, of the pictures that are scored.
-        results: in order of merit where scores are equal.
+        truth: annotations of the scored images, in COCO's format.
+        results: of equal scores, the best first.
 
     Raises:
-        RunError: the pictures have no object, or a result is of another picture or another size.
+        RunError: no image has an object, or a result is of another image or another size.
     """
     if all(annotation.get("iscrowd") for annotation in truth["annotations"]):
-        raise RunError("none of the pictures has an annotated object to score against")
+        raise RunError("no picture has an annotated object to score against")
     sizes = {image["id"]: [image["height"], image["width"]] for image in truth["images"]}
     for entry in results:
         size = sizes.get(entry["image_id"])
         if size is None:
-            raise RunError(f"a result is of picture {entry['image_id']}, which is not in the truth")
+            raise RunError(f"a result is of picture {entry['image_id']}, which has no annotations")
         if list(entry["segmentation"]["size"]) != size:
             raise RunError(
                 f"picture {entry['image_id']}: a mask is {entry['segmentation']['size']}, the "
@@ -103,10 +103,12 @@ def _average_precision(truth: dict, results: list[dict], kind: str) -> tuple[flo
     """AP, AP50 and AP75 in %."""
     from pycocotools.cocoeval import COCOeval
 
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does
-        there = _indexed(truth["images"], truth["annotations"])
-        found = _indexed(truth["images"], [{**r, "area": area(r["segmentation"])} for r in results])
-        evaluation = COCOeval(there, found, kind)
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+        expected = _indexed(truth["images"], truth["annotations"])
+        predicted = _indexed(
+            truth["images"], [{**r, "area": area(r["segmentation"])} for r in results]
+        )
+        evaluation = COCOeval(expected, predicted, kind)
         evaluation.params.useCats = 0
         evaluation.params.maxDets = [100]
         evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
@@ -117,7 +119,7 @@ def _average_precision(truth: dict, results: list[dict], kind: str) -> tuple[flo
 
 
 def _indexed(images: list[dict], annotations: list[dict]):
-    """A `COCO` of one class. pycocotools takes the number 0 for "none", so ids start at 1."""
+    """A `COCO` with one class. Ids start at 1: pycocotools takes 0 for "no match"."""
     from pycocotools.coco import COCO
 
     coco = COCO()

@@ -1,4 +1,4 @@
-"""The cost of MaskCut's features, up to the block that is used; its cuts are not counted."""
+"""The cost of MaskCut's features: the network up to the block that is used; cuts do not count."""
 
 from crate.models import flops
 from crate.tasks.base import Resolved
@@ -6,7 +6,7 @@ from crate.tasks.cost import KindCost
 
 
 class BlockCost(KindCost):
-    """Costs of an evaluation of what one block's attention sees."""
+    """The cost of an evaluation that uses the projections of one block's attention."""
 
     FORWARD = ("image_size", "layer")
 
@@ -18,7 +18,7 @@ class BlockCost(KindCost):
         return parameters, macs + self.projection(resolved)
 
     def projection(self, resolved: Resolved) -> int:
-        """MACs of what the block's attention projects tokens to."""
+        """MACs of the projections of the block's attention."""
         size = resolved.recipe.image_size
         return flops.projection_macs(resolved.spec, image_size=size)
 

@@ -1,6 +1,6 @@
-"""A mask drawn to the edges of its picture by a dense CRF (Krähenbühl & Koltun 2011).
+"""Refines a mask along the edges of its image by a dense CRF (Krähenbühl & Koltun 2011).
 
-Parameters as CutLER has them. The package is optional: `pydensecrf2` provides `pydensecrf`.
+Parameters as in CutLER. The package is optional: `pydensecrf2` provides `pydensecrf`.
 """
 
 import importlib.util
@@ -20,14 +20,14 @@ def available() -> bool:
 
 
 def refine(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The more probable of background and mask at each pixel, by mean-field inference.
+    """The more probable of background and foreground at each pixel, by mean-field inference.
 
-    image uint8 (H, W, 3), mask bool (H, W) -> bool (H, W). The mask is no certainty: the unary
-    terms are a softmax of the logits 1 and 0, so 73 % against 27 %.
-    Raises `UsageError` where the package is missing.
+    image uint8 (H, W, 3), mask bool (H, W) -> bool (H, W). The unary terms are a softmax of the
+    logits 1 and 0: the mask has a probability of 73 %.
+    Raises `UsageError` if the package is missing.
     """
     if not available():
-        raise UsageError("crf: true needs the package pydensecrf: pip install pydensecrf2")
+        raise UsageError("crf: true needs the package pydensecrf; 'make crf' installs it")
     from pydensecrf.densecrf import DenseCRF2D
 
     height, width = mask.shape

@@ -1,7 +1,7 @@
 """MaskCut (Wang et al. 2023, CutLER, arXiv 2301.11320): objects by repeated normalised cuts.
 
-Patches that are alike hold together; the cut that severs least (Shi & Malik 2000) splits them in
-two, and the part that stands out is an object. It is painted out, and the rest is cut again.
+A normalised cut (Shi & Malik 2000) of the affinities between patches splits them in two; one part
+is an object. Its patches are painted out, and the rest is cut again.
 
 N patches on a grid (h, w), row by row; A (N, N) affinities, D the diagonal of their row sums.
 """
@@ -18,21 +18,21 @@ from crate.errors import UsageError, unknown
 from crate.tasks.objects import crf as dense_crf
 
 Solver = Literal["iterative", "dense"]
-UNLIKE = 1e-5  # affinity of two patches that are not alike; of those that are: 1
-SAME_OBJECT = 0.5  # a mask that overlaps the one before by more (IoU) is that object again
-SMALLEST = 0.01  # share of the patches a mask must exceed, from the second on
-CHANGED_BY_CRF = 0.5  # a mask that refining leaves with less IoU than this is dropped
-# Entries of the eigenvector closer than this, in parts of its largest, count as equal: symmetric
-# patches differ by rounding only, and that must decide nothing.
+UNLIKE = 1e-5  # affinity of two patches that are not similar; that of similar ones is 1
+SAME_OBJECT = 0.5  # a mask whose IoU with the one before exceeds this is the same object
+SMALLEST = 0.01  # share of the patches that a mask must exceed, from the second mask on
+CHANGED_BY_CRF = 0.5  # a mask whose IoU with its refined form is below this is dropped
+# Entries of the eigenvector that differ by less than this, relative to the largest, count as equal:
+# those of symmetric patches differ by rounding only.
 TIE = 1e-7
-ERROR = 1e-8  # the most, in the same parts, that the iterative solver may be wrong by
-FEW = 64  # patches up to which the dense solver is used anyway
-LANCZOS, RESTARTS = 16, 60  # vectors that Lanczos keeps; beyond so many restarts it gives up
-THIRD = (1e-3, 1e-7)  # relative accuracy of the third eigenvalue, the finer where it has to be
+ERROR = 1e-8  # largest relative error of the iterative solver
+FEW = 64  # with at most so many patches, the dense solver is used
+LANCZOS, RESTARTS = 16, 60  # Lanczos vectors; most restarts
+THIRD = (1e-3, 1e-7)  # relative accuracy of the third eigenvalue: the first, else the second
 
 
 def squared(image: Image.Image, image_size: int) -> Image.Image:
-    """The picture as the network sees it: scaled to a square of `image_size` pixels a side."""
+    """The network's input: the image scaled to a square of `image_size` pixels a side."""
     return image.resize((image_size, image_size), Image.Resampling.LANCZOS)
 
 
@@ -47,25 +47,26 @@ def find_objects(
     crf: bool,
     solver: Solver = "iterative",
 ) -> list[np.ndarray]:
-    """Masks of a picture's objects at its own size, in the order found, none of them empty.
+    """Masks of an image's objects at its own size, in the order of the cuts, without empty ones.
 
-    With `crf` each mask is refined on the square picture (`crate.tasks.objects.crf`), its holes are
-    filled, and it is dropped where that changed it much. Enlarged masks are those pixels that are
-    above half of their maximum after bicubic interpolation, as published.
+    With `crf`, each mask is refined on the square image (`crate.tasks.objects.crf`), its holes are
+    filled, and it is dropped if that changed it much (`CHANGED_BY_CRF`). As published, masks are
+    enlarged by bicubic interpolation and thresholded at half of their maximum.
 
     Args:
         image: RGB.
         features: (N, d) of the patches of `squared(image, image_size)`, row by row.
-        grid: rows and columns of patches; the rest as for `cut_masks`.
+        grid: rows and columns of patches. For the others see `cut_masks`.
 
     Returns:
         bool (H, W) each.
 
     Raises:
-        UsageError: features that do not fill the grid, an unknown solver, or no package for `crf`.
+        UsageError: features that do not fill the grid, an unknown solver, or `crf` without its
+            package.
     """
     pixels = np.asarray(squared(image, image_size)) if crf else None
-    found = []
+    enlarged = []
     for patches in cut_masks(features, grid, tau=tau, masks=masks, solver=solver):
         rows, columns = (np.arange(image_size) * n // image_size for n in grid)
         mask = patches[np.ix_(rows, columns)]  # (image_size, image_size), nearest neighbour
@@ -77,8 +78,8 @@ def find_objects(
         grey = np.asarray(Image.fromarray(np.uint8(255) * mask).resize(image.size))  # bicubic
         mask = grey > grey.max() / 2
         if mask.any():
-            found.append(mask)
-    return found
+            enlarged.append(mask)
+    return enlarged
 
 
 def cut_masks(
@@ -89,23 +90,23 @@ def cut_masks(
     masks: int,
     solver: Solver = "iterative",
 ) -> list[np.ndarray]:
-    """At most `masks` objects on the grid of patches, in the order found, none of them empty.
+    """Disjoint masks of at most `masks` objects on the grid of patches, without empty ones.
 
     Each round cuts the patches in two (`_second_eigenvector`, `_object`) and paints the mask out:
-    its patches are unlike all others and themselves from then on. From the second round on, a mask
-    that is too small or overlaps the round before's too much counts as nothing found. What earlier
-    masks cover is taken off a mask, so they are disjoint.
+    from then on its patches are similar to no patch, not even themselves. From the second round on,
+    a mask that is too small (`SMALLEST`) or overlaps that of the round before too much
+    (`SAME_OBJECT`) is dropped. Patches of earlier masks are removed from a mask.
 
-    Where any two patches are as alike as any other two, a cut is not defined and the search ends:
-    patches that are all alike (a blank picture), all unlike, or all painted out. There is none
-    either for fewer than two patches, and for features that are not finite.
+    The search ends when all pairs of patches have the same affinity, for which no cut is defined:
+    a blank image, no similar patches, or all painted out. There are no masks for fewer than two
+    patches or for features that are not finite.
 
     Args:
-        features: (N, d), N = h w, row by row; a patch of zeros is like no other.
+        features: (N, d), N = h w, row by row; a patch of zeros is similar to none.
         grid: (h, w).
-        tau: patches are alike where their cosine is above it.
-        solver: "dense" solves the eigenproblem as published; "iterative" finds the same masks
-            sooner (benchmarks/maskcut.py).
+        tau: patches are similar if their cosine is above it.
+        solver: "dense" solves the eigenproblem as published; "iterative" gives the same masks
+            faster (benchmarks/maskcut.py).
 
     Returns:
         bool (h, w) each.
@@ -122,31 +123,31 @@ def cut_masks(
         return []
     affinity = _affinity(features, tau)
     painted = np.zeros(grid, bool)
-    before, found = None, []
+    before, disjoint = None, []
     for _ in range(masks):
-        if before is None or before.any():  # else nothing was painted: the same cut again
+        if before is None or before.any():  # else nothing was painted, and the cut stays
             vector = _second_eigenvector(affinity, solver)
             if vector is None:
                 break
             cut = _object(vector, grid)
         mask = cut
         if before is not None and (
-            mask.mean() <= SMALLEST or _iou(mask, before) > SAME_OBJECT  # of nothing found: 0
+            mask.mean() <= SMALLEST or _iou(mask, before) > SAME_OBJECT  # IoU with no mask: 0
         ):
             mask = np.zeros(grid, bool)
         if (mask & ~painted).any():
-            found.append(mask & ~painted)
+            disjoint.append(mask & ~painted)
         painted |= mask
         gone = painted.ravel()
         # painting sets features to 0, and so the cosines
         affinity[gone] = affinity[:, gone] = 1.0 if tau < 0 else UNLIKE
         before = mask
-    return found
+    return disjoint
 
 
 def _affinity(features: np.ndarray, tau: float) -> np.ndarray:
     """A (N, N) float64, symmetric: 1 where the cosine of two patches is above tau, else UNLIKE."""
-    # the largest entry first: the square of a tiny or a huge feature is no float32
+    # divide by the largest entry first: squares of tiny or huge features leave float32's range
     scale = np.abs(features).max(axis=1, keepdims=True)
     features = features / np.where(scale > 0, scale, 1)
     norm = np.linalg.norm(features, axis=1, keepdims=True)
@@ -155,10 +156,10 @@ def _affinity(features: np.ndarray, tau: float) -> np.ndarray:
 
 
 def _second_eigenvector(affinity: np.ndarray, solver: Solver) -> np.ndarray | None:
-    """Eigenvector v (N,) of (D − A) v = λ D v for the second smallest λ; None: not defined.
+    """Eigenvector v (N,) of (D − A) v = λ D v for the second smallest λ; None if not defined.
 
-    LAPACK's sign is arbitrary and, by the corner rule, what is published depends on it; here the
-    entry of largest magnitude is positive (the first of equals).
+    LAPACK's sign is arbitrary, and the published corner rule depends on it; here the entry of
+    largest magnitude (the first of equals) is positive.
     """
     degree = affinity.sum(axis=1)
     pairs = len(degree) * (len(degree) - 1)
@@ -178,7 +179,7 @@ def _dense(affinity: np.ndarray, degree: np.ndarray) -> np.ndarray:
     """As published: LAPACK on the generalised problem, in float64."""
     laplacian = np.negative(affinity)
     laplacian[np.diag_indices_from(laplacian)] += degree
-    # transposed, the symmetric matrices are in LAPACK's order, and nothing is copied
+    # the transposes are in LAPACK's memory order, which saves copies
     _, vectors = scipy.linalg.eigh(
         laplacian.T,
         np.diag(degree).T,
@@ -193,20 +194,20 @@ def _dense(affinity: np.ndarray, degree: np.ndarray) -> np.ndarray:
 def _iterative(affinity: np.ndarray, degree: np.ndarray) -> np.ndarray | None:
     """Lanczos (ARPACK) on M = D^-1/2 A D^-1/2, whose eigenvalues are μ = 1 − λ.
 
-    The largest is known, μ = 1 with D^1/2 1, and is shifted away. Two runs: one for the second
-    eigenvector, one beside it for the third eigenvalue, which a single run would miss where both
-    are equal. The residual over the distance of the two bounds the vector's error.
+    The largest is known, μ = 1 with eigenvector D^1/2 1, and is deflated. One run computes the
+    second eigenvector; another, with that deflated too, the third eigenvalue, which a single run
+    would miss if both were equal. The residual over the gap of the two bounds the vector's error.
 
     Returns:
-        None where that bound is above `ERROR` or Lanczos does not converge: λ2 and λ3 then are so
-        close that it is rounding that chooses the vector, and the dense solver has to.
+        None if that bound is above `ERROR` or Lanczos does not converge: λ2 and λ3 are then so
+        close that rounding would choose the vector, and the dense solver is used.
     """
     scale = 1 / np.sqrt(degree)
     known = [np.sqrt(degree / degree.sum())]
 
     def product(x: np.ndarray) -> np.ndarray:
         x = x.ravel()
-        # symv reads one triangle: half the memory, which is what takes the time
+        # symv reads one triangle: half the memory traffic, which dominates the time
         y = scale * scipy.linalg.blas.dsymv(1.0, affinity.T, scale * x)
         for vector in known:
             y -= 2 * (vector @ x) * vector  # μ ≤ 1 becomes μ − 2 ≤ −1, the smallest
@@ -223,7 +224,7 @@ def _iterative(affinity: np.ndarray, degree: np.ndarray) -> np.ndarray | None:
 
     try:
         second, y = largest(1e-14)
-        # One step more in the terms of v evens out what D^-1/2 enlarged; A v = μ D v.
+        # One more power step in terms of v smooths errors that D^-1/2 enlarged; A v = μ D v.
         v = scale * y
         stepped = scipy.linalg.blas.dsymv(1.0, affinity.T, v) / degree
         residual = np.abs(stepped - second * v).max()
@@ -239,17 +240,17 @@ def _iterative(affinity: np.ndarray, degree: np.ndarray) -> np.ndarray | None:
 
 
 def _first_largest(values: np.ndarray, scale: float) -> int:
-    """Index of the largest value, the first of those that differ by rounding only."""
+    """Index of the largest value; the first of those within `TIE`."""
     return int(np.argmax(values >= values.max() - TIE * scale))
 
 
 def _object(vector: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     """The part of the cut that is the object: bool (h, w), connected.
 
-    The foreground is what is above the mean; with three corners of the grid or all four in it, it
-    is the background, and the other side is taken. (The published rule also turns it where the
-    entry of largest magnitude is outside; with that entry positive it never is.) The object is the
-    connected component, over sides of patches, of the foreground's most extreme entry.
+    The foreground is the entries above the mean; if it contains three or four corners of the grid,
+    the other side is taken. (The published rule also swaps sides if the entry of largest magnitude
+    is outside; as that entry is positive here, it never is.) The object is the 4-connected
+    component of the foreground's most extreme entry.
     """
     scale = np.abs(vector).max()
     foreground = (vector > vector.mean() + TIE * scale).reshape(grid)

@@ -15,11 +15,11 @@ class Objects(Recipe):
     )  # fmt: skip
 
     task: Literal["objects"] = "objects"
-    image_size: pydantic.PositiveInt = 480  # side of the square a picture is scaled to
+    image_size: pydantic.PositiveInt = 480  # side of the square that an image is scaled to
     layer: pydantic.NonNegativeInt  # the block whose features are used, from 0
-    feature: Literal["key", "query", "value", "tokens"] = "key"  # tokens: what enters the block
-    tau: float = 0.15  # patches are alike above this cosine
-    masks: pydantic.PositiveInt = 3  # at most, of a picture
+    feature: Literal["key", "query", "value", "tokens"] = "key"  # tokens: the block's input
+    tau: float = 0.15  # patches are similar above this cosine
+    masks: pydantic.PositiveInt = 3  # of an image, at most
     crf: bool = False
     solver: Literal["iterative", "dense"] = "iterative"
     predictor: Predictor = pydantic.Field("model", alias="answer")

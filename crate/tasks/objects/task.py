@@ -1,4 +1,4 @@
-"""Objects found by MaskCut (Wang et al. 2023) in a network's features, scored as COCO does."""
+"""Object discovery by MaskCut (Wang et al. 2023) on a network's features, with COCO's scores."""
 
 import contextlib
 import statistics
@@ -22,11 +22,11 @@ from crate.models.features import patch_features
 from crate.records import RunFolder
 from crate.runtime import Runtime
 from crate.tasks.base import Resolved
-from crate.tasks.frozen import Work, parents_network, precision, sample_picture
+from crate.tasks.frozen import Work, frozen_network, precision, sample_picture
 from crate.tasks.objects import coco, crf
 from crate.tasks.objects.maskcut import find_objects, squared
 from crate.tasks.objects.recipe import Objects
-from crate.training.per_image import report, work_through
+from crate.training.per_image import map_details, resumable_map
 
 WITHOUT_CRF = "without CRF: pydensecrf is not installed ('make crf', then run it with --force)"
 
@@ -40,16 +40,21 @@ def run(
     parent: Path | None,
     data_root: str | Path,
 ) -> tuple[dict, dict]:
-    """Find objects in every picture of the split, and score them against its annotations.
+    """Find objects in every image of the split, and score them against its annotations.
 
-    No weights are left. A picture that fails counts neither in the scores nor in `images`.
+    No weights are saved. Images that fail count neither in the scores nor in `images`.
 
     Args:
-        parent: weights to look with; None: as initialised.
+        parent: weights of the network; None: as initialised.
 
     Returns:
-        metrics (average precision of boxes and masks in %, masks found, pictures scored) and
-        details for run.json; empty on other ranks than 0.
+        metrics (average precision of boxes and masks in %; objects: predicted masks; images: images
+        scored) and details for run.json; both empty on ranks other than 0.
+
+    Raises:
+        UsageError: the data set has no annotated objects.
+        RunError: the network's features are not finite for too many images, or no image has an
+            object.
     """
     recipe, run_ = resolved.recipe, resolved.run
     dataset = get_dataset(recipe.dataset)
@@ -68,10 +73,10 @@ def run(
             print(f"warning: {problem}", file=sys.stderr)
 
     if recipe.predictor == "model":
-        model = parents_network(resolved, parent, runtime)
+        model = frozen_network(resolved, parent, runtime)
 
     def look(index: int) -> dict:
-        """Encoded masks (and boxes, where they are not those around the masks), and seconds."""
+        """Encoded masks, boxes if they are not the smallest around the masks, and seconds."""
         number = scenes.ids[index]
         width, height = sizes[number]
         if recipe.predictor == "ground_truth":
@@ -83,7 +88,7 @@ def run(
         masks, seconds = find(model, scenes.picture(index), recipe, dataset, refine=refine)
         return {"masks": [coco.encode(mask) for mask in masks], "seconds": seconds}
 
-    found = work_through(
+    looked = resumable_map(
         look,
         len(scenes),
         picture=scenes.name,
@@ -94,39 +99,41 @@ def run(
     )
     if not runtime.main:
         return {}, {}
-    details = report(scenes, found, [WITHOUT_CRF] if without else [])
-    # ranked by the picture's number, as COCO does
-    parts = zip(scenes.ids, found, strict=True)
-    there = {number: part for number, part in parts if "failed" not in part}
+    details = map_details(scenes, looked, [WITHOUT_CRF] if without else [])
+    # of equal scores, COCO ranks by the image's id
+    parts = zip(scenes.ids, looked, strict=True)
+    scored = {number: part for number, part in parts if "failed" not in part}
     results = [
         coco.result(number, mask, bbox=bbox)
-        for number, part in there.items()
+        for number, part in scored.items()
         for mask, bbox in zip(part["masks"], _boxes(part), strict=True)
     ]
     metrics = coco.evaluate(
-        {key: [e for e in truth[key] if e[of] in there] for key, of in _NUMBERED.items()}, results
+        {key: [e for e in truth[key] if e[of] in scored] for key, of in _NUMBERED.items()}, results
     )
     metrics = {key: round(value, 6) for key, value in metrics.items()}
-    metrics |= {"objects": len(results), "images": len(there)}
-    times = [part["seconds"] for part in there.values() if "seconds" in part]
+    metrics |= {"objects": len(results), "images": len(scored)}
+    times = [part["seconds"] for part in scored.values() if "seconds" in part]
     if times:
         network, cut = (round(statistics.median(part), 4) for part in zip(*times, strict=True))
         details["seconds_per_picture"] = {"network": network, "cut": cut}  # medians
-    write_examples(folder.examples, _examples(scenes, found))
+    write_examples(folder.examples, _examples(scenes, looked))
     return metrics, details
 
 
-_NUMBERED = {"images": "id", "annotations": "image_id"}  # where entries name their picture
+_NUMBERED = {"images": "id", "annotations": "image_id"}  # list of COCO's format → key of image ids
 
 
 def find(
     model: nn.Module, picture: Image.Image, recipe: Objects, dataset: ImageSet, *, refine: bool
 ) -> tuple[list[np.ndarray], tuple[float, float]]:
-    """The objects of one RGB picture: bool (H, W) each, and the seconds of network and cut.
+    """The objects of one RGB image: bool (H, W) each, and the seconds of network and cut.
 
     Args:
-        dataset: whose normalisation the picture gets.
-        refine: whether a CRF sharpens the masks.
+        dataset: the data set whose normalisation is used.
+        refine: whether to refine masks by a CRF.
+
+    Raises `RunError` if the features are not finite.
     """
     device = next(model.parameters()).device
     began = time.perf_counter()
@@ -158,10 +165,10 @@ def _boxes(part: dict) -> list[list[float] | None]:
     return part.get("boxes", [None] * len(part["masks"]))
 
 
-def _examples(scenes: Scenes, found: list[dict]) -> list[dict]:
+def _examples(scenes: Scenes, looked: list[dict]) -> list[dict]:
     examples = []
-    for index, part in enumerate(found[:EXAMPLES]):
-        with contextlib.suppress(RunError):  # controls open no picture before
+    for index, part in enumerate(looked[:EXAMPLES]):
+        with contextlib.suppress(RunError):  # controls have not opened the images before
             picture = np.asarray(scenes.picture(index))
             masks = [coco.decode(mask) for mask in part.get("masks", [])]
             examples.append({"image": picture, "masks": masks})
@@ -172,8 +179,8 @@ def _examples(scenes: Scenes, found: list[dict]) -> list[dict]:
 
 
 def evaluation_work(resolved: Resolved, runtime: Runtime) -> tuple[Work, int]:
-    """Looking at one picture of noise, of the usual shape."""
+    """The evaluation of one noise image of the usual shape, and the batch size 1."""
     recipe, dataset = resolved.recipe, get_dataset(resolved.recipe.dataset)
-    model, picture = parents_network(resolved, None, runtime), sample_picture(recipe, dataset)
+    model, picture = frozen_network(resolved, None, runtime), sample_picture(recipe, dataset)
     refine = recipe.crf and crf.available()
     return lambda _: find(model, picture, recipe, dataset, refine=refine), 1

@@ -1,4 +1,4 @@
-"""The cost of probes: looking at each picture once, as if no features were kept yet."""
+"""The cost of probes: one forward pass an image, as if no features were cached yet."""
 
 import dataclasses
 
@@ -11,10 +11,10 @@ class ProbeCost(KindCost):
     FORWARD = ("image_size", "features")
 
     def evaluated(self, resolved: Resolved) -> int:
-        """The pictures of all splits that are looked at."""
+        """The images of all splits whose features are needed."""
         recipe, sizes = resolved.recipe, self.sizes(resolved)
         dataset = get_dataset(recipe.dataset)
-        if dataset.held_out("validation"):  # out of what is trained on
+        if dataset.held_out("validation"):  # held out of the training split
             sizes["train"] -= dataset.holdout
         return sum(sizes.get(split, 0) for split in recipe.splits(dataset))
 

@@ -9,13 +9,13 @@ from crate.recipes import Recipe
 
 
 class Probe(Recipe):
-    """What the features of a frozen network tell of a picture's class; no network is trained.
+    """Classification from the features of a frozen network; no network is trained.
 
-    "linear": logistic regression, on features standardised by the mean and variance of those it
-    is fitted to. Of several penalties, the one with the best top-1 on the validation split is
-    taken, fitted to the training split without it; then it is fitted to all that recipes train on.
-    "knn": weighted votes of the most similar training features by cosine (Wu et al. 2018,
-    arXiv 1805.01978), as in DINO's evaluation (arXiv 2104.14294).
+    "linear": logistic regression on standardised features. Of several penalties, the one with the
+    best top-1 on the validation split is chosen, by probes fitted to the training split without it;
+    the scored probe is fitted to training and validation split.
+    "knn": votes of the nearest training features, weighted by cosine (Wu et al. 2018, arXiv
+    1805.01978), as in DINO's evaluation (arXiv 2104.14294).
     """
 
     METRICS = ("top1", "top5", "cross_entropy", "chance", "images", "penalty")
@@ -35,20 +35,20 @@ class Probe(Recipe):
 
     @pydantic.model_validator(mode="after")
     def _one_process(self) -> "Probe":
-        if self.compute.nodes * self.compute.tasks > 1:
-            raise ValueError("compute: a probe is the work of one process, on one GPU at most")
+        if self.compute.nodes * self.compute.processes_per_node > 1:
+            raise ValueError("compute: a probe runs in one process, on at most one GPU")
         if len(set(self.penalties)) < len(self.penalties):
-            raise ValueError(f"penalties: one is named twice in {self.penalties}")
+            raise ValueError(f"penalties: duplicate value in {self.penalties}")
         return self
 
     @property
     def identity(self) -> dict:
-        """What the other method goes by decides nothing."""
+        """As `Recipe.identity`, without the settings of the other method."""
         others = {"linear": {"neighbours", "temperature"}, "knn": {"penalties"}}[self.method]
         return {key: value for key, value in super().identity.items() if key not in others}
 
     def splits(self, dataset: Dataset) -> list[str]:
-        """The splits whose pictures are looked at; the evaluated one stands last."""
+        """The splits whose features are needed; the evaluated split comes last."""
         chooses = self.method == "linear" and len(self.penalties) > 1
         needed = ["train", *(["validation"] if chooses or dataset.held_out("validation") else [])]
         return [*(split for split in needed if split != self.evaluate), self.evaluate]

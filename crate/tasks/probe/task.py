@@ -1,8 +1,8 @@
 """Probes of a frozen network's features: logistic regression or weighted nearest neighbours.
 
-A network looks at each picture once: what it makes of a split is kept beside its weights, in
-`features-<weights>-<key>.safetensors`, for all probes of that network. The file holds its whole
-key and a digest of its content; one that is damaged, or of another key, is made again.
+The features of a split are computed once and cached beside the network's weights, in
+`features-<weights>-<key>.safetensors`, for all probes of that network. The file holds its full key
+and a digest of its content; a file that is damaged or has another key is computed again.
 """
 
 import contextlib
@@ -29,11 +29,11 @@ from crate.models.probes import LinearProbe, neighbour_votes
 from crate.records import RunFolder, atomic_path, canonical_json, file_sha256, lock, short_hash
 from crate.runtime import Runtime, stop_signals
 from crate.tasks.base import Resolved
-from crate.tasks.frozen import Work, look_at_noise, parents_network, precision
+from crate.tasks.frozen import Work, frozen_network, noise_evaluation, precision
 from crate.tasks.probe.recipe import Probe
 from crate.training.progress import Progress
 
-BATCH = 500  # pictures at once, at most
+BATCH = 500  # images at once, at most
 
 Part = tuple[Tensor, Tensor]  # features (n, d) float32 and labels (n,) of a split, on the device
 
@@ -47,29 +47,29 @@ def run(
     parent: Path | None,
     data_root: str | Path,
 ) -> tuple[dict, dict]:
-    """Fit a probe to the training split, and score it on the evaluated one; no weights are left.
+    """Fit a probe to the training split, and score it on the evaluated one; no weights are saved.
 
-    Test pictures decide nothing: the penalty is chosen on the validation split, by a probe fitted
-    to the training split without it. The probe that is scored is fitted to the whole training
-    split, as every recipe's network: where validation pictures were held out of it, they are in.
+    Test images choose nothing: the penalty is chosen on the validation split, by probes fitted to
+    the training split without it. If the test split is evaluated, the scored probe is fitted to the
+    whole training split, including validation images that were held out of it.
 
     Args:
-        parent: weights to look with; None: as initialised.
+        parent: weights of the network; None: as initialised.
 
     Returns:
         metrics (top-1 and top-5 accuracy in %; chance: % of the most frequent class; linear:
         cross-entropy in nats, and the penalty) and details for run.json.
 
     Raises:
-        UsageError: a data set without the splits or labels that a probe needs; several processes.
-        RunError: features that are not finite, a fit that does not end, weights of another model.
+        UsageError: the data set lacks a split or labels, or there are several processes.
+        RunError: features are not finite, a fit does not converge, or weights are of another model.
     """
     recipe, run_, device = resolved.recipe, resolved.run, runtime.device
     dataset = get_dataset(recipe.dataset)
     if runtime.world > 1:
-        raise UsageError(f"{run_}: a probe is the work of one process, not of {runtime.world}")
+        raise UsageError(f"{run_}: a probe runs in one process, not in {runtime.world}")
     if dataset.scenes:
-        raise UsageError(f"{run_}: {dataset.title} has no one label a picture to probe for")
+        raise UsageError(f"{run_}: a probe needs one label a picture; {dataset.title} has scenes")
     splits = recipe.splits(dataset)
     for split in splits:
         if split not in dataset.splits:
@@ -77,8 +77,8 @@ def run(
     opened = {"size": recipe.image_size, "runtime": runtime, "data_root": data_root}
     sources = {
         split: open_split(dataset, split, held_out_for="validation", **opened) for split in splits
-    }  # all first: a later one must not fail after hours
-    network = functools.cache(lambda: parents_network(resolved, parent, runtime))
+    }  # open all splits first, so that errors come before hours of work
+    network = functools.cache(lambda: frozen_network(resolved, parent, runtime))
     parts: dict[str, Part] = {}
     for split, source in sources.items():
         extract = functools.partial(_extract, network, source, recipe, dataset, f"{run_} ({split})")
@@ -101,7 +101,7 @@ def run(
             neighbours=recipe.neighbours,
             temperature=recipe.temperature,
         )
-        # what got no vote is no guess
+        # classes without votes are no predictions
         return accuracy(votes.masked_fill(votes == 0, -torch.inf), judged[1]), details
     penalty = recipe.penalties[0]
     if len(recipe.penalties) > 1:
@@ -120,16 +120,16 @@ def choose(
     penalties: list[float], train: Part, validation: Part, *, classes: int
 ) -> tuple[float, dict[str, float]]:
     """The penalty with the best top-1 on validation features, the largest of equals; all top-1."""
-    found = {}
+    top1s = {}
     for penalty in sorted(penalties, reverse=True):
         probe = LinearProbe(*train, classes=classes, penalty=penalty)
-        found[penalty] = accuracy(probe.logits(validation[0]), validation[1])["top1"]
-    best = max(found, key=found.get)  # the first of equals
-    return best, {f"{penalty:g}": top1 for penalty, top1 in found.items()}
+        top1s[penalty] = accuracy(probe.logits(validation[0]), validation[1])["top1"]
+    best = max(top1s, key=top1s.get)  # the first of equals
+    return best, {f"{penalty:g}": top1 for penalty, top1 in top1s.items()}
 
 
 def accuracy(scores: Tensor, labels: Tensor) -> dict:
-    """What `classification` states, of scores (B, C) and labels (B,); −∞ is never right."""
+    """Top-1, top-5 and chance in % of scores (B, C) with labels (B,); −∞ is never right."""
     ranked, classes = scores.topk(min(5, scores.shape[1]), dim=1)
     hits = (classes == labels[:, None]) & (ranked > -torch.inf)
     share = 100 / len(labels)
@@ -151,7 +151,7 @@ def _extract(
     dataset: ImageSet,
     name: str,
 ) -> Tensor:
-    """Features of all pictures of a split, in order, not augmented: (n, d) float32 on the CPU."""
+    """Features of all images of a split, in order, not augmented: (n, d) float32 on the CPU."""
     model = network()
     device = next(model.parameters()).device
     progress = Progress(name, total=len(source), unit="images")
@@ -162,7 +162,7 @@ def _extract(
             if stop.asked:
                 raise Stopped(
                     f"stopped by {signal.Signals(stop.asked).name} at image {done:,} of "
-                    f"{len(source):,}; the next start begins this split anew",
+                    f"{len(source):,}; the next start begins this split again",
                     stop.asked,
                 )
             features = image_features(model, normalise(pixels, dataset), recipe.features)
@@ -188,7 +188,7 @@ def _key(
     source: MemoryImages | StreamedImages,
     parent: Path | None,
 ) -> dict:
-    """What features depend on; the labels stand for which pictures there are."""
+    """All that features depend on; the labels' digest stands for the list of images."""
     recipe = resolved.recipe
     return {
         "weights": parent and file_sha256(parent),
@@ -205,23 +205,23 @@ def _key(
 
 
 def _kept(extract: Callable[[], Tensor], key: dict, parent: Path | None) -> Tensor:
-    """Features from beside the parent's weights, made first where they are not there.
+    """Features from the cache beside the parent's weights, computed and cached if needed.
 
-    A network without a parent is looked with by one run alone, which keeps nothing.
+    Without a parent, nothing is cached: no other run uses the same network.
     """
     if parent is None:
         return extract()
     text = canonical_json(key)
     weights = key["weights"][:8]
     path = parent.with_name(f"features-{weights}-{short_hash(text)}.safetensors")
-    waiting = f"{path.name}: another process makes these features; waiting for it"
+    waiting = f"{path.name}: waiting for another process that computes these features"
     with lock(path.with_name(f".{path.stem}.lock"), waiting):
-        for other in path.parent.glob("features-*.safetensors"):  # of weights that are gone
+        for other in path.parent.glob("features-*.safetensors"):  # of weights that were replaced
             if not other.name.startswith(f"features-{weights}-"):
                 with contextlib.suppress(OSError):
                     other.unlink()
         if path.exists():
-            with _problem_told(path):
+            with _warn_unusable(path):
                 return _read(path, text)
         features = extract()
         _write(path, text, features)
@@ -229,22 +229,23 @@ def _kept(extract: Callable[[], Tensor], key: dict, parent: Path | None) -> Tens
 
 
 @contextlib.contextmanager
-def _problem_told(path: Path) -> Iterator[None]:
+def _warn_unusable(path: Path) -> Iterator[None]:
+    """Print errors of reading a cached file, so that its features are computed again."""
     try:
         yield
     except (OSError, KeyError, ValueError, safetensors.SafetensorError) as error:
         reason = str(error).split("\n")[0]
-        print(f"{path}: not used ({reason}); the features are made again", file=sys.stderr)
+        print(f"{path}: not used ({reason}); computing the features again", file=sys.stderr)
 
 
 def _read(path: Path, text: str) -> Tensor:
-    """Raises an error that `_problem_told` tells where the file is not what it should be."""
+    """Cached features; raises an error of those that `_warn_unusable` catches."""
     with safetensors.safe_open(path, "pt") as file:
         stated, features = file.metadata() or {}, file.get_tensor("features")
     if stated.get("key") != text:
         raise ValueError("features of something else")
     if stated.get("sha256") != _digest(features):
-        raise ValueError("damaged: its content is not what its sha256 says")
+        raise ValueError("damaged: its content does not match its sha256")
     return features
 
 
@@ -253,7 +254,7 @@ def _write(path: Path, text: str, features: Tensor) -> None:
     with atomic_path(path) as temporary:
         try:
             safetensors.torch.save_file({"features": features}, temporary, metadata=stated)
-        except safetensors.SafetensorError as error:  # a full disk, in its words
+        except safetensors.SafetensorError as error:  # raised on a full disk
             raise RunError(f"{path}: cannot be written ({error})") from None
 
 
@@ -265,7 +266,7 @@ def _digest(tensor: Tensor) -> str:
 
 
 def evaluation_work(resolved: Resolved, runtime: Runtime) -> tuple[Work, int]:
-    """Looking at pictures of noise, and how many of them a run looks at at once."""
-    recipe, model = resolved.recipe, parents_network(resolved, None, runtime)
+    """The evaluation of noise images, and a run's batch size."""
+    recipe, model = resolved.recipe, frozen_network(resolved, None, runtime)
     look = functools.partial(image_features, model, kind=recipe.features)
-    return look_at_noise(look, recipe, runtime), min(recipe.compute.micro_batch or BATCH, BATCH)
+    return noise_evaluation(look, recipe, runtime), min(recipe.compute.micro_batch or BATCH, BATCH)

@@ -1,4 +1,4 @@
-"""The recipe of starting a chain from an official checkpoint."""
+"""The recipe of starting a chain at an official checkpoint."""
 
 from pathlib import Path
 from typing import Literal
@@ -11,7 +11,7 @@ from crate.recipes import Recipe
 
 
 class Released(Recipe):
-    """A chain's start from an official checkpoint: converted, strictly, and nothing trained."""
+    """The start of a chain at an official checkpoint, converted strictly; nothing is trained."""
 
     METRICS = ("parameters",)
     READS_DATA = False
@@ -23,7 +23,7 @@ class Released(Recipe):
     image_size: pydantic.PositiveInt = 224
 
     def inputs(self, model: str, dataset: ImageSet, experiments: Path) -> dict:
-        """The official files: another file, or one with a known sha256, is another start."""
+        """The official files that the manifest lists, with their bytes and sha256."""
         known = manifest_entries(model, dataset.classes, experiments)
         return {"files": {name: [entry.bytes, entry.sha256] for name, entry in known}}
 

@@ -1,4 +1,4 @@
-"""A chain's start from an official checkpoint: its weights become those of a run."""
+"""Starts a chain at an official checkpoint: converts its weights to those of a run."""
 
 from pathlib import Path
 
@@ -23,15 +23,15 @@ def run(
     parent: Path | None,
     data_root: Path,
 ) -> tuple[dict, dict]:
-    """Convert the released weights of the run's model with a head for the step's data set.
+    """Convert the released weights of the run's model with a head for the recipe's data set.
 
-    A contrastive model needs no head, and has the sizes of its file.
+    A contrastive model needs no head; its sizes are read from the file.
 
     Returns:
         metrics (parameters) and details (the file and its sha256).
 
     Raises:
-        RunError: the file is not here, is damaged, or holds another architecture or head.
+        RunError: the file is missing or damaged, or has another architecture or head.
     """
     classes = get_dataset(resolved.recipe.dataset).classes
     path = locate(resolved.run.model, classes, EXPERIMENTS, data_root)
@@ -40,9 +40,9 @@ def run(
         model = build_contrastive(resolved.spec, **infer_sizes(state, resolved.spec))
     else:
         model = build(resolved.spec, num_classes=classes, image_size=resolved.recipe.image_size)
-        found = state["head.weight"].shape[0]
-        if found != classes:
-            raise RunError(f"{path}: its head has {found:,} classes, not {classes:,}")
+        outputs = state["head.weight"].shape[0]
+        if outputs != classes:
+            raise RunError(f"{path}: its head has {outputs:,} classes, not {classes:,}")
     model.load_state_dict(state, strict=True)
     save_weights(model, folder)
     parameters = sum(parameter.numel() for parameter in model.parameters())

@@ -1,4 +1,4 @@
-"""The cost of semantic segmentation: of the backbone's used part, and the decoder."""
+"""The cost of semantic segmentation: the backbone up to the last layer used, and the decoder."""
 
 import math
 
@@ -38,7 +38,7 @@ class SegmentationCost(TrainingCost):
 
 
 def windows_of(recipe: Segmentation, dataset: Dataset) -> int:
-    """Windows that cover a picture in a test; pictures of real sets are taken to be 640 x 480."""
+    """Windows that cover an image in a test; images of real data sets are assumed 640 x 480."""
     shape = square(dataset)
     longest, shortest = recipe.resize
     factor = min(longest / max(shape), shortest / min(shape))
@@ -50,7 +50,7 @@ def windows_of(recipe: Segmentation, dataset: Dataset) -> int:
 
 
 def decoder_sizes(resolved: Resolved) -> dict:
-    """What a segmentation decoder's closed forms need."""
+    """Arguments of a segmentation decoder's closed forms."""
     recipe = resolved.recipe
     return {
         "dim": resolved.spec.dim,

@@ -1,4 +1,4 @@
-"""Semantic segmentation: a backbone and a decoder trained together, or a control without them."""
+"""Semantic segmentation: a backbone and a decoder trained together, or a control."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -24,10 +24,11 @@ from crate.tasks.segmentation.recipe import Segmentation
 from crate.tasks.stage import TrainingStage
 from crate.training.loop import Batch
 
-# Windows looked at together in a test, without `micro_batch`: as many as have this many logits.
+# Without `micro_batch`, a test evaluates as many windows at once as have this many logits, at most
+# EVALUATION_WINDOWS.
 EVALUATION_LOGITS = 2**28
 EVALUATION_WINDOWS = 16
-FREQUENCY_SAMPLE = 500  # maps of the training part that tell its most frequent class
+FREQUENCY_SAMPLE = 500  # training maps from which the most frequent class is estimated
 
 
 def run(
@@ -39,17 +40,16 @@ def run(
     parent: Path | None,
     data_root: str | Path,
 ) -> tuple[dict, dict]:
-    """Train (if the recipe asks for it) and evaluate one model; weights are left in `folder`.
+    """Train (unless its length is 0) and evaluate one model; saves its weights in `folder`.
 
-    The controls need no network and leave no weights: "ground_truth" answers with the maps
-    themselves, "whole_image" with the class that has the most pixels in `FREQUENCY_SAMPLE` maps
-    spread evenly over the training part.
+    The controls have no network and save no weights: "ground_truth" predicts the maps themselves,
+    "whole_image" the class with the most pixels in `FREQUENCY_SAMPLE` evenly spaced training maps.
 
     Args:
-        parent: weights of the backbone to start from; None starts anew.
+        parent: weights of the backbone to start from; None: as initialised.
 
     Returns:
-        metrics (`scores`, all in %, and the number of pictures evaluated) and details for run.json.
+        metrics (`scores`, all in %, and the number of images evaluated) and details for run.json.
     """
     stage = STAGE(resolved, runtime, data_root)
     if resolved.recipe.predictor == "model":
@@ -73,7 +73,8 @@ class SegmentationStage(TrainingStage):
         stride, size = self.recipe.stride, self.recipe.image_size
         if stride > size:
             raise UsageError(
-                f"{self.run}: a stride of {stride} leaves gaps between windows of {size} pixels"
+                f"{self.run}: a stride of {stride} leaves gaps between windows of {size} pixels; "
+                f"set stride to at most {size}"
             )
         self.evaluated = self._open(self.recipe.evaluate)
 
@@ -87,17 +88,17 @@ class SegmentationStage(TrainingStage):
         return self.start(None)[0]
 
     def start(self, weights: dict[str, Tensor] | None) -> tuple[Segmenter, dict | None]:
-        """The decoder is always new."""
+        """As `TrainingStage.start`; only the backbone's weights are transferred."""
         return build_segmenter(self.spec, self.recipe, self.dataset.classes, weights)
 
     def prepare(self, model: Segmenter) -> nn.Module:
         return self._prepare_norms(model) if self.recipe.trains else model
 
     def _prepare_norms(self, model: Segmenter) -> nn.Module:
-        """BatchNorm over all GPUs where there are several; elsewhere over each micro-batch.
+        """Synchronise BatchNorm over all GPUs; on one device it sees each micro-batch.
 
-        Raises `UsageError` where some micro-batch of UPerNet has one picture, of which its coarsest
-        map would be one value a channel.
+        Raises `UsageError` if a micro-batch of UPerNet would have a single image: its coarsest map
+        has one value a channel, for which BatchNorm is not defined.
         """
         world = self.runtime.world
         if world > 1 and self.runtime.device.type == "cuda":
@@ -108,8 +109,8 @@ class SegmentationStage(TrainingStage):
         micro = min(self.recipe.compute.micro_batch or size, size)
         if 1 in (micro, size % micro):
             raise UsageError(
-                f"{self.run}: BatchNorm needs two pictures at once, and {size} a process in "
-                f"micro-batches of {micro} leave one alone"
+                f"{self.run}: BatchNorm needs two pictures at once, but {size} a process in "
+                f"micro-batches of {micro} leave a single one; change batch_size or micro_batch"
             )
         return model
 
@@ -126,7 +127,7 @@ class SegmentationStage(TrainingStage):
 
     def measure(self) -> dict:
         model, recipe, runtime = self.model, self.recipe, self.runtime
-        same_statistics(model, runtime)
+        broadcast_statistics(model, runtime)
         model.eval()
         pictures = readable(self.evaluated.evaluation(recipe))
         pairs = segment(model, pictures, recipe, self.dataset, runtime)
@@ -151,11 +152,11 @@ STAGE = SegmentationStage
 
 
 def segmentation_loss(scores: tuple[Tensor, ...], maps: Tensor, auxiliary: float) -> Tensor:
-    """Cross-entropy of the decoder, plus `auxiliary` times that of the second head if there is one.
+    """Cross-entropy of the decoder, plus `auxiliary` times that of the auxiliary head, if any.
 
     scores: each (B, C, S, S). maps: (B, S, S) uint8.
-    The sum over labelled pixels is divided by the number of all, as mmsegmentation does by
-    default: a crop without any label is no NaN, and micro-batches and ranks change nothing.
+    As mmsegmentation does by default, the sum over labelled pixels is divided by the number of all
+    pixels: a crop without labels gives 0, and micro-batches and ranks do not change the loss.
     """
     target = maps.long()
     losses = [
@@ -166,8 +167,8 @@ def segmentation_loss(scores: tuple[Tensor, ...], maps: Tensor, auxiliary: float
     return sum(w * value for w, value in zip(weights, losses, strict=True)) / target.numel()
 
 
-def same_statistics(model: nn.Module, runtime: Runtime) -> None:
-    """Give all ranks the BatchNorm statistics of rank 0, which are saved."""
+def broadcast_statistics(model: nn.Module, runtime: Runtime) -> None:
+    """Broadcast the buffers (BatchNorm statistics) of rank 0, which are saved, to all ranks."""
     if runtime.world > 1:
         for buffer in model.buffers():
             buffer.mul_(int(runtime.main))
@@ -178,7 +179,7 @@ def same_statistics(model: nn.Module, runtime: Runtime) -> None:
 
 
 def readable(pictures: Iterable) -> Iterator[tuple[Tensor, Tensor]]:
-    """The pictures that could be read; one line on the screen for each other."""
+    """The images that could be read; prints a warning for each other (a text in `pictures`)."""
     for item in pictures:
         if isinstance(item, str):
             print(f"warning: left out: {item}", file=sys.stderr)
@@ -190,7 +191,7 @@ def most_frequent(source: LabelledScenes) -> int:
     """The class with the most pixels in a fixed sample of a split, the first of equals.
 
     Raises:
-        RunError: a map cannot be read, or none has a label.
+        RunError: a map cannot be read, or no map has a label.
     """
     chosen = np.linspace(0, len(source) - 1, min(FREQUENCY_SAMPLE, len(source))).round().astype(int)
     counts = torch.zeros(256, dtype=torch.int64, device=source.runtime.device)
@@ -206,10 +207,10 @@ def most_frequent(source: LabelledScenes) -> int:
 def segment(
     model: nn.Module, pictures: Iterable, recipe: Segmentation, dataset: ImageSet, runtime: Runtime
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Truth and answer of each picture, (H, W) each at its own size: the class of each pixel.
+    """True and predicted class of each pixel of each image, (H, W) each, at the image's own size.
 
-    pictures: pixels (3, h, w) and map (H, W), both uint8. Their windows go through the network
-    together, up to `micro_batch`.
+    pictures: pixels (3, h, w) and map (H, W), both uint8. Windows of several images pass through
+    the network at once, up to `windows_at_once`.
     """
     size, most = recipe.image_size, windows_at_once(recipe, dataset)
     group, waiting = [], 0
@@ -224,7 +225,7 @@ def segment(
 
 
 def windows_at_once(recipe: Segmentation, dataset: ImageSet) -> int:
-    """Windows that go through the network together in a test."""
+    """Windows that pass through the network at once in a test."""
     few = max(1, EVALUATION_LOGITS // (dataset.classes * recipe.image_size**2))
     return recipe.compute.micro_batch or min(few, EVALUATION_WINDOWS)
 
@@ -233,7 +234,7 @@ def windows_at_once(recipe: Segmentation, dataset: ImageSet) -> int:
 def _segment(
     model: nn.Module, group: list[tuple[Tensor, Tensor]], size: int, stride: int, most: int
 ) -> list[tuple[Tensor, Tensor]]:
-    """The answers to a few pictures: logits averaged where windows overlap, then scaled."""
+    """Predictions for a few images: logits are averaged where windows overlap, then scaled."""
     images, jobs = [], []
     for k, (image, _) in enumerate(group):
         height, width = image.shape[-2:]
@@ -258,9 +259,9 @@ def _segment(
 
 
 def _best_class(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """The class of the largest logit, scaled bilinearly: (C, h, w) → (H, W) int64.
+    """The class with the largest logit after bilinear scaling: (C, h, w) → (H, W) int64.
 
-    Classes go a few at a time: those of a picture of 100 megapixels are 60 GB together.
+    Scales a few classes at a time: all logits of an image of 100 megapixels would need 60 GB.
     """
     if logits.shape[1:] == size:
         return logits.max(0).indices  # argmax is four times as slow on a CPU
@@ -279,27 +280,27 @@ def _best_class(logits: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def evaluate(pairs: Iterable[tuple[Tensor, Tensor]], dataset: ImageSet, runtime: Runtime) -> dict:
-    """Metrics of all pictures of all ranks, from one confusion matrix.
+    """Metrics over all images of all ranks, from one confusion matrix.
 
-    pairs: truth (255 is ignored) and answer, of equal shape.
+    pairs: true (255 is ignored) and predicted classes, of equal shape.
 
     Raises:
-        RunError: no picture could be read, or none has a label.
+        RunError: no image could be read, or no image has a label.
     """
-    # rows are the truth; the number of pictures comes last
+    # the confusion matrix, rows true classes, then the number of images
     sums = torch.zeros(dataset.classes**2 + 1, dtype=torch.int64, device=runtime.device)
     for truth, answer in pairs:
         sums[:-1] += confusion(truth, answer, dataset.classes).flatten().to(sums.device)
         sums[-1] += 1
     *counts, images = runtime.all_reduce_sum(sums).tolist()
     if not any(counts):
-        raise RunError(f"{dataset.title}: none of {images} pictures that could be read has a label")
+        raise RunError(f"{dataset.title}: none of {images} readable pictures has a label")
     matrix = np.array(counts, dtype=np.float64).reshape(dataset.classes, -1)
     return scores(matrix) | {"images": images}
 
 
 def confusion(truth: Tensor, answer: Tensor, classes: int) -> Tensor:
-    """Pixels by their class and the answered one: (C, C) int64; ignored pixels do not count."""
+    """Pixels by true (rows) and predicted class: (C, C) int64; ignored pixels do not count."""
     known = truth != IGNORED
     cells = truth[known].long() * classes + answer[known].long()
     return torch.bincount(cells, minlength=classes**2).view(classes, classes)
@@ -308,11 +309,11 @@ def confusion(truth: Tensor, answer: Tensor, classes: int) -> Tensor:
 def scores(matrix: np.ndarray) -> dict:
     """Mean intersection over union, mean accuracy and accuracy of the pixels, in %.
 
-    matrix: (C, C), rows the truth, columns the answers, over all pictures.
-    miou  the mean over classes that are in the truth or in an answer; one in neither is left out
-    macc  the mean recall over classes that are in the truth
-    aacc  the share of pixels that are right
-    The same as mmsegmentation's, which takes the mean of what is no 0 / 0.
+    matrix: (C, C), rows true classes, columns predicted ones, over all images.
+    miou  mean over the classes that occur in truth or predictions
+    macc  mean recall over the classes that occur in the truth
+    aacc  share of the pixels that are right
+    As in mmsegmentation, classes whose ratio is 0 / 0 are left out.
     """
     right, true, answered = np.diag(matrix), matrix.sum(1), matrix.sum(0)
     union = true + answered - right

@@ -1,4 +1,4 @@
-"""The cost of measuring the speed of a published model: the time its recipe gives it."""
+"""The cost of measuring the speed of a published model: the time that its recipe sets."""
 
 from crate.tasks.cost import KindCost
 

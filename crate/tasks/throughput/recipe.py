@@ -8,7 +8,7 @@ from crate.recipes import Recipe
 
 
 class Throughput(Recipe):
-    """Speed of a published model's forward pass on the device at hand, and its FLOPs."""
+    """Speed of a published model's forward pass on this machine's device, and its FLOPs."""
 
     METRICS = ("images_per_second", "flops", "parameters")
     READS_DATA = False
@@ -18,7 +18,7 @@ class Throughput(Recipe):
     task: Literal["throughput"] = "throughput"
     image_size: pydantic.PositiveInt = 224
     batch_size: pydantic.PositiveInt = 64  # on a GPU; a CPU takes one image at a time
-    seconds: pydantic.PositiveFloat = 10.0  # at most this long, but one batch at least
+    seconds: pydantic.PositiveFloat = 10.0  # measure for this long, but at least one batch
 
 
 RECIPE = Throughput

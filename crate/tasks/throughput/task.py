@@ -1,4 +1,4 @@
-"""The speed of a published model's forward pass on the device at hand. No data, nothing trained."""
+"""The speed of a published model's forward pass on this machine's device; nothing is trained."""
 
 import time
 from pathlib import Path
@@ -22,11 +22,11 @@ def run(
     parent: Path | None,
     data_root: Path,
 ) -> tuple[dict, dict]:
-    """Time one model on normally distributed weights and images.
+    """Time one model with normally distributed weights and images.
 
     Returns:
         metrics (images a second in the run's precision, the median over batches; FLOPs of one
-        image's forward pass by torch's counter, two for a multiply-accumulate; parameters) and
+        image's forward pass by torch's counter, a multiply-accumulate being two; parameters) and
         details (images a batch, batches timed, peak bytes of a GPU's memory).
     """
     recipe, device = resolved.recipe, runtime.device
@@ -34,7 +34,7 @@ def run(
     with torch.device("meta"):
         model = build(resolved.spec, **shape).eval()
     flops = count_flops(model, recipe.image_size)
-    # any dense values do: the published initialisation of a large model takes longer than the rest
+    # any dense values will do; the published initialisation of a large model would take longest
     model.to_empty(device=device)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -55,7 +55,7 @@ def run(
     began, took = time.perf_counter(), []
     while not took or time.perf_counter() - began < recipe.seconds:
         took.append(forward())
-    timed = took[1:] or took  # the first batch also chooses kernels
+    timed = took[1:] or took  # the first batch is a warm-up
     median = sorted(timed)[len(timed) // 2]
     details = {"batch": batch, "batches": len(timed)}
     if device.type == "cuda":

@@ -9,9 +9,9 @@ from crate.tasks.contrastive.recipe import CONTEXT_LENGTH, CaptionTokens
 
 
 class ZeroShot(Recipe):
-    """Classification by the names of the classes: a picture is what its nearest text names.
+    """Classification by the names of the classes: an image gets the class of its nearest text.
 
-    A class's text is the mean of its name in many phrases (Radford et al. 2021).
+    The embedding of a class is the mean over phrases with its name (Radford et al. 2021).
     """
 
     METRICS = ("top1", "top5", "cross_entropy", "chance", "images")

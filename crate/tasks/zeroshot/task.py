@@ -1,4 +1,4 @@
-"""Zero-shot classification: the class whose name lies nearest to a picture (arXiv 2103.00020)."""
+"""Zero-shot classification: the class whose text is nearest to an image (arXiv 2103.00020)."""
 
 from pathlib import Path
 
@@ -17,11 +17,11 @@ from crate.records import RunFolder
 from crate.runtime import Runtime, seed_for
 from crate.tasks.base import Resolved
 from crate.tasks.classification.task import evaluate
-from crate.tasks.frozen import Work, look_at_noise, precision
+from crate.tasks.frozen import Work, noise_evaluation, precision
 from crate.tasks.stage import EVALUATION_BATCH
 from crate.weights import read_weights
 
-TEMPERATURE = 0.01  # of the class probabilities: cosines times 100, as in CLIP's and CLIPA's code
+TEMPERATURE = 0.01  # of class probabilities: cosines times 100, as in CLIP's and CLIPA's code
 
 
 def run(
@@ -33,16 +33,16 @@ def run(
     parent: Path | None,
     data_root: str | Path,
 ) -> tuple[dict, dict]:
-    """Classify a split by the names of its classes; no weights are left.
+    """Classify a split by the names of its classes; no weights are saved.
 
     Args:
-        parent: weights of a contrastive model; None takes one as initialised, the control.
+        parent: weights of a contrastive model; None: as initialised, the control.
 
     Returns:
-        metrics, those of `classification.evaluate`, and details for run.json.
+        metrics, those of `classification.task.evaluate`, and details for run.json.
 
     Raises:
-        UsageError: the set has no names for its classes.
+        UsageError: the data set has no names of classes.
         RunError: the weights were trained with another tokenizer.
     """
     recipe, run_ = resolved.recipe, resolved.run
@@ -58,8 +58,8 @@ def run(
         rows = len(weights.get("text.token_embedding.weight", ()))
         if rows and rows != encode.vocab_size:
             raise RunError(
-                f"{run_}: the text tower knows {rows:,} tokens, and '{recipe.tokenizer}' has "
-                f"{encode.vocab_size:,}: it was trained with another tokenizer"
+                f"{run_}: the text tower has {rows:,} tokens and the tokenizer "
+                f"'{recipe.tokenizer}' {encode.vocab_size:,}; set the tokenizer of its training"
             )
         transfer_weights(model, weights, [])
     model.to(runtime.device).eval()
@@ -72,7 +72,7 @@ def run(
 
 
 class Classifier(nn.Module):
-    """Images (B, 3, S, S) to logits (B, classes): cosines with the classes' texts (classes, e)."""
+    """Images (B, 3, S, S) to logits (B, classes): cosines with class embeddings (classes, e)."""
 
     def __init__(self, model: ContrastiveModel, texts: Tensor):
         super().__init__()
@@ -85,9 +85,9 @@ class Classifier(nn.Module):
 def class_features(
     model: ContrastiveModel, names: list[str], templates: list[str], encode, most: int
 ) -> Tensor:
-    """One unit vector a class, (classes, e): the mean of those of its name in each template.
+    """One unit vector a class, (classes, e): the mean over templates of its name's embeddings.
 
-    encode: texts to ids (n, T). most: texts at once.
+    encode: texts to ids (n, T). most: texts embedded at once.
     """
     device = model.logit_scale.device
     features = []
@@ -109,7 +109,7 @@ def _network(resolved: Resolved) -> ContrastiveModel:
 
 
 def _at_once(resolved: Resolved) -> int:
-    """Pictures that are looked at at once."""
+    """Images evaluated at once."""
     return min(resolved.recipe.compute.micro_batch or EVALUATION_BATCH, EVALUATION_BATCH)
 
 
@@ -117,6 +117,6 @@ def _at_once(resolved: Resolved) -> int:
 
 
 def evaluation_work(resolved: Resolved, runtime: Runtime) -> tuple[Work, int]:
-    """Looking at pictures of noise, and how many of them a run looks at at once."""
+    """The evaluation of noise images, and a run's batch size."""
     model = _network(resolved).to(runtime.device).eval()
-    return look_at_noise(model.encode_image, resolved.recipe, runtime), _at_once(resolved)
+    return noise_evaluation(model.encode_image, resolved.recipe, runtime), _at_once(resolved)
