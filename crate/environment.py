@@ -1,4 +1,4 @@
-"""The machine and the installed packages: what run.json records of them, and what cannot work."""
+"""The machine and the installed packages: facts for run.json, and checks of the installation."""
 
 import contextlib
 import functools
@@ -24,12 +24,12 @@ def cpu_name() -> str:
 
 
 def describe_machine() -> dict:
-    """What run.json records of a step that does without torch."""
+    """Facts of the machine that run.json records of a run that needs no torch."""
     return {"device": cpu_name(), "device_type": "cpu", "python": platform.python_version()}
 
 
 def mismatch() -> str:
-    """One line if the installed torch and torchvision do not belong together, else nothing."""
+    """One line if torch and torchvision are missing or of different builds, else ""."""
     try:
         torch, vision = metadata.version("torch"), metadata.version("torchvision")
     except metadata.PackageNotFoundError as error:
@@ -48,12 +48,12 @@ def mismatch() -> str:
 def open_clip_part(name: str) -> ModuleType:
     """One module of open_clip (its loss, tokenizer, prompts), without the rest of the package.
 
-    Importing `open_clip` itself takes 5 s and more, for models that are not used here.
+    Importing the whole of `open_clip` takes 5 s or more, for models that are not used here.
 
     Raises:
         UsageError: open_clip is not installed, or has no such module.
     """
-    package = importlib.util.find_spec("open_clip")  # finds it, and runs nothing of it
+    package = importlib.util.find_spec("open_clip")  # does not import it
     if package is None:
         raise UsageError("open_clip_torch is not installed; run 'make setup'")
     path = Path(package.submodule_search_locations[0]) / f"{name}.py"
@@ -66,10 +66,10 @@ def open_clip_part(name: str) -> ModuleType:
 
 
 def import_torchvision() -> None:
-    """Import torchvision (about 3 s), or say clearly why it does not work.
+    """Import torchvision (about 3 s).
 
     Raises:
-        UsageError: torchvision does not belong to the installed torch.
+        UsageError: torchvision cannot be imported, or was built for another torch.
     """
     try:
         import torchvision.transforms.v2  # noqa: F401

@@ -1,7 +1,8 @@
-"""The ways things go wrong, and the one line a person reads about it.
+"""Errors whose message is one line for the user: it names file, key or run, and what to do.
 
-`UsageError`  the request makes no sense (exit status 2): nothing was started.
-`RunError`    a run failed (exit status 1): other runs go on. `Stopped`: it can be continued.
+`UsageError`  the request is invalid (exit status 2); nothing was started.
+`RunError`    a run failed (exit status 1); other runs continue.
+`Stopped`     a `RunError`: a signal stopped the run, and the next start resumes it.
 """
 
 import difflib
@@ -9,15 +10,18 @@ from collections.abc import Iterable
 
 
 class UsageError(Exception):
-    """What was asked for makes no sense; the message is one line that says what to do instead."""
+    """The request is invalid; the message is one line that says what to do instead."""
 
 
 class RunError(Exception):
-    """A run failed while working; the message is one line that names the step, file or value."""
+    """A run failed; the message is one line that names the run, file or value."""
 
 
 class Stopped(RunError):
-    """A signal ended a run between two updates; its checkpoint is saved, the next start goes on."""
+    """A signal stopped a run between two updates or images; what it did is saved.
+
+    number: of the signal.
+    """
 
     def __init__(self, message: str, number: int):
         super().__init__(message)
@@ -25,7 +29,7 @@ class Stopped(RunError):
 
 
 def nearest(name: object, valid: Iterable[str]) -> str:
-    """Return `"; did you mean 'x'?"`, or the valid names where none is near, or nothing."""
+    """An error's ending: `"; did you mean 'x'?"`, else up to 12 valid names, else ""."""
     names = sorted(map(str, valid))
     close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.55)
     if close:

@@ -3,9 +3,9 @@
     results/published/<scale>/runs.jsonl      one line a run: {"path": "runs/…", "record": run.json}
     results/published/<scale>/training.jsonl  one line a run: {"path": …, "lines": train.jsonl}
 
-Lines are sorted by path, so equal records give equal bytes. Other modules go on naming a run by its
-folder, `results/published/<scale>/runs/<model>/seed<k>/<stage>/…`, which need not exist.
-This module is read by planning and imports no torch.
+Lines are sorted by path, so equal records give equal bytes. Other modules name a published run by
+its folder, `results/published/<scale>/runs/<model>/seed<k>/<stage>/…`, which need not exist.
+Planning uses this module; it imports no torch.
 """
 
 import functools
@@ -35,9 +35,9 @@ def read_record(folder: Path) -> dict:
 
 
 def read_history(folder: Path) -> list[dict]:
-    """A run's published training, else the lines of its train.jsonl; [] without either.
+    """A run's published training lines, else those of its train.jsonl; [] without either.
 
-    An incomplete last line, of a run that was killed while writing, ends the list.
+    A line that is not JSON, such as the last one of a killed run, ends the list.
 
     Raises:
         RunError: training.jsonl is damaged.
@@ -64,7 +64,7 @@ def record_file(folder: Path) -> Path:
 
 
 def published_runs(scale: Path) -> dict[str, dict]:
-    """Path of a run in the folder of a scale → its published record; not to be changed.
+    """Path of a run in the folder of a scale → its published record; do not modify it.
 
     Raises:
         RunError: runs.jsonl is damaged.
@@ -73,7 +73,7 @@ def published_runs(scale: Path) -> dict[str, dict]:
 
 
 def published_training(scale: Path) -> dict[str, list[dict]]:
-    """Path of a run in the folder of a scale → its published train.jsonl; not to be changed.
+    """Path of a run in the folder of a scale → its published train.jsonl; do not modify it.
 
     Raises:
         RunError: training.jsonl is damaged.
@@ -82,17 +82,17 @@ def published_training(scale: Path) -> dict[str, list[dict]]:
 
 
 def write_runs(scale: Path, records: dict[str, dict]) -> Path:
-    """Write runs.jsonl, whatever the order of `records`; returns its path."""
+    """Write runs.jsonl, sorted by path; returns its path."""
     return _write(scale / RUNS, "record", records, canonical_json)
 
 
 def write_training(scale: Path, histories: dict[str, list[dict]]) -> Path:
-    """Write training.jsonl, whatever the order of `histories`; returns its path."""
+    """Write training.jsonl, sorted by path; returns its path."""
     return _write(scale / TRAINING, "lines", histories, _ordered_json)
 
 
 def _split(folder: Path) -> tuple[Path, str]:
-    """A run's folder as that of its scale and the path within: runs/<model>/seed<k>/<stage>/…"""
+    """Split a run's folder: the scale's folder, and runs/<model>/seed<k>/<stage>/… within it."""
     for seed in (folder, *folder.parents):
         if seed.name.startswith("seed") and seed.parent.parent.name == "runs":
             scale = seed.parents[2]
@@ -101,10 +101,7 @@ def _split(folder: Path) -> tuple[Path, str]:
 
 
 def _ordered_json(lines: list[dict]) -> str:
-    """Lines of train.jsonl: their keys keep their order, which is that of the curves drawn.
-
-    A loss may be NaN.
-    """
+    """JSON of train.jsonl's lines. Curves are drawn in the keys' order; a loss may be NaN."""
     return json.dumps(lines, separators=(",", ":"))
 
 
@@ -126,7 +123,7 @@ def _read(path: Path, key: str, kind: type) -> dict:
 
 @functools.lru_cache(maxsize=8)
 def _parse(path: Path, key: str, kind: type, _changed: int, _size: int) -> dict:
-    """The file's lines as a dictionary; read once for as long as the file stays as it is."""
+    """The file's lines as a dictionary, cached until its time or size changes."""
     values: dict = {}
     try:
         content = path.read_bytes()

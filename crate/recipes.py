@@ -1,8 +1,7 @@
-"""What every recipe has: compute, data set, place in a chain; and how networks are trained.
+"""The fields that all recipes share (`Recipe`), and those of training (`Training`).
 
-The recipe of each kind of step extends these, in `tasks/<kind>/recipe.py`. A field's default is the
-meaning of its absence: only what differs from the defaults enters a run's identity, so a new field
-with a default reruns nothing.
+Each kind of stage extends these in `tasks/<kind>/recipe.py`. Only values that differ from the
+defaults enter a run's identity, so a new field whose default keeps the behaviour reruns nothing.
 """
 
 from pathlib import Path
@@ -15,14 +14,14 @@ from crate.schema import Strict
 
 
 class Compute(Strict):
-    """What a run needs and how it is spread; not part of its identity (`Step.identity`)."""
+    """Resources of a run; not part of its identity, except `autocast` (`Recipe.identity`)."""
 
     nodes: pydantic.PositiveInt = 1
-    gpus: pydantic.NonNegativeInt = 0  # per node, for the launcher; a lone process takes one if any
+    gpus: pydantic.NonNegativeInt = 0  # per node, to request; a single process uses a GPU if any
     processes: pydantic.PositiveInt | None = None  # per node; None: one per GPU, or one
     threads: pydantic.PositiveInt = 1  # CPU threads of each process
     workers: pydantic.NonNegativeInt = 0  # loader processes of each process (image folders only)
-    micro_batch: pydantic.PositiveInt | None = None  # examples at once on a device; None: no limit
+    micro_batch: pydantic.PositiveInt | None = None  # most examples at once on a device
     hours: pydantic.PositiveFloat = 1.0
     memory_gb: pydantic.PositiveInt = 4
     autocast: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -32,37 +31,37 @@ class Compute(Strict):
     @property
     def cores(self) -> int:
         """CPU cores of one node: the threads of all its processes."""
-        return self.threads * self.tasks
+        return self.threads * self.processes_per_node
 
     @property
-    def tasks(self) -> int:
+    def processes_per_node(self) -> int:
         """Processes of one node."""
         return self.processes or max(1, self.gpus)
 
 
 class Recipe(Strict):
-    """Every kind of step: its task, its data set, and what it may come after."""
+    """A stage of a run: its task, its data set, and the stages it may follow."""
 
-    METRICS: ClassVar[tuple[str, ...]] = ()  # its metrics.json; tuning looks at the first
+    METRICS: ClassVar[tuple[str, ...]] = ()  # keys of metrics.json; tuning compares the first
     LOWER_IS_BETTER: ClassVar[bool] = False  # of the first metric
     READS_DATA: ClassVar[bool] = True
     TORCH: ClassVar[bool] = True  # whether its task needs a device and torch's processes
-    AS_PUBLISHED: ClassVar[bool] = False  # looks at the published model, whatever the scale
-    TIMED: ClassVar[tuple[str, ...]] = ()  # metrics of the machine; such a run has it for itself
-    MODEL_KINDS: ClassVar[tuple[str, ...]] = ("vision",)  # the kinds of models that can do it
-    UNITS: ClassVar[tuple[str, ...]] = ("images",)  # of the data sets that it takes
+    AS_PUBLISHED: ClassVar[bool] = False  # uses the published model size at every scale
+    TIMED: ClassVar[tuple[str, ...]] = ()  # metrics of speed; such a run gets the machine to itself
+    MODEL_KINDS: ClassVar[tuple[str, ...]] = ("vision",)  # kinds of models it accepts
+    UNITS: ClassVar[tuple[str, ...]] = ("images",)  # units of the data sets it accepts
 
     task: str
     dataset: str
-    follows: list[str]  # steps it may follow; "start" if it may begin a chain
+    follows: list[str]  # stages it may follow; "start" if it may begin a chain
     evaluate: Literal["test", "validation"] = "test"
     compute: Compute = Compute()
 
     @property
     def identity(self) -> dict:
-        """What the result depends on: all that differs from the defaults, less `compute`.
+        """The fields that decide the result: all that differ from the defaults, without `compute`.
 
-        Of that only a precision asked for by name counts: it changes numbers.
+        Of `compute`, only an explicit `autocast` counts: it changes the numbers.
         """
         identity = self.model_dump(
             exclude_defaults=True, exclude={"compute", "follows"}, mode="json"
@@ -72,18 +71,18 @@ class Recipe(Strict):
         return identity
 
     def check_model(self, spec: Any) -> None:
-        """Raise `UsageError` where a model (a `ModelSpec`) of a right kind cannot do it."""
+        """Raise `UsageError` if the model `spec` (a `ModelSpec` of `MODEL_KINDS`) does not fit."""
         size = None if spec.causal else getattr(self, "image_size", None)
         if size is not None and size % spec.patch_size:
             raise UsageError(f"{size} px images do not divide into patches of {spec.patch_size} px")
 
     def inputs(self, model: str, dataset: Any, experiments: Path) -> dict:
-        """What decides the result beside model, recipe, seed and data; part of its identity."""
+        """Further inputs that decide the result and enter its identity, such as official files."""
         return {}
 
 
 class Training(Recipe):
-    """How a network is trained; the defaults are the plainest choice, not any paper's."""
+    """How a network is trained; the defaults are the simplest choices, not those of a paper."""
 
     epochs: pydantic.NonNegativeFloat | None = None  # how long: this, or `updates`
     updates: pydantic.NonNegativeInt | None = None
@@ -101,28 +100,28 @@ class Training(Recipe):
     layer_decay: float = pydantic.Field(1.0, gt=0, le=1)  # factor of lr, block by block
     clip_grad: pydantic.PositiveFloat | None = None  # global norm
     drop_path: float = pydantic.Field(0.0, ge=0, lt=1)
-    dont_load: list[str] = []  # parameters (by prefix) that start anew instead of from the parent
-    evaluate_epochs: pydantic.PositiveInt | None = None  # evaluate after every so many epochs too,
-    evaluate_updates: pydantic.PositiveInt | None = None  # or updates
+    dont_load: list[str] = []  # parameters (by prefix) that are initialised, not transferred
+    evaluate_epochs: pydantic.PositiveInt | None = None  # also evaluate every so many epochs,
+    evaluate_updates: pydantic.PositiveInt | None = None  # or optimizer updates
 
     @pydantic.model_validator(mode="after")
     def _one_length(self) -> "Training":
         if (self.epochs is None) == (self.updates is None):
-            raise ValueError("one of 'epochs' and 'updates' says how long to train")
+            raise ValueError("give exactly one of 'epochs' and 'updates'")
         if self.warmup_epochs and self.warmup_updates:
-            raise ValueError("warmup_epochs and warmup_updates exclude each other")
+            raise ValueError("give only one of 'warmup_epochs' and 'warmup_updates'")
         if self.evaluate_epochs and self.evaluate_updates:
-            raise ValueError("evaluate_epochs and evaluate_updates exclude each other")
+            raise ValueError("give only one of 'evaluate_epochs' and 'evaluate_updates'")
         return self
 
     @property
     def trains(self) -> bool:
-        """Whether anything is trained: a length of 0 evaluates only."""
+        """Whether anything is trained; `epochs: 0` or `updates: 0` only evaluates."""
         return bool(self.epochs or self.updates)
 
     @property
-    def evaluated_by(self) -> set[str]:
-        """Keys that decide the result where nothing is trained."""
+    def evaluation_keys(self) -> set[str]:
+        """Keys that decide the result when nothing is trained."""
         return {
             "task", "dataset", "evaluate", "epochs", "updates", "image_size", "dont_load",
             "autocast",
@@ -130,46 +129,46 @@ class Training(Recipe):
 
     @property
     def identity(self) -> dict:
-        """What is only evaluated does not depend on how one would train."""
+        """As `Recipe.identity`; without training, only the keys in `evaluation_keys`."""
         identity = super().identity
         if self.trains:
             return identity
-        return {key: value for key, value in identity.items() if key in self.evaluated_by}
+        return {key: value for key, value in identity.items() if key in self.evaluation_keys}
 
     def total_updates(self, per_epoch: int) -> int:
-        """Updates of the whole training, where an epoch has `per_epoch`."""
+        """Optimizer updates of the whole training, with `per_epoch` updates an epoch."""
         return int(self.epochs * per_epoch) if self.updates is None else self.updates
 
     def warmup(self, per_epoch: int) -> int:
-        """Updates of the warm-up, at most all."""
+        """Optimizer updates of the warm-up, at most `total_updates`."""
         wanted = self.warmup_updates or round(self.warmup_epochs * per_epoch)
         return min(wanted, self.total_updates(per_epoch))
 
     def evaluate_every(self, per_epoch: int) -> int:
-        """Updates between two looks at the evaluated split while training; 0: none."""
+        """Optimizer updates between two evaluations during training; 0: only at the end."""
         return self.evaluate_updates or (self.evaluate_epochs or 0) * per_epoch
 
 
-# What is scored: the model's answer, or a control that needs no model.
+# What is scored: the model's prediction, or that of a control without a model.
 Predictor = Literal["model", "whole_image", "ground_truth"]
 
 
 class ImageTraining(Training):
-    """Training on whole pictures: how they are cropped and augmented (crate/data/images.py)."""
+    """Training on whole images: how they are cropped and augmented (crate/data/images.py)."""
 
     image_size: pydantic.PositiveInt = 224
     eval_resize: pydantic.PositiveInt | None = None  # shorter side before the centre crop
-    crop_area_min: float = pydantic.Field(1.0, gt=0, le=1)  # inception crop; 1: none
+    crop_area_min: float = pydantic.Field(1.0, gt=0, le=1)  # least area of random crops; 1: off
     center_crop: bool = False  # train on the centre crop that evaluation sees
     flip: bool = True
     randaugment: list[int] | None = pydantic.Field(None, min_length=2, max_length=2)  # [ops, level]
 
     @property
-    def evaluated_by(self) -> set[str]:
-        return super().evaluated_by | {"eval_resize"}
+    def evaluation_keys(self) -> set[str]:
+        return super().evaluation_keys | {"eval_resize"}
 
     @pydantic.model_validator(mode="after")
     def _one_way_to_crop(self) -> "ImageTraining":
         if self.center_crop and self.crop_area_min < 1:
-            raise ValueError("center_crop and crop_area_min exclude each other")
+            raise ValueError("give only one of 'center_crop' and 'crop_area_min'")
         return self

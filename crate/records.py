@@ -1,19 +1,19 @@
-"""What a run leaves on disk, and the rules by which it is trusted again.
+"""The files of a run, and when a run counts as complete.
 
     metrics.json          metrics and the sha256 of the weights; written last, atomically:
                           it exists if and only if the run is complete
     run.json              provenance: identity, configuration, code, environment, times, status
     config.yaml           the whole configuration, for people
-    train.jsonl           one line per logged step
+    train.jsonl           one line per logged optimizer step
     weights.safetensors   the final weights
-    checkpoint-<id>.pt    where an unfinished run stands; only a run of the same identity resumes it
-    progress-<id>-<rank>.jsonl  the same of a run that looks at pictures one by one
-    features-<weights>-<key>.safetensors  what the network makes of a split, for its probes
-    examples.npz          a few pictures with what was found in them, for a figure
-    log.txt               what was printed, and tracebacks
-    .lock                 held by the process that works here; dies with it
-    events.out.tfevents.…, tracking.json  what trackers keep (crate/training/trackers.py)
-    job.json              which job of a cluster works here (crate/launch/job.py)
+    checkpoint-<id>.pt    state of unfinished training; only a run of the same identity resumes it
+    progress-<id>-<rank>.jsonl  results so far of an unfinished evaluation, one line an image
+    features-<weights>-<key>.safetensors  the network's features of a split, for its probes
+    examples.npz          a few images with the network's outputs, for a figure
+    log.txt               printed output, and tracebacks
+    .lock                 held by the process that works here; released when it dies
+    events.out.tfevents.…, tracking.json  files of trackers (crate/training/trackers.py)
+    job.json              the cluster job that works here (crate/launch/job.py)
 
 This module imports no torch.
 """
@@ -37,7 +37,7 @@ from crate.errors import RunError
 
 
 def canonical_json(value: Any) -> str:
-    """The one text of a value: sorted keys, no spaces, so that equal values give equal hashes."""
+    """JSON with sorted keys and no spaces, so that equal values give equal hashes."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
@@ -52,10 +52,10 @@ def file_sha256(path: Path) -> str:
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it is flushed to disk and takes its place.
+    """Yield a temporary path beside `path`; on success, flush it to disk and rename it to `path`.
 
     Raises:
-        RunError: the folder cannot be written or the disk is full; `path` is then as it was.
+        RunError: the folder cannot be written or the disk is full; `path` is then unchanged.
     """
     temporary = None
     try:
@@ -66,7 +66,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())  # mkstemp's 0600 would hide results from a group
+        temporary.chmod(0o666 & ~_umask())  # mkstemp's 0600 would lock out the user's group
         temporary.replace(path)
     except OSError as error:
         raise RunError(f"{path}: cannot be written ({error.strerror or error})") from None
@@ -91,7 +91,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> dict | None:
-    """The JSON object at `path`; None where there is none or it is no JSON object."""
+    """The JSON object at `path`; None if the file is missing or holds anything else."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -122,9 +122,13 @@ def git_commit() -> str:
 
 @contextlib.contextmanager
 def lock(path: Path, waiting: str | None = None) -> Iterator[bool]:
-    """Hold an exclusive lock that the operating system drops when this process dies.
+    """Hold an exclusive lock that the operating system releases when this process dies.
 
-    With `waiting`, print it once and wait for the holder; without, yield False if it is held.
+    Yields True once it is held. If another process holds it: with `waiting`, print that text once
+    and wait; without, yield False.
+
+    Raises:
+        RunError: the lock file cannot be written or locked.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -149,7 +153,7 @@ def lock(path: Path, waiting: str | None = None) -> Iterator[bool]:
                     break
                 except BlockingIOError:
                     time.sleep(0.2)
-        with contextlib.suppress(OSError):  # a full disk must not prevent holding the lock
+        with contextlib.suppress(OSError):  # the lock holds even if the disk is full
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
@@ -170,7 +174,7 @@ class RunFolder:
         self.log = folder / "log.txt"
         self.lock = folder / ".lock"
         self.job = folder / "job.json"
-        self.follower: Callable[[dict], None] | None = None  # of `append` (training/trackers.py)
+        self.follower: Callable[[dict], None] | None = None  # gets `append`ed lines (trackers.py)
 
     def checkpoint(self, identity: str) -> Path:
         return self.folder / f"checkpoint-{identity}.pt"
@@ -179,38 +183,42 @@ class RunFolder:
         return self.folder / f"progress-{identity}-{rank}.jsonl"
 
     def unfinished(self) -> list[Path]:
-        """What an unfinished run goes on from."""
+        """The files from which an unfinished run resumes."""
         patterns = ("checkpoint-*.pt", "progress-*.jsonl")
         return sorted(path for pattern in patterns for path in self.folder.glob(pattern))
 
     def start(self, record: dict) -> None:
-        """Record that work on this run began; what another identity left is gone."""
+        """Record that this run began; drop metrics and history that it does not resume."""
         self.metrics.unlink(missing_ok=True)
-        if not self.checkpoint(record["identity"]).exists():  # nothing to go on from
+        if not self.checkpoint(record["identity"]).exists():  # nothing to resume
             self.history.unlink(missing_ok=True)
-        for leftover in self.folder.glob(".*.tmp"):  # of a process that was killed while writing
+        for leftover in self.folder.glob(".*.tmp"):  # its process was killed while writing
             leftover.unlink(missing_ok=True)
         write_json(self.record, {**record, "status": "running", "started": now()})
 
     def append(self, line: dict) -> None:
-        """Add what an update found to train.jsonl."""
+        """Append a line to train.jsonl."""
         with self.history.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         if self.follower is not None:
             self.follower(line)
 
     def fail(self, error: str, status: str = "failed") -> None:
-        """Record why the run failed (or was "stopped"), in its log too; tables show it."""
+        """Record in run.json and log.txt why the run failed, or was "stopped"; tables show it."""
         with contextlib.suppress(OSError), self.log.open("a", encoding="utf-8") as log:
             log.write(f"{error}\n" if status == "stopped" else f"{status}: {error}\n")
         record = read_json(self.record) or {}
         write_json(self.record, {**record, "status": status, "error": error, "ended": now()})
 
     def finish(self, metrics: dict[str, Any], details: dict[str, Any]) -> None:
-        """Record the result: run.json first, metrics.json last, then drop what resumes the run."""
+        """Record the result: run.json first, metrics.json last; then delete checkpoints.
+
+        Raises:
+            RunError: a metric is not finite, or a file cannot be written.
+        """
         for name, value in metrics.items():
             if not math.isfinite(value):
-                raise RunError(f"the metric {name} is {value}")
+                raise RunError(f"{self.folder}: the metric {name} is {value}, not a finite number")
         result = {"metrics": metrics}
         if self.weights.exists():
             result["weights_sha256"] = file_sha256(self.weights)
@@ -221,10 +229,10 @@ class RunFolder:
         self._drop_unfinished()
 
     def accept(self, identity: str) -> bool:
-        """Restore metrics.json from a complete run.json of the same identity, if there is one.
+        """Restore metrics.json from a complete run.json of the same identity; False if none is.
 
-        Snakemake deletes outputs it did not see finished (its driver was killed, an orphaned
-        trainer went on); the work itself is still here and must not be done twice.
+        Snakemake deletes outputs that it did not see finished, for example when its driver was
+        killed and the trainer continued. The result is still here and need not be computed again.
         """
         record = read_json(self.record)
         if not record or record.get("status") != "complete" or record.get("identity") != identity:

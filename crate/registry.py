@@ -1,4 +1,4 @@
-"""Tables of what a configuration may name."""
+"""Dictionaries of the entries that a configuration may name."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -14,7 +14,7 @@ class Registry(dict[str, Entry]):
     A run's code identity covers only the entries that its configuration names
     (`planning/identity.py`), so a new entry reruns nothing.
 
-    kind: what a name stands for, in words, for the error.
+    kind: what a name stands for, for the error's text.
     """
 
     def __init__(self, kind: str, entries: Mapping[str, Entry]):

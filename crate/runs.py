@@ -1,10 +1,10 @@
-"""Runs: a model carried through a chain of stages, and the folder that is named after it.
+"""Runs: a model, a seed and a chain of stages; and the folder that spells them.
 
     <results>/<scale>/runs/<model>/seed<k>/<stage>/<stage>/…/metrics.json
 
-The parent of a run is the parent folder, unless its chain begins with `from-<model>-<stage>`: then
-it is that run of another model. Tuning trials lie beside, under `<scale>/trials/<trial>/runs/…`;
-only their last stage is a trial.
+A run starts from the weights of its parent, the run of the parent folder. If its chain begins with
+`from-<model>-<stage>`, the first parent is that run of another model. Tuning trials are in
+`<results>/<scale>/trials/<trial>/runs/…`; only their last stage is a trial.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ FROM = re.compile(r"from-(?P<model>[^-/]+)-(?P<step>[^-/]+)")
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One folder of results: which model, which seed, which chain of steps."""
+    """One run: scale, model, seed and chain of stages; `trial` names a tuning trial."""
 
     scale: str
     model: str
@@ -32,7 +32,7 @@ class Run:
 
     @property
     def parent(self) -> "Run | None":
-        """The run whose weights this one starts from; a trial starts from a regular run."""
+        """The run whose weights this one starts from, never a trial; None at a chain's start."""
         *before, _ = self.chain
         if not before:
             return None
@@ -43,13 +43,13 @@ class Run:
 
     @property
     def ancestors(self) -> "list[Run]":
-        """From the first run of the chain to the parent."""
+        """The runs of the chain, from the first to the parent."""
         parent = self.parent
         return [] if parent is None else parent.lineage
 
     @property
     def lineage(self) -> "list[Run]":
-        """From the first run of the chain to this one."""
+        """The runs of the chain, from the first to this one."""
         return [*self.ancestors, self]
 
     def folder(self, results: str | Path) -> Path:
@@ -69,14 +69,16 @@ PATH = re.compile(
 
 
 def parse_path(path: str) -> tuple[Run, str]:
-    """Read a run and the results folder off a path. Raises `UsageError` if it names no run."""
+    """The run and the results folder that a path names. Raises `UsageError` if it names none."""
     match = PATH.fullmatch(path)
     if not match:
         raise UsageError(
-            f"{path}: is no run; a run is results/<scale>/runs/<model>/seed<k>/<step>/…"
+            f"{path}: not the path of a run; expected results/<scale>/runs/<model>/seed<k>/<step>/…"
         )
     if not match["seed"].isdecimal():
-        raise UsageError(f"{path}: the seed '{match['seed']}' is no number")
+        raise UsageError(
+            f"{path}: the seed '{match['seed']}' is not a whole number; expected seed0"
+        )
     chain = tuple(match["chain"].split("/"))
     run = Run(match["scale"], match["model"], int(match["seed"]), chain, match["trial"])
     return run, match["results"] or "."

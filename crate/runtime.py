@@ -15,7 +15,7 @@ from crate.recipes import Compute
 
 
 def seed_for(*parts: object) -> int:
-    """A seed of 63 bits from a name such as `(seed, "order", epoch)`; the same on every machine."""
+    """A 63-bit seed from parts such as `(seed, "order", epoch)`, the same on every machine."""
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
@@ -26,7 +26,10 @@ def generator_for(*parts: object) -> torch.Generator:
 
 
 def autocast_dtype(device: torch.device, wanted: str) -> tuple[torch.dtype, str]:
-    """Return the dtype matrix products run in, and why."""
+    """The dtype of matrix products, and the reason for it.
+
+    wanted: "auto", or the name of a torch dtype.
+    """
     if wanted != "auto":
         return getattr(torch, wanted), "asked for"
     if device.type == "cuda":
@@ -54,7 +57,7 @@ class Runtime:
 
     @property
     def main(self) -> bool:
-        """Whether this process writes the files and speaks."""
+        """Whether this process writes the run's files and prints."""
         return self.rank == 0
 
     def autocast(self) -> torch.autocast:
@@ -63,7 +66,10 @@ class Runtime:
         )
 
     def shard(self, batch: torch.Tensor) -> torch.Tensor:
-        """This rank's contiguous part of a global batch. Raises `RunError` where it is uneven."""
+        """This rank's contiguous shard of a global batch (B, …): (B / world, …).
+
+        Raises `RunError` unless the number of processes divides B.
+        """
         if len(batch) % self.world:
             raise RunError(
                 f"a batch of {len(batch)} does not divide over {self.world} processes; "
@@ -73,16 +79,13 @@ class Runtime:
         return batch[self.rank * part : (self.rank + 1) * part]
 
     def all_reduce_sum(self, values: torch.Tensor) -> torch.Tensor:
-        """Sum a tensor over all ranks."""
+        """Sum a tensor over all ranks, in place; returns it."""
         if self.world > 1:
             dist.all_reduce(values)
         return values
 
     def all_reduce_max(self, *values: int) -> list[int]:
-        """The largest of each value over all ranks: what one of them wants, all do.
-
-        Goes through the CPU, so that it waits for no GPU.
-        """
+        """The maximum of each value over all ranks, computed on the CPU to avoid a GPU sync."""
         if self.world > 1:
             wanted = torch.tensor(values)
             dist.all_reduce(wanted, dist.ReduceOp.MAX)
@@ -90,7 +93,7 @@ class Runtime:
         return list(values)
 
     def describe(self) -> dict:
-        """What run.json records of the machine."""
+        """Facts of the machine that run.json records."""
         gpu = self.device.type == "cuda"
         return describe_machine() | {
             "device": torch.cuda.get_device_name(self.device) if gpu else cpu_name(),
@@ -105,7 +108,10 @@ class Runtime:
 
 @contextlib.contextmanager
 def start(compute: Compute):
-    """Set threads and device, join the other ranks where RANK and WORLD_SIZE say there are any."""
+    """Set threads and device, and join the process group of RANK and WORLD_SIZE; yields `Runtime`.
+
+    A context manager: it leaves the process group at the end.
+    """
     torch.set_num_threads(compute.threads)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if torch.cuda.is_available():
@@ -125,16 +131,16 @@ def start(compute: Compute):
 
 
 class Stop:
-    """The signal that asked to stop, or 0."""
+    """asked: the number of the signal that asked to stop, or 0."""
 
     asked = 0
 
 
 @contextlib.contextmanager
 def stop_signals():
-    """Turn signals into a wish: a loop saves what it has and stops where it can.
+    """Yield a `Stop` that records SIGTERM, SIGINT and SIGUSR2, for a loop to save and stop.
 
-    SIGTERM and SIGINT; SIGUSR2, by which a cluster tells that the time limit is near.
+    Clusters send SIGUSR2 when a job's time limit is near.
     """
     stop = Stop()
 
@@ -142,8 +148,8 @@ def stop_signals():
         stop.asked = number
 
     try:
-        wishes = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
-        before = {number: signal.signal(number, ask) for number in wishes}
+        stopping = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+        before = {number: signal.signal(number, ask) for number in stopping}
     except ValueError:  # not the main thread (tests): leave signals alone
         before = {}
     try:

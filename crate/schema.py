@@ -1,6 +1,6 @@
-"""Strict YAML: every key and every type is checked, and a mistake is one line with its place.
+"""Strict YAML: every key and type is checked; an error is one line that names file and key.
 
-No recipe, table or setting is defined here; see `recipes.py`, `planning/` and `tasks/`.
+Schemas themselves are in `recipes.py`, `planning/` and `tasks/<kind>/recipe.py`.
 """
 
 import functools
@@ -16,7 +16,7 @@ from crate.errors import UsageError, nearest
 
 
 class Strict(pydantic.BaseModel):
-    """No unknown keys, no silent conversion (the text "3" is not the number 3), no change later."""
+    """A frozen schema without unknown keys or conversions (the text "3" is not the number 3)."""
 
     model_config = pydantic.ConfigDict(
         extra="forbid",
@@ -27,13 +27,13 @@ class Strict(pydantic.BaseModel):
     )
 
 
-# libyaml reads experiments/ eight times as fast, where it is built in; its own composer, left out
-# here, crashes on deep nesting
+# libyaml, if PyYAML was built with it, reads experiments/ eight times as fast. Its own composer
+# crashes on deep nesting, so PyYAML's is used.
 _LOADERS = (Composer, yaml.CSafeLoader) if yaml.__with_libyaml__ else (yaml.SafeLoader,)
 
 
 class _Loader(*_LOADERS):
-    """Safe YAML in which `1e-3` is a number and a key given twice is an error."""
+    """Safe YAML in which `1e-3` is a number and a duplicate key is an error."""
 
     def __init__(self, stream: str):
         _LOADERS[-1].__init__(self, stream)
@@ -53,7 +53,7 @@ def _unique_mapping(loader: _Loader, node: yaml.MappingNode) -> dict:
         key = loader.construct_object(key_node)
         if key in keys:
             raise yaml.constructor.ConstructorError(
-                None, None, f"the key '{key}' stands twice", key_node.start_mark
+                None, None, f"duplicate key '{key}'; keep one", key_node.start_mark
             )
         keys.append(key)
     return loader.construct_mapping(node, deep=True)
@@ -63,22 +63,26 @@ _Loader.add_constructor("tag:yaml.org,2002:map", _unique_mapping)
 
 
 def read_yaml(path: Path) -> dict:
-    """Read a YAML mapping. Raises `UsageError` naming file and line where it is none."""
+    """Read a YAML mapping; {} from an empty file.
+
+    Raises:
+        UsageError: the file cannot be read or is not a mapping; names file and line.
+    """
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
-        raise UsageError(f"{path}: is not UTF-8 text") from None
+        raise UsageError(f"{path}: not UTF-8 text") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f"line {mark.line + 1}: " if mark else ""
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or error
         raise UsageError(f"{path}: {line}{problem}") from None
-    except ValueError as error:  # a value that looks like a date and is none: 2024-13-45
+    except ValueError as error:  # for example an impossible date: 2024-13-45
         raise UsageError(f"{path}: {error}") from None
     except RecursionError:
-        raise UsageError(f"{path}: is nested too deeply") from None
+        raise UsageError(f"{path}: nested too deeply") from None
     content = {} if content is None else content
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise UsageError(f"{path}: must be a mapping of names to values")
@@ -86,7 +90,7 @@ def read_yaml(path: Path) -> dict:
 
 
 def load_value(text: str) -> Any:
-    """A value of the command line, as YAML. Raises `ValueError` where it is none."""
+    """Parse a command line's value as YAML. Raises `ValueError` if it is not valid YAML."""
     try:
         return yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, RecursionError) as error:
@@ -94,7 +98,7 @@ def load_value(text: str) -> Any:
 
 
 def read_value(text: str) -> Any:
-    """A value of the command line, as YAML (and Snakemake) would read it; else the text itself."""
+    """Parse a command line's value as YAML, as Snakemake does; invalid YAML stays text."""
     try:
         return load_value(text) if text.strip() else text
     except ValueError:
@@ -102,28 +106,28 @@ def read_value(text: str) -> Any:
 
 
 def parse(schema: type[Strict], content: dict, where: str | Path) -> Any:
-    """Check `content` against `schema`.
+    """`content` as an instance of `schema`; errors name `where`.
 
     Raises:
-        UsageError: one line naming file, key, and the nearest valid key or what was expected.
+        UsageError: a wrong key or value; names the nearest valid key, or what was expected.
     """
     try:
         return schema.model_validate(content)
     except pydantic.ValidationError as error:
         errors = error.errors()
-        # a misspelt key is also a missing one: tell the first of the two
+        # a misspelt key gives two errors, unknown and missing: report the unknown one
         first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
         raise UsageError(f"{where}: {_explain(schema, first)}") from None
 
 
 @functools.cache
 def keys_of(schema: type[Strict]) -> dict[str, None]:
-    """The keys of a schema as files spell them, in its order."""
+    """The keys of a schema as YAML spells them (aliases), in the schema's order."""
     return dict.fromkeys(field.alias or name for name, field in schema.model_fields.items())
 
 
 def _explain(schema: type[Strict], error: dict) -> str:
-    """One pydantic error as a person would say it."""
+    """One pydantic error in plain words."""
     location = [str(part) for part in error["loc"]]
     key = ".".join(location)
     if error["type"] == "extra_forbidden":
@@ -141,7 +145,7 @@ def _fields_at(schema: Any, location: list[str]) -> list[str]:
     for part in location:
         fields = getattr(schema, "model_fields", None)
         if fields is None or part not in fields:
-            continue  # a list index or a dictionary's key: the element type is already at hand
+            continue  # a list index or a dictionary's key: `schema` is already the element type
         schema = fields[part].annotation
         for _ in range(3):
             arguments = [a for a in getattr(schema, "__args__", ()) if a is not type(None)]
@@ -150,7 +154,7 @@ def _fields_at(schema: Any, location: list[str]) -> list[str]:
 
 
 def merge(base: dict, delta: dict) -> dict:
-    """`base` with `delta` on top; dictionaries merge key by key, everything else replaces."""
+    """`base` updated by `delta`: nested dictionaries merge, other values replace."""
     merged = dict(base)
     for key, value in delta.items():
         both = isinstance(merged.get(key), dict) and isinstance(value, dict)

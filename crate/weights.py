@@ -1,4 +1,4 @@
-"""The weights files of runs: one .safetensors each, whole or not at all."""
+"""Weights files (.safetensors), written atomically."""
 
 from pathlib import Path
 
@@ -12,22 +12,22 @@ from crate.records import RunFolder, atomic_path
 
 
 def save_weights(model: nn.Module, folder: RunFolder) -> None:
-    """Write a model's state dict as the weights of a run. Raises `RunError`, as `save_tensors`."""
+    """Write a model's state dict to the run's weights file. Raises `RunError` if that fails."""
     save_tensors(model.state_dict(), folder.weights)
 
 
 def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """Write a weights file. Raises `RunError` where the disk is full."""
+    """Write a weights file. Raises `RunError` if it cannot be written (disk full)."""
     tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     with atomic_path(path) as temporary:
         try:
             safetensors.torch.save_file(tensors, temporary)
-        except safetensors.SafetensorError as error:  # how it reports a full disk
+        except safetensors.SafetensorError as error:  # raised on a full disk
             raise RunError(f"{path}: cannot be written ({error})") from None
 
 
 def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
-    """Read a weights file. Raises `RunError` in one line where it is missing or damaged."""
+    """Read a weights file. Raises `RunError` if it is missing or damaged."""
     try:
         return safetensors.torch.load_file(path)
     except (OSError, safetensors.SafetensorError) as error:

@@ -50,7 +50,7 @@ def job_parameters(compute: Compute, site: Site, name: str, comment: str, runs: 
     parameters = {
         "name": name,
         "nodes": compute.nodes,
-        "tasks_per_node": compute.tasks,
+        "tasks_per_node": compute.processes_per_node,
         "cpus_per_task": cpus,
         "timeout_min": minutes,
     }

@@ -163,7 +163,10 @@ class Waiter:
 
     def _submit(self) -> Job:
         compute = self.prepared.resolved.recipe.compute
-        small = compute.nodes * compute.tasks == 1 and compute.hours <= self.settings.pack_hours
+        small = (
+            compute.nodes * compute.processes_per_node == 1
+            and compute.hours <= self.settings.pack_hours
+        )
         job = self._join_pack(compute) if self.settings.pack > 1 and small else None
         return job or self._submit_job([self.item], [self.prepared])
 

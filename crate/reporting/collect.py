@@ -103,7 +103,7 @@ def collect(table: str, plan: Plan, settings: Settings, *, partial: bool = False
     if layer_column:
         path = layers_json(settings.results, settings.scale, table)
         write_text(path, canonical_json(layers) + "\n")
-    if plan.trains(table):
+    if plan.has_training(table):
         path = training_json(settings.results, settings.scale, table)
         write_text(path, canonical_json(training_curves(lineages, plan)) + "\n")
     write_text(metrics_csv(settings.results, settings.scale, table), text)
@@ -132,14 +132,14 @@ def look_up(run: Run, metric: str, plan: Plan, settings: Settings) -> Result:
     status, note, metrics = "missing", "", {}
     if plan.finished(run, settings.results):
         metrics = read_json(folder / "metrics.json")["metrics"]
-        status = "released" if plan.released(run) else "ok"
+        status = "released" if plan.starts_released(run) else "ok"
         published = dataset.splits.get(resolved.recipe.evaluate)
         exact = not (dataset.embedded or dataset.approximate)
         if exact and metrics.get(dataset.unit, published) != published:
             status = "incomplete"
-    elif published_folder := plan.frozen(run, settings):
+    elif published_folder := plan.published_folder(run, settings):
         folder, status = published_folder, "frozen"
-    elif why_not := plan.unavailable(run, settings):
+    elif why_not := plan.why_unavailable(run, settings):
         status, note = "unavailable", why_not
     record = read_record(folder)
     if status == "frozen":

@@ -64,7 +64,7 @@ def tune(
     shown = [
         run
         for row, _, run, _ in plan.cells(content, settings.scale, [0])
-        if not row.control and not plan.released(run)
+        if not row.control and not plan.starts_released(run)
     ]
     stages = dict.fromkeys(
         (run.model, run.chain[: run.chain.index(recipe) + 1])

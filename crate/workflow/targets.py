@@ -97,7 +97,7 @@ def collected_files(table: str, plan: Plan, settings: Settings) -> list[str]:
         suffixes += [".losses.csv"] * bool(figure.drawn_losses)
         suffixes += [".examples.npz"] * figure.pictures
         suffixes += [".layers.json"] * figure.by_layer
-    suffixes += [".training.json"] * plan.trains(table)
+    suffixes += [".training.json"] * plan.has_training(table)
     return [f"{settings.results}/{settings.scale}/metrics/{table}{suffix}" for suffix in suffixes]
 
 

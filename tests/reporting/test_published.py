@@ -163,12 +163,12 @@ def test_frozen_takes_published_records(tmp_path):
     plan = Plan(Experiments(ROOT / "experiments"))
     settings = plan.experiments.settings({"results": str(tmp_path / "results"), "frozen": True})
     run = plan.runs("table_ablation", settings.model_copy(update={"frozen": False}))[0]
-    assert plan.frozen(run, settings) is None  # nothing is published there
+    assert plan.published_folder(run, settings) is None  # nothing is published there
     name = run.folder("").relative_to(settings.scale).as_posix()
     target = tmp_path / "results/published" / settings.scale
     write_runs(target, {name: {"status": "failed"}})
-    assert plan.frozen(run, settings) is None
+    assert plan.published_folder(run, settings) is None
     write_runs(target, {name: {"status": "complete"}})
-    assert plan.frozen(run, settings) == target / name
+    assert plan.published_folder(run, settings) == target / name
     assert canonical_json(read_record(target / name)) == '{"status":"complete"}'
-    assert plan.frozen(run, settings.model_copy(update={"frozen": False})) is None
+    assert plan.published_folder(run, settings.model_copy(update={"frozen": False})) is None

@@ -646,7 +646,7 @@ def test_released_weights_are_a_column_where_they_can_be_had(folder, setup, fini
     }
     assert any(note.startswith("° ") for note in rendered.notes)
     # at a scale that changes the model there is nothing to evaluate
-    assert "changes the model" in plan.unavailable(
+    assert "changes the model" in plan.why_unavailable(
         dataclasses.replace(released[1], scale="mini"), settings
     )
 

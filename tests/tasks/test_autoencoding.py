@@ -22,7 +22,7 @@ from crate.runtime import Runtime, generator_for
 from crate.tasks.autoencoding.recipe import Autoencoding
 from crate.tasks.autoencoding.task import AutoencodingStage, evaluate, examples
 from crate.tasks.base import Resolved
-from crate.tasks.frozen import spaced
+from crate.tasks.frozen import evenly_spaced
 from crate.training import loop as train
 from crate.training.optim import parameter_groups
 from crate.weights import read_weights
@@ -175,11 +175,11 @@ def test_a_normalised_patch_predicted_by_its_mean_has_its_variance():
 
 
 def test_spaced_indices_are_distinct_and_reach_over_all():
-    assert spaced(10, 4).tolist() == [0, 2, 5, 7]
-    assert spaced(3, 5).tolist() == [0, 1, 2]
+    assert evenly_spaced(10, 4).tolist() == [0, 2, 5, 7]
+    assert evenly_spaced(3, 5).tolist() == [0, 1, 2]
     for count in range(1, 40):
         for wanted in range(1, count + 1):
-            assert len(set(spaced(count, wanted))) == wanted
+            assert len(set(evenly_spaced(count, wanted))) == wanted
 
 
 @pytest.mark.parametrize("normalise_patches", [False, True])
@@ -188,7 +188,7 @@ def test_examples_show_what_was_hidden_and_what_was_predicted(normalise_patches)
     model = constant(0.0, normalise_patches=normalise_patches)
     found = examples(model, source, make_recipe(), TINY, RANKS[0])  # a rank sees all of them
     assert len(found) == 6
-    for place, example in zip(spaced(13, 6), found, strict=True):
+    for place, example in zip(evenly_spaced(13, 6), found, strict=True):
         hidden = hidden_by_hand(place)
         original = source.pixels[place, 0].numpy()
         whole = normalise(source.pixels[place : place + 1], TINY)

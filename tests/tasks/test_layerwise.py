@@ -26,7 +26,7 @@ from crate.reporting.figures import write_figure
 from crate.runs import Run
 from crate.runtime import Runtime, seed_for
 from crate.schema import parse
-from crate.tasks.frozen import spaced
+from crate.tasks.frozen import evenly_spaced
 from crate.tasks.layerwise.recipe import Layerwise
 from crate.tasks.layerwise.task import _histogram
 from crate.weights import read_weights
@@ -70,7 +70,7 @@ def test_a_run_is_the_mean_over_pictures_of_either_split(work):
     dataset = get_dataset("fashion_mnist_tiny")
     for split, key, prefix in (("test", "evaluated", ""), ("train", "train", "train_")):
         source = open_split(dataset, split, size=28, runtime=CPU, data_root="data")
-        images = normalise(source.pixels[spaced(len(source), 13)], dataset)
+        images = normalise(source.pixels[evenly_spaced(len(source), 13)], dataset)
         for term, factor in (("compression", 1), ("sparsity", 100), ("objective", 1)):
             known = terms_of(model, images, term)
             assert record["layers"][key][term]["mean"] == pytest.approx(known, rel=1e-5)
@@ -92,7 +92,7 @@ def test_scenes_have_no_training_split_and_colours_are_of_the_grid(work):
     examples = read_examples(prepared.folder.examples)
     assert len(examples) == 5
     scenes = Composites("x", "test", get_dataset("composites_tiny").splits["test"])
-    chosen = [scenes.picture(int(index)) for index in spaced(len(scenes), 5)]
+    chosen = [scenes.picture(int(index)) for index in evenly_spaced(len(scenes), 5)]
     squares = np.stack([np.asarray(picture.resize((56, 56), 2)) for picture in chosen])
     assert np.abs(examples[1]["image"].astype(int) - squares[1]).mean() < 5  # JPEG
     torch.manual_seed(seed_for(0, "init", "coco_tokens"))

@@ -33,11 +33,11 @@ from crate.tasks.segmentation import task
 from crate.tasks.segmentation.recipe import Segmentation
 from crate.tasks.segmentation.task import (
     SegmentationStage,
+    broadcast_statistics,
     confusion,
     evaluate,
     most_frequent,
     readable,
-    same_statistics,
     scores,
     segment,
     segmentation_loss,
@@ -425,7 +425,7 @@ def test_all_ranks_are_measured_with_the_saved_statistics():
     other(torch.randn(4, 3, 2, 2))
     saved = {name: value.clone() for name, value in other.named_buffers()}
     others = list(saved.values())
-    same_statistics(mine, Two(*dataclasses.astuple(CPU)[:3], rank=1, world=2))
+    broadcast_statistics(mine, Two(*dataclasses.astuple(CPU)[:3], rank=1, world=2))
     for name, value in mine.named_buffers():
         assert torch.equal(value, saved[name]), name
 

@@ -15,7 +15,7 @@ import torch
 from crate.errors import RunError, Stopped, UsageError
 from crate.records import RunFolder
 from crate.runtime import Runtime
-from crate.training.per_image import work_through
+from crate.training.per_image import resumable_map
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +48,7 @@ def work(tmp_path):
         def one(rank):
             runtime = Rank(torch.device("cpu"), torch.float32, "test", rank, world, barrier)
             try:
-                return work_through(
+                return resumable_map(
                     watched,
                     count,
                     picture=lambda index: f"picture {index:03d}",
