@@ -247,11 +247,11 @@ def test_what_cannot_be_exported_is_one_line(crate, finished, tmp_path, monkeypa
         run, "--to", "tflite", "--out", "m"
     )
     other = str(run).replace("seed0", "seed1")
-    assert "is not there: mistyped" in refused(other, "--to", "onnx", "--out", "m")
+    assert "there is no such folder" in refused(other, "--to", "onnx", "--out", "m")
     assert "is no run" in refused("nonsense", "--to", "onnx", "--out", "m")
     own = refused(run, "--to", "safetensors", "--out", folder.weights)
     assert "is the run's own file" in own
-    monkeypatch.setattr("crate.checkpoints.export.ONNX_LIMIT", 100)
+    monkeypatch.setattr("crate.checkpoints.onnx.LIMIT", 100)
     assert "more than one ONNX file holds" in refused(run, "--to", "onnx", "--out", "m")
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     assert "ONNX needs the package onnxscript" in refused(run, "--to", "onnx", "--out", "m")

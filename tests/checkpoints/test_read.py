@@ -70,8 +70,8 @@ TOLD = {
     "page.npz": "is a web page, not weights",
     "pointer.pth": "git lfs pull",
     "text.pth": "is damaged",
-    "text.npz": "is no .npz file",
-    "text.safetensors": "is damaged or no .safetensors file",
+    "text.npz": "is not a .npz file",
+    "text.safetensors": "is damaged, or not a .safetensors file",
     "half.pth": "is cut short",
     "flipped.pth": "checksum",
     "list.pth": "holds no weights",
@@ -79,12 +79,12 @@ TOLD = {
     "code.pth": "a pickle of more than tensors, whose code is not run",
     "code_old.pth": "a pickle of more than tensors, whose code is not run",
     "code.bin": "a pickle of more than tensors, whose code is not run",
-    "code.npz": "is no .npz file",
+    "code.npz": "is not a .npz file",
     "objects.npz": "Object arrays cannot be loaded",
     "other.npz": "has nothing under params/",
     "cut.npz": "is cut short",
     "wrong.npz": "Bad CRC-32",
-    "cut.safetensors": "is damaged or no .safetensors file",
+    "cut.safetensors": "is damaged, or not a .safetensors file",
 }
 
 
@@ -113,7 +113,7 @@ def test_what_is_not_there_or_no_checkpoint_is_told(tmp_path):
     with pytest.raises(UsageError, match=r"a\.pth: there is no such file"):
         read_checkpoint(tmp_path / "a.pth")
     (tmp_path / "a.zip").touch()
-    with pytest.raises(UsageError, match=r"a\.zip: is no checkpoint; read are \.pth, "):
+    with pytest.raises(UsageError, match=r"a\.zip: not a checkpoint, whose name ends in \.pth, "):
         read_checkpoint(tmp_path / "a.zip")
 
 
