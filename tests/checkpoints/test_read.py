@@ -63,7 +63,7 @@ def damaged_files(folder: Path) -> dict[str, Path]:
     return files
 
 
-TOLD = {
+MESSAGES = {
     "empty.pth": "is empty",
     "empty.npz": "is empty",
     "page.pth": "is a web page, not weights",
@@ -93,23 +93,23 @@ def damaged(tmp_path_factory):
     return damaged_files(tmp_path_factory.mktemp("damaged"))
 
 
-@pytest.mark.parametrize("name", TOLD)
+@pytest.mark.parametrize("name", MESSAGES)
 def test_a_damaged_or_foreign_file_is_one_line_and_its_code_never_runs(damaged, name):
     with pytest.raises(RunError) as caught:
         read_checkpoint(damaged[name])
     message = str(caught.value)
     assert message.startswith(f"{damaged[name]}: ")
-    assert TOLD[name] in message
+    assert MESSAGES[name] in message
     assert "\n" not in message
     assert "weights_only" not in message  # torch's advice to run the code
     assert not (damaged[name].parent / "ran").exists()
 
 
 def test_the_list_of_damages_is_whole(damaged):
-    assert set(damaged) == set(TOLD)
+    assert set(damaged) == set(MESSAGES)
 
 
-def test_what_is_not_there_or_no_checkpoint_is_told(tmp_path):
+def test_a_missing_file_and_another_suffix_are_refused(tmp_path):
     with pytest.raises(UsageError, match=r"a\.pth: there is no such file"):
         read_checkpoint(tmp_path / "a.pth")
     (tmp_path / "a.zip").touch()
