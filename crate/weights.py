@@ -16,13 +16,15 @@ def save_weights(model: nn.Module, folder: RunFolder) -> None:
     save_tensors(model.state_dict(), folder.weights)
 
 
-def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """Write a weights file. Raises `RunError` if it cannot be written (disk full)."""
+def save_tensors(
+    tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str] | None = None
+) -> None:
+    """Write a weights file. Raises `RunError` where the disk is full."""
     tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     with atomic_path(path) as temporary:
         try:
-            safetensors.torch.save_file(tensors, temporary)
-        except safetensors.SafetensorError as error:  # raised on a full disk
+            safetensors.torch.save_file(tensors, temporary, metadata)
+        except safetensors.SafetensorError as error:  # how it reports a full disk
             raise RunError(f"{path}: cannot be written ({error})") from None
 
 

@@ -19,7 +19,7 @@ from crate.models.zoo import MODELS, resolve
 if TYPE_CHECKING:
     import torch
 
-# Kind of model → size → our tensor whose shape tells it.
+# Kind of model → size → our tensor whose shape gives it.
 OUR_SIZES = {
     "vision": {"num_classes": "head.weight", "tokens": "positions"},
     "language": {
@@ -58,7 +58,7 @@ def convert(
 
     Raises:
         UsageError: the weights are another model's: the first key that is missing, unexpected or of
-            another shape, with both shapes; or values differ that are one tensor here.
+            another shape, with both shapes; or two tensors differ that are one here.
         RunError: a value is not a tensor, not of a floating type, or not finite.
     """
     spec, label = _named(model)

@@ -16,7 +16,7 @@ from crate.schema import Strict, parse, read_yaml
 class OfficialFile(Strict):
     """One official file, as it stands in `experiments/released.yaml` under its name."""
 
-    model: str | None  # of the registry or of models.yaml; null: no model of ours reads it
+    model: str | None  # of `crate models` or models.yaml; null: no model here reads it
     classes: pydantic.PositiveInt | None = None  # of its head; null: any, or it has none
     format: str  # a name of `LAYOUTS`
     source: str
@@ -52,21 +52,21 @@ def manifest(folder: str | Path) -> dict[str, OfficialFile]:
 
 
 def checkpoint_path(name: str, data_root: str | Path) -> Path:
-    """Where an official file is looked for."""
+    """The path at which an official file is expected."""
     return Path(data_root) / "released" / name
 
 
 def find(
     model: str, classes: int | None, experiments_folder: str | Path, data_root: str | Path
 ) -> Path | None:
-    """The official checkpoint of `model` that is here; None where there is none.
+    """The official checkpoint of `model` that is here, or None.
 
     Args:
         model: the name that the manifest gives.
         classes: of its head; None for any.
 
     Raises:
-        RunError: the file is here and is not as long as the manifest says.
+        RunError: the file is here, and its size is not the manifest's.
     """
     for name, entry in manifest_entries(model, classes, experiments_folder):
         path = checkpoint_path(name, data_root)
@@ -84,10 +84,10 @@ def locate(
     *,
     hashed: bool = True,
 ) -> Path:
-    """As `find`, but a file that is not here is an error; `hashed`: the sha256 is compared too.
+    """As `find`, but a missing file is an error. hashed: compare the sha256 too.
 
     Raises:
-        RunError: the file is damaged, or not here: what to download, and to where.
+        RunError: the file is damaged or missing; the message says what to download to where.
     """
     known = manifest_entries(model, classes, experiments_folder)
     path = find(model, classes, experiments_folder, data_root)
@@ -113,9 +113,9 @@ def locate(
 def manifest_entries(
     model: str, classes: int | None, folder: str | Path
 ) -> list[tuple[str, OfficialFile]]:
-    """The manifest's files of a model and a number of classes, in its order.
+    """The manifest's files for a model and a number of classes, in its order.
 
-    classes: None for any; a file whose entry states none, as a contrastive model's, is of any.
+    classes: None for any; an entry without classes (a contrastive model's) suits any number.
     """
     return [
         (name, entry)
@@ -125,7 +125,7 @@ def manifest_entries(
 
 
 def presence(path: Path, entry: OfficialFile) -> str:
-    """Whether a file is here, in words: yes, no, or half-downloaded."""
+    """Whether a file is here, for people: "yes", "no", or how its size differs."""
     if not path.is_file():
         return "no"
     size = path.stat().st_size
@@ -140,7 +140,7 @@ def verify(path: Path, entry: OfficialFile, *, hashed: bool = True) -> None:
     """Compare a file with its entry: size, and sha256 if `hashed`. Raises `RunError`."""
     state = presence(path, entry)
     if state != "yes":
-        raise RunError(f"{path}: {'is not there' if state == 'no' else state}; download it again")
+        raise RunError(f"{path}: {'is missing' if state == 'no' else state}; download it again")
     if hashed and entry.sha256 and file_sha256(path) != entry.sha256:
         raise RunError(f"{path}: its sha256 is not that of the official file; download it again")
 

@@ -13,20 +13,20 @@ SUFFIXES = (".pth", ".pt", ".bin", ".npz", ".safetensors")
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """What a checkpoint file holds: names to tensors, or to numpy arrays for .npz.
+    """Read a checkpoint file: names to tensors, or to numpy arrays for .npz.
 
     Reads .pth, .pt and .bin (tensors only: code in a pickle is refused and never run), .npz (only
     what is under params/; the optimiser's state stays on the disk) and .safetensors.
 
     Raises:
         UsageError: there is no such file, or it has another suffix.
-        RunError: it is empty, cut short, damaged, or something else than weights.
+        RunError: it is empty, cut short, damaged, or does not hold weights.
     """
     path = Path(path)
     if not path.is_file():
         raise UsageError(f"{path}: {'is a folder' if path.is_dir() else 'there is no such file'}")
     if path.suffix not in SUFFIXES:
-        raise UsageError(f"{path}: is no checkpoint; read are {', '.join(SUFFIXES)}")
+        raise UsageError(f"{path}: not a checkpoint, whose name ends in {', '.join(SUFFIXES)}")
     again = "; download it again"
     try:
         with path.open("rb") as file:
@@ -46,9 +46,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         weights = reader(path)
     except RunError:
         raise
-    except Exception as error:  # whatever a damaged file makes the readers say
+    except Exception as error:  # which one, a damaged file decides
         reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise RunError(f"{path}: is damaged or no {path.suffix} file ({reason}){again}") from None
+        raise RunError(
+            f"{path}: is damaged, or not a {path.suffix} file ({reason}){again}"
+        ) from None
     if not isinstance(weights, dict) or not weights:
         raise RunError(f"{path}: holds no weights")
     return weights
@@ -67,10 +69,10 @@ def _read_torch(path: Path) -> Any:
             raise RunError(f"{path}: is damaged (checksum of {damaged}); download it again")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of an unusual pickle: it is read or refused
+            warnings.simplefilter("ignore")  # about unusual pickles: they are read or refused
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        # torch's own words recommend to run the code
+        # torch's message recommends running the code
         raise RunError(
             f"{path}: is damaged, or a pickle of more than tensors, whose code is not run here"
         ) from None
@@ -80,7 +82,7 @@ def _read_npz(path: Path) -> dict:
     import numpy as np
 
     if not zipfile.is_zipfile(path):
-        raise RunError(f"{path}: is no .npz file; download it again")
+        raise RunError(f"{path}: is not a .npz file; download it again")
     with np.load(path, allow_pickle=False) as archive:  # a member is read, and checked, when named
         names = [name for name in archive.files if name.startswith("params/")]
         if not names:

@@ -106,7 +106,7 @@ def _open_run(request: Request):
     Raises:
         UsageError, RunError: as `inspect`.
     """
-    from crate.checkpoints.export import read_finished
+    from crate.checkpoints.finished import read_finished
     from crate.models.features import pretrained
     from crate.models.transfer import vision_weights
 

@@ -105,7 +105,7 @@ def _print(prompt: str, tokens: Iterator[int], tokenizer: Tokenizer) -> int:
 def _open(request: Request) -> "tuple[LanguageModel, Tokenizer]":
     """The model with its weights, and its tokenizer; raises as `sample`."""
     from crate.checkpoints.convert import infer_sizes
-    from crate.checkpoints.export import read_finished
+    from crate.checkpoints.finished import read_finished
     from crate.models.build import build_language
     from crate.models.transfer import transfer_weights
 

@@ -346,7 +346,7 @@ LAST = "transformer.layers.2"
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "reason"),
     [
         (lose(f"{LAST}.1.fn.D1"), f"'{LAST}.1.fn.D1' is missing, expected with shape (24, 96)"),
         (lose("mlp_head.1.weight"), "'mlp_head.1.weight' is missing"),
@@ -362,14 +362,14 @@ LAST = "transformer.layers.2"
         (put("pos_embedding", 17, 24), "'pos_embedding' has shape (17, 24), expected (1, "),
     ],
 )
-def test_the_first_key_that_does_not_fit_is_told(damage, told):
+def test_the_first_key_that_does_not_fit_is_named(damage, reason):
     official = torch_checkpoint("alpha")
     damage(official)
     with pytest.raises(UsageError) as caught:
         convert(official, small("alpha"), where="a.pth")
     message = str(caught.value)
     assert message.startswith("a.pth: not the weights of ")
-    assert told in message
+    assert reason in message
     assert "\n" not in message
 
 
@@ -389,7 +389,7 @@ def test_jax_checkpoints_are_as_strict():
 
 
 @pytest.mark.parametrize(
-    ("row", "name", "told"),
+    ("row", "name", "reason"),
     [
         ("alpha", "crate_alpha_large_patch14", "'cls_token' has shape (1, 1, 192), expected (1,"),
         ("alpha", "crate_tiny_patch16", "'conv1.weight' is of the alpha-torch layout"),
@@ -400,19 +400,19 @@ def test_jax_checkpoints_are_as_strict():
         ("alpha", "crate_tiny_patch16_plain", "'transformer.layers.0.1.fn.D' has shape (192, 768)"),
     ],
 )
-def test_another_architecture_is_told_with_the_one_that_fits(row, name, told):
+def test_another_architecture_is_refused_with_the_one_that_fits(row, name, reason):
     official = torch_checkpoint(row, d=192, depth=12, p=16, grid=2)
     with pytest.raises(UsageError) as caught:
         convert(official, name)
     message = str(caught.value)
     assert message.startswith(f"the checkpoint: not the weights of {name}: ")
-    assert told in message
+    assert reason in message
     fitting = {"alpha": "crate_alpha_tiny_patch16", "plain": "crate_tiny_patch16_plain"}
     assert message.endswith(fitting.get(row, "crate_tiny_patch16_overcomplete"))
 
 
 @pytest.mark.parametrize(
-    ("weights", "error", "told"),
+    ("weights", "error", "reason"),
     [
         ({"w": torch.zeros(1)}, UsageError, "not an official CRATE checkpoint: it has none of con"),
         (
@@ -427,15 +427,15 @@ def test_another_architecture_is_told_with_the_one_that_fits(row, name, told):
         ({1: torch.zeros(1)}, RunError, "no mapping of names to tensors"),
     ],
 )
-def test_what_is_no_official_checkpoint_is_told(weights, error, told):
+def test_other_files_are_refused(weights, error, reason):
     with pytest.raises(error) as caught:
         convert(weights, "crate_alpha_base_patch16", where="x.pth")
     assert str(caught.value).startswith("x.pth: ")
-    assert told in str(caught.value)
+    assert reason in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "reason"),
     [
         (3, "is not a tensor but int"),
         (torch.zeros(7, dtype=torch.long), "torch.int64, not float32"),
@@ -445,12 +445,12 @@ def test_what_is_no_official_checkpoint_is_told(weights, error, told):
         (np.zeros(7, "V3"), "not float32"),
     ],
 )
-def test_values_that_are_no_weights_are_told(value, told):
+def test_values_that_are_not_weights_are_refused(value, reason):
     official = torch_checkpoint("alpha") | {"mlp_head.1.bias": value}
     with pytest.raises(RunError) as caught:
         convert(official, small("alpha"))
     assert "'mlp_head.1.bias' " in str(caught.value)
-    assert told in str(caught.value)
+    assert reason in str(caught.value)
 
 
 def test_ours_to_official_is_strict_too():

@@ -118,7 +118,7 @@ def test_import_writes_our_weights_and_says_what_they_are(crate, official, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("words", "status", "told"),
+    ("words", "status", "reason"),
     [
         ("missing.pth --model crate_alpha_tiny_patch32 --out a.safetensors", 2, "no such file"),
         ("theirs.pth --model crate_alpha_tny_patch32 --out a.safetensors", 2, "did you mean"),
@@ -143,14 +143,14 @@ def test_import_writes_our_weights_and_says_what_they_are(crate, official, tmp_p
         ),
     ],
 )
-def test_an_import_that_cannot_be_leaves_nothing(crate, official, tmp_path, words, status, told):
+def test_a_refused_import_leaves_nothing(crate, official, tmp_path, words, status, reason):
     path, _ = official
     (tmp_path / "cut.pth").write_bytes(path.read_bytes()[:-1000])
     shutil.copy(path, tmp_path / "crate_alpha_B16.pth")
     got, out, errors = crate("import", *words.split())
     assert (got, out) == (status, "")
     assert errors.startswith("error: " if status == 2 else "failed: ")
-    assert told in errors
+    assert reason in errors
     assert errors.count("\n") == 1
     assert not list(tmp_path.glob("*a.safetensors*"))
 
@@ -247,11 +247,11 @@ def test_what_cannot_be_exported_is_one_line(crate, finished, tmp_path, monkeypa
         run, "--to", "tflite", "--out", "m"
     )
     other = str(run).replace("seed0", "seed1")
-    assert "is not there: mistyped" in refused(other, "--to", "onnx", "--out", "m")
+    assert "there is no such folder" in refused(other, "--to", "onnx", "--out", "m")
     assert "is no run" in refused("nonsense", "--to", "onnx", "--out", "m")
     own = refused(run, "--to", "safetensors", "--out", folder.weights)
     assert "is the run's own file" in own
-    monkeypatch.setattr("crate.checkpoints.export.ONNX_LIMIT", 100)
+    monkeypatch.setattr("crate.checkpoints.onnx.LIMIT", 100)
     assert "more than one ONNX file holds" in refused(run, "--to", "onnx", "--out", "m")
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     assert "ONNX needs the package onnxscript" in refused(run, "--to", "onnx", "--out", "m")
@@ -259,7 +259,7 @@ def test_what_cannot_be_exported_is_one_line(crate, finished, tmp_path, monkeypa
     assert "is not finished" in refused(run, "--to", "safetensors", "--out", "m")
     write_json(folder.record, {"status": "complete"})
     folder.weights.write_bytes(b"")
-    told = refused(run, "--to", "safetensors", "--out", "m", status=1)
-    assert "is not the file its metrics were measured on" in told
+    reason = refused(run, "--to", "safetensors", "--out", "m", status=1)
+    assert "is not the file its metrics were measured on" in reason
     write_json(folder.metrics, {"metrics": {}})
     assert "leaves no weights" in refused(run, "--to", "safetensors", "--out", "m")

@@ -52,7 +52,7 @@ def mine(folder):
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "reason"),
     [
         ({"modl": "x"}, "my.pth: unknown key 'modl'; did you mean 'model'?"),
         ({"model": "crate_alpha_tny_patch16"}, "did you mean 'crate_alpha_tiny_patch16'?"),
@@ -66,11 +66,11 @@ def mine(folder):
         ({"name": "a/my.pth"}, "a/my.pth: should be a file name"),
     ],
 )
-def test_a_mistake_in_the_manifest_is_told(mine, changes, told):
+def test_a_mistake_in_the_manifest_is_one_line(mine, changes, reason):
     with pytest.raises(UsageError) as caught:
         manifest(mine(**changes))
     assert str(caught.value).startswith(str(Path("experiments/released.yaml").resolve()))
-    assert told in str(caught.value)
+    assert reason in str(caught.value)
 
 
 def test_a_file_is_found_checked_and_missed(mine, tmp_path):

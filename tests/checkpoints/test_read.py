@@ -63,15 +63,15 @@ def damaged_files(folder: Path) -> dict[str, Path]:
     return files
 
 
-TOLD = {
+MESSAGES = {
     "empty.pth": "is empty",
     "empty.npz": "is empty",
     "page.pth": "is a web page, not weights",
     "page.npz": "is a web page, not weights",
     "pointer.pth": "git lfs pull",
     "text.pth": "is damaged",
-    "text.npz": "is no .npz file",
-    "text.safetensors": "is damaged or no .safetensors file",
+    "text.npz": "is not a .npz file",
+    "text.safetensors": "is damaged, or not a .safetensors file",
     "half.pth": "is cut short",
     "flipped.pth": "checksum",
     "list.pth": "holds no weights",
@@ -79,12 +79,12 @@ TOLD = {
     "code.pth": "a pickle of more than tensors, whose code is not run",
     "code_old.pth": "a pickle of more than tensors, whose code is not run",
     "code.bin": "a pickle of more than tensors, whose code is not run",
-    "code.npz": "is no .npz file",
+    "code.npz": "is not a .npz file",
     "objects.npz": "Object arrays cannot be loaded",
     "other.npz": "has nothing under params/",
     "cut.npz": "is cut short",
     "wrong.npz": "Bad CRC-32",
-    "cut.safetensors": "is damaged or no .safetensors file",
+    "cut.safetensors": "is damaged, or not a .safetensors file",
 }
 
 
@@ -93,27 +93,27 @@ def damaged(tmp_path_factory):
     return damaged_files(tmp_path_factory.mktemp("damaged"))
 
 
-@pytest.mark.parametrize("name", TOLD)
+@pytest.mark.parametrize("name", MESSAGES)
 def test_a_damaged_or_foreign_file_is_one_line_and_its_code_never_runs(damaged, name):
     with pytest.raises(RunError) as caught:
         read_checkpoint(damaged[name])
     message = str(caught.value)
     assert message.startswith(f"{damaged[name]}: ")
-    assert TOLD[name] in message
+    assert MESSAGES[name] in message
     assert "\n" not in message
     assert "weights_only" not in message  # torch's advice to run the code
     assert not (damaged[name].parent / "ran").exists()
 
 
 def test_the_list_of_damages_is_whole(damaged):
-    assert set(damaged) == set(TOLD)
+    assert set(damaged) == set(MESSAGES)
 
 
-def test_what_is_not_there_or_no_checkpoint_is_told(tmp_path):
+def test_a_missing_file_and_another_suffix_are_refused(tmp_path):
     with pytest.raises(UsageError, match=r"a\.pth: there is no such file"):
         read_checkpoint(tmp_path / "a.pth")
     (tmp_path / "a.zip").touch()
-    with pytest.raises(UsageError, match=r"a\.zip: is no checkpoint; read are \.pth, "):
+    with pytest.raises(UsageError, match=r"a\.zip: not a checkpoint, whose name ends in \.pth, "):
         read_checkpoint(tmp_path / "a.zip")
 
 

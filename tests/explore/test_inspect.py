@@ -171,7 +171,7 @@ def test_refusals_are_one_line_and_good_pictures_are_done(finished, picture, cap
         ([text, str(picture)], 2, "a language model, which sees no pictures"),
         ([run, "none.png"], 1, "none.png: cannot be read as an image (No such file or directory)"),
         ([run, "no.png"], 1, "no.png: cannot be read as an image (its format is unknown)"),
-        ([run.replace("lion", "loin"), str(picture)], 2, "is not there: mistyped"),
+        ([run.replace("lion", "loin"), str(picture)], 2, "there is no such folder"),
         ([run, str(picture), "--image-size", "30"], 2, "30 is not divisible by patch_size 4"),
         ([run, str(picture), "--out", "no.png"], 1, "cannot be written"),
     ):

@@ -14,11 +14,12 @@ from crate.layers import reference
 from crate.layers.attention import MHSA, MSSA, KVCache, plain_attention
 from crate.layers.operators import ATTENTION, FEEDFORWARD, Operator
 from crate.layers.sparse_coding import ISTA, MLP, ODL
-from crate.models import create_model
+from crate.models.build import create_model
 from crate.models.flops import macs, parameter_count
 from crate.models.zoo import resolve
 from crate.records import RunFolder, read_json
-from crate.training.loop import read_history, read_weights
+from crate.training.loop import read_history
+from crate.weights import read_weights
 
 ETA, LAM = 0.3, 0.2
 DIM, HEADS, TOKENS = 6, 3, 5

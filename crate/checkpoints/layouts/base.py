@@ -80,14 +80,14 @@ class Layout:
     sign       a key that only files of this layout have
     fits       whether that code has the architecture of a specification
     parts      `parts(spec, **sizes)`: official names → parts
-    sized_by   size → official key whose shape tells it (`read_sizes`)
+    sized_by   size → official key whose shape gives it (`read_sizes`)
     exported   whether `to_official` writes this layout
 
     For files that need more:
 
     section    weights are only the keys that begin so
     prefix     files may lack this beginning of all keys
-    confirm    `confirm(weights)`: tells layouts with the same sign apart
+    confirm    `confirm(weights)`: whether it is this layout, of several with the same sign
     tidy       `tidy(weights)`: what parts name; drops buffers, cuts padding, fills in zeros. Raises
                `UsageError`, without the name of the file, as `check`
     check      `check(spec, weights)` raises `UsageError` where values are not this model's
@@ -132,9 +132,9 @@ def read_sizes(spec: ModelSpec, shapes: Shapes, sized_by: Mapping[str, str]) -> 
     """Sizes of a model, read off the shapes of its tensors; the usual ones where one is missing.
 
     Args:
-        sized_by: size → name of a tensor. "tokens" (class token and patches) is told by positions
+        sized_by: size → name of a tensor. "tokens" (class token and patches) comes from positions
             (1, 1 + n², d) or (1 + n², d); "num_classes", "vocab_size", "block_size" and
-            "context_length" by the rows of a tensor.
+            "context_length" are the rows of a tensor.
     """
     usual = DEFAULT_SIZES[spec.kind]
     sizes = {}

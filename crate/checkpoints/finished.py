@@ -1,0 +1,49 @@
+"""Finished runs, opened by their path: what they were, with their weights."""
+
+from typing import NamedTuple
+
+import torch
+
+from crate.errors import RunError, UsageError
+from crate.models.spec import ModelSpec
+from crate.records import RunFolder, file_sha256, read_json
+from crate.runs import Run, parse_path
+from crate.weights import read_weights
+
+
+class Finished(NamedTuple):
+    """A finished run: its folder, its run.json, its architecture and its weights."""
+
+    run: Run
+    folder: RunFolder
+    record: dict
+    spec: ModelSpec
+    state: dict[str, torch.Tensor]
+
+
+def read_finished(path: str) -> Finished:
+    """Open a finished run.
+
+    Architecture and weights are what the run was, even if `experiments/` has changed since.
+
+    Args:
+        path: the run's folder, or its metrics.json.
+
+    Raises:
+        UsageError: the path is not a run's, or the run is not finished or leaves no weights.
+        RunError: the weights are not those its metrics were measured on.
+    """
+    run, results = parse_path(path)
+    folder = RunFolder(run.folder(results))
+    result, record = read_json(folder.metrics), read_json(folder.record) or {}
+    if not folder.folder.is_dir():
+        raise UsageError(f"{folder.folder}: there is no such folder; check the path, or run it")
+    if result is None or record.get("status") != "complete":
+        raise UsageError(f"{run}: is not finished; first run {folder.metrics}")
+    stated = result.get("weights_sha256")
+    if not stated:
+        raise UsageError(f"{run}: its recipe leaves no weights")
+    if not folder.weights.is_file() or file_sha256(folder.weights) != stated:
+        raise RunError(f"{folder.weights}: is not the file its metrics were measured on; run again")
+    spec = ModelSpec(**record["config"]["model"])
+    return Finished(run, folder, record, spec, read_weights(folder.weights))
