@@ -11,7 +11,7 @@ from crate.data.datasets import check_available
 from crate.errors import RunError, UsageError
 from crate.launch import slurm
 from crate.launch.job import jobs_folder
-from crate.launch.submit import job_parameters, make_executor, script_text
+from crate.launch.sbatch import job_parameters, make_executor, script_text
 from crate.launch.work import describe_node
 from crate.planning.plan import Plan
 from crate.planning.settings import Settings

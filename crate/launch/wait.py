@@ -18,7 +18,7 @@ from crate.launch import slurm
 from crate.launch.job import MAX_STALLS, Job, job_state, jobs_folder, read_job, saved_times
 from crate.launch.pack import Pack
 from crate.launch.run import Prepared, prepare
-from crate.launch.submit import STOP_SIGNALS, submit_job
+from crate.launch.sbatch import STOP_SIGNALS, submit_job
 from crate.launch.work import Item
 from crate.planning.plan import Plan
 from crate.planning.settings import Settings

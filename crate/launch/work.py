@@ -1,7 +1,7 @@
 """What runs inside a job: its runs, one after another, and its checkpoint before a requeue.
 
 submitit pickles a `Work`, calls it on the nodes, and calls its `checkpoint` on a signal. Only this
-file and submit.py import submitit.
+file and sbatch.py import submitit.
 """
 
 import dataclasses

@@ -12,7 +12,7 @@ from crate.errors import RunError
 from crate.launch import pack, slurm, wait
 from crate.launch.job import Job, job_state, read_job
 from crate.launch.run import prepare
-from crate.launch.submit import job_parameters
+from crate.launch.sbatch import job_parameters
 from crate.launch.work import Item, Work
 from crate.planning.settings import Settings
 from crate.recipes import Compute
