@@ -248,7 +248,7 @@ def test_what_cannot_be_exported_is_one_line(crate, finished, tmp_path, monkeypa
     )
     other = str(run).replace("seed0", "seed1")
     assert "is not there: mistyped" in refused(other, "--to", "onnx", "--out", "m")
-    assert "is no run" in refused("nonsense", "--to", "onnx", "--out", "m")
+    assert "not the path of a run" in refused("nonsense", "--to", "onnx", "--out", "m")
     own = refused(run, "--to", "safetensors", "--out", folder.weights)
     assert "is the run's own file" in own
     monkeypatch.setattr("crate.checkpoints.export.ONNX_LIMIT", 100)
