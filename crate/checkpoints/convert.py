@@ -19,7 +19,7 @@ from crate.models.zoo import MODELS, resolve
 if TYPE_CHECKING:
     import torch
 
-# Kind of model → size → our tensor whose shape tells it.
+# Kind of model → size → our tensor from whose shape it is read.
 OUR_SIZES = {
     "vision": {"num_classes": "head.weight", "tokens": "positions"},
     "language": {

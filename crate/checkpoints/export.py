@@ -213,7 +213,7 @@ def _to_onnx(model: nn.Module, spec: ModelSpec, facts: dict, out: Path) -> None:
 
 @contextlib.contextmanager
 def _quiet():
-    """torch's exporter tells its life; errors are exceptions."""
+    """Silence torch's exporter, which prints its progress; errors are exceptions."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -80,14 +80,14 @@ class Layout:
     sign       a key that only files of this layout have
     fits       whether that code has the architecture of a specification
     parts      `parts(spec, **sizes)`: official names → parts
-    sized_by   size → official key whose shape tells it (`read_sizes`)
+    sized_by   size → official key from whose shape it is read (`read_sizes`)
     exported   whether `to_official` writes this layout
 
     For files that need more:
 
     section    weights are only the keys that begin so
     prefix     files may lack this beginning of all keys
-    confirm    `confirm(weights)`: tells layouts with the same sign apart
+    confirm    `confirm(weights)`: distinguishes layouts with the same sign
     tidy       `tidy(weights)`: what parts name; drops buffers, cuts padding, fills in zeros. Raises
                `UsageError`, without the name of the file, as `check`
     check      `check(spec, weights)` raises `UsageError` where values are not this model's
