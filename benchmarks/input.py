@@ -1,9 +1,9 @@
-"""How fast pictures come off the disk: `python benchmarks/input.py`.
+"""The speed of image loading, by storage and number of loader processes.
 
-Prints Markdown tables of ratios, from generated JPEGs of ImageNet's usual size (500 × 375, its
-usual bytes a pixel) in a temporary folder, which the page cache holds: it is decoding that is
-measured, and what loader processes and shards add or save, not a disk. Sides run in turns, each is
-the median of its turns; absolute times are not comparable between machines.
+`python benchmarks/input.py` prints Markdown tables of ratios. The images are generated JPEGs of
+ImageNet's usual size (500 × 375, its usual bytes a pixel) in a temporary folder, which stays in the
+page cache: decoding, loader processes and shards are measured, not the disk. Variants run in turns,
+and each value is the median of its turns; absolute times do not compare between machines.
 """
 
 import argparse
@@ -52,15 +52,15 @@ def write_shards(tree: Path, train: Path) -> None:
 
 
 def images_per_second(root: Path, workers: int, batches: int) -> float:
-    """Of `batches` batches once the processes are at work."""
+    """Speed over `batches` batches, after a first one that starts the loader processes."""
     compute = {"workers": workers}
     recipe = {"dataset": DATASET.name, "follows": [], "epochs": 1.0, "lr": 1e-3}
     recipe = Classification(**recipe, batch_size=BATCH, crop_area_min=0.08, compute=compute)
     images = open_split(DATASET, "train", size=224, runtime=CPU, data_root=root)
-    found = images.training(recipe, 0, 0, batches + 1)
-    next(found)
+    loaded = images.training(recipe, 0, 0, batches + 1)
+    next(loaded)
     start, count = time.perf_counter(), 0
-    for pixels, _ in found:
+    for pixels, _ in loaded:
         count += len(pixels)
     return count / (time.perf_counter() - start)
 
@@ -68,12 +68,11 @@ def images_per_second(root: Path, workers: int, batches: int) -> float:
 def loading(root: Path, turns: int, batches: int) -> list[tuple[str, dict[int, float]]]:
     """(kind, images/s by number of processes), relative to the folder without processes."""
     sides = [(kind, workers) for kind in ("folder", "class tars") for workers in (0, 1, 2)]
-    times: dict[tuple[str, int], list[float]] = {side: [] for side in sides}
+    speeds: dict[tuple[str, int], list[float]] = {side: [] for side in sides}
     for _ in range(turns):
         for kind, workers in sides:
-            found = images_per_second(root / kind, workers, batches)
-            times[kind, workers].append(found)
-    speed = {side: statistics.median(found) for side, found in times.items()}
+            speeds[kind, workers].append(images_per_second(root / kind, workers, batches))
+    speed = {side: statistics.median(values) for side, values in speeds.items()}
     base = speed["folder", 0]
     print(f"folder, no process: {base:.0f} images/s here", flush=True)
     return [

@@ -1,10 +1,10 @@
-"""What a cache is worth when text is generated: `python benchmarks/language.py`.
+"""Memory and speed of the KV cache in text generation.
 
-Prints Markdown tables. Memory: what attention keeps of a token, exactly. Time of one more token
-after M of them: with a cache over without one, and of CRATE's models over GPT-2 of the same width
-and depth, each as a ratio. Both sides run in turns within one process on one thread, and each is
-the median of its turns, so a busy machine slows both alike; absolute times are not comparable
-between machines and are left out. Weights are random: they change no time.
+`python benchmarks/language.py` prints Markdown tables. Memory: exact bytes of the cache per token.
+Time of one more token after M tokens, as ratios: with a cache over without one, and CRATE's models
+over GPT-2 of the same width and depth. Both variants run in turns within one process on one thread,
+and each value is the median of its turns, so a busy machine slows both alike; absolute times do not
+compare between machines and are left out. Weights are random, which does not change the time.
 """
 
 import argparse
@@ -22,7 +22,7 @@ CONTEXTS = (64, 256, 1023)  # tokens before the new one, of a block of 1,024
 
 
 def next_token(model: LanguageModel, ids: torch.Tensor, cached: bool) -> Callable[[], None]:
-    """Logits after ids (1, M + 1), of which a cache has seen the first M, if `cached`."""
+    """A function that computes logits after ids (1, M + 1), the first M cached if `cached`."""
     cache = Cache(model) if cached else None
     if cached:
         model.forward_features(ids[:, :-1], cache=cache)

@@ -1,10 +1,10 @@
-"""What MaskCut's iterative solver is worth: `python benchmarks/maskcut.py`.
+"""The speed and the masks of MaskCut's iterative solver against the dense one.
 
-Prints a Markdown table: for each network and threshold, the time of the dense solver over that of
-the iterative one, for all rounds of a picture, and the smallest overlap (IoU) of their masks. The
-pictures are the package's photographs at the papers' size, 480 pixels and patches of 8: N = 3600;
-the networks start at random, or are given. The solvers run in turns within one process on one
-thread.
+`python benchmarks/maskcut.py` prints a Markdown table: for each network and threshold, the time of
+the dense solver over that of the iterative one, for all rounds of an image, and the smallest IoU of
+their masks. The images are the package's photographs at the papers' size, 480 pixels and
+patches of 8: N = 3600. Networks are randomly initialised. The solvers run in turns within one
+process on one thread.
 """
 
 import os
@@ -64,9 +64,9 @@ def main() -> None:
         for tau in options.taus:
             rows = []
             for patches in vectors:
-                quick, found = timed("iterative", patches, tau)
+                quick, ours = timed("iterative", patches, tau)
                 slow, published = timed("dense", patches, tau)
-                rows.append((slow, quick, slow / quick, len(published), overlap(found, published)))
+                rows.append((slow, quick, slow / quick, len(published), overlap(ours, published)))
             dense, iterative, ratios, masks, overlaps = zip(*rows, strict=True)
             print(f"| {name} | {tau} | {len(rows)} | {sum(masks)} | "
                   f"{statistics.median(dense):.1f} | {statistics.median(iterative):.2f} | "

@@ -1,8 +1,8 @@
-"""What the operators' choices are worth on this machine's CPU: `python benchmarks/operators.py`.
+"""The speed of kernels, precisions and threads for the operators on this machine's CPU.
 
-Prints a Markdown table of time ratios, forward and backward together. Both sides of a ratio run in
-turns within one process, and each is the median of its turns, so a busy machine slows both alike;
-absolute times are not comparable between machines and are left out.
+`python benchmarks/operators.py` prints a Markdown table of time ratios, forward and backward
+together. Both variants run in turns within one process, and each value is the median of its turns,
+so a busy machine slows both alike; absolute times do not compare between machines and are left out.
 """
 
 import argparse

@@ -180,7 +180,7 @@ def test_a_half_written_record_is_not_accepted(done):
 def test_a_metric_that_is_no_number_completes_nothing(tmp_path):
     folder = RunFolder(tmp_path)
     folder.start({"identity": "me"})
-    with pytest.raises(RunError, match="the metric top1 is nan"):
+    with pytest.raises(RunError, match="the metric top1 is nan, not a finite number"):
         folder.finish({"top1": float("nan")}, {})
     assert not folder.metrics.exists()
     assert read_json(folder.record)["status"] == "running"

@@ -139,10 +139,10 @@ def read_vocabulary(path: Path) -> dict[str, int]:
 
 def _open_clip(name: str) -> ModuleType:
     """A module of open_clip, without its change of the environment."""
-    wish = os.environ.get("TOKENIZERS_PARALLELISM")
+    setting = os.environ.get("TOKENIZERS_PARALLELISM")
     module = open_clip_part(name)
-    if wish is not None:
-        os.environ["TOKENIZERS_PARALLELISM"] = wish
+    if setting is not None:
+        os.environ["TOKENIZERS_PARALLELISM"] = setting
     return module
 
 

@@ -141,16 +141,16 @@ def split_part(dataset: Dataset, split: str) -> str:
     return dataset.folders.get(split) or dataset.folders["train"]
 
 
-def odd_count(dataset: Dataset, found: int) -> str:
-    """A warning if the training part is not whole (`found` is more than 1 % off), else "".
+def odd_count(dataset: Dataset, count: int) -> str:
+    """A warning if the training part is not whole (`count` is more than 1 % off), else "".
 
     A table gives no verdict on what was measured on such a set.
     """
     published = dataset.training_size
-    if dataset.embedded or abs(found / published - 1) <= 0.01:
+    if dataset.embedded or abs(count / published - 1) <= 0.01:
         return ""
     return (
-        f"{found:,} training {dataset.unit}, {dataset.title} has {published:,}; see "
+        f"{count:,} training {dataset.unit}, {dataset.title} has {published:,}; see "
         f"'crate data check {dataset.name}'"
     )
 

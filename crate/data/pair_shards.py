@@ -135,7 +135,7 @@ def _list(items: list[str]) -> str:
 
 
 class Shard(ShardPictures):
-    """The pairs of one shard; `places` (n, 4) as in `ROW`. `read` also tells a caption's place."""
+    """The pairs of one shard; `places` (n, 4) as in `ROW`. `read` also gives a caption's place."""
 
     def __init__(self, path: Path, places: np.ndarray):
         where = np.column_stack([np.zeros(len(places), np.int64), places[:, :2]])

@@ -118,7 +118,7 @@ def _source_files(here: Path) -> list[Path]:
         for path in files:
             if path.suffix.lower() not in READERS:
                 raise RunError(
-                    f"{path}: is none of {', '.join(READERS)}; unpack it there, or move it away"
+                    f"{path}: not a {', '.join(READERS)} file; unpack it there, or move it away"
                 )
             path.open("rb").close()
     except OSError as error:
@@ -133,7 +133,7 @@ def _of_split(files: list[Path], splits: Collection[str]) -> list[Path]:
     others = [file for file in files if re.search("train|valid|dev", file.name.lower())]
     chosen = [file for file in files if "test" in file.name.lower()] if others else files
     if files and not chosen:
-        raise RunError(f"{others[0]}: is another part than the test part that is needed")
+        raise RunError(f"{others[0]}: not the test part, which is needed; move it away")
     return chosen
 
 
@@ -152,7 +152,7 @@ def _found(path: Path, tokenizer: Tokenizer) -> dict | None:
     except RunError as error:
         of = (read_json(header_path(path)) or {}).get("tokenizer_sha256", tokenizer.sha256)
         if of != tokenizer.sha256:
-            raise RunError(f"{error}; delete it to make it anew") from None
+            raise RunError(f"{error}; delete it to make it again") from None
         say(f"{error}; reading all of {path.name} to write one")
         return _adopt(path, tokenizer)
     try:

@@ -44,7 +44,7 @@ def read_header(path: Path, tokenizer: Tokenizer) -> dict:
     """
     header = read_json(header_path(path))
     if not path.is_file():
-        raise RunError(f"{path}: there is no such file")
+        raise RunError(f"{path}: no such file")
     if header is None:
         raise RunError(f"{path}: its header {header_path(path).name} is missing or damaged")
     counts = [header.get(key) for key in ("tokens", "documents", "empty", "bytes")]

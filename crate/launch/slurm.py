@@ -42,7 +42,7 @@ class JobState:
 def check_slurm() -> None:
     """Raise `UsageError` if sbatch is not installed on this machine."""
     if not shutil.which("sbatch"):
-        raise UsageError("there is no sbatch here: run this on a login node, or launcher=local")
+        raise UsageError("no sbatch here; run this on a login node, or set launcher=local")
 
 
 def ask(*words: str) -> str | None:

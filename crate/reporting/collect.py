@@ -153,7 +153,7 @@ def look_up(run: Run, metric: str, plan: Plan, settings: Settings) -> Result:
     if status == "missing" and record.get("status") == "failed":
         status, note = "failed", record.get("error", "")
     if metrics and metric not in metrics:
-        raise RunError(f"{run}: there is no metric '{metric}'; it has {', '.join(metrics)}")
+        raise RunError(f"{run}: no metric '{metric}' in metrics.json; it has {', '.join(metrics)}")
     if metric in metrics and metric in resolved.recipe.TIMED:  # it depends on the device
         machine = record.get("environment", {})
         note = f"measured on {machine.get('device')}, {machine.get('autocast')}"

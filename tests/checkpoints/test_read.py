@@ -110,7 +110,7 @@ def test_the_list_of_damages_is_whole(damaged):
 
 
 def test_a_missing_file_and_another_suffix_are_refused(tmp_path):
-    with pytest.raises(UsageError, match=r"a\.pth: there is no such file"):
+    with pytest.raises(UsageError, match=r"a\.pth: no such file"):
         read_checkpoint(tmp_path / "a.pth")
     (tmp_path / "a.zip").touch()
     with pytest.raises(UsageError, match=r"a\.zip: not a checkpoint, whose name ends in \.pth, "):

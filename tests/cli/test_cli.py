@@ -32,11 +32,14 @@ MINI = f"results/mini/runs/{ALPHA}/seed0"
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ("run nonsense", "nonsense: is no run; a run is results/<scale>/runs/<model>/seed<k>/"),
+        (
+            "run nonsense",
+            "nonsense: not the path of a run; expected results/<scale>/runs/<model>/seed<k>/",
+        ),
         ("run results/mini/runs/crate_alpha_bse_patch32/seed0/imagenet21k", f"mean '{ALPHA}'?"),
         (f"run {MINI}/imagenet21", "unknown step 'imagenet21'; did you mean 'imagenet21k'?"),
         (f"run results/mni/runs/{ALPHA}/seed0/imagenet21k", "scale 'mni'; did you mean 'mini'?"),
-        (f"run results/mini/runs/{ALPHA}/seedx/imagenet21k", "the seed 'x' is no number"),
+        (f"run results/mini/runs/{ALPHA}/seedx/imagenet21k", "the seed 'x' is not a whole number"),
         (f"run {MINI}/imagenet1k", "'imagenet1k' cannot begin a chain; it follows: imagenet21k"),
         (
             f"run {MINI}/imagenet21k/imagenet1k",
@@ -52,11 +55,14 @@ MINI = f"results/mini/runs/{ALPHA}/seed0"
         ),
         ("plan table_ablatoin", "unknown target 'table_ablatoin'; did you mean 'table_ablation'?"),
         ("plan all --device h10", "unknown device 'h10'; did you mean 'h100'?"),
-        ("plan all --device my.json", "my.json: is not there; 'crate bench' leaves such files in "),
+        ("plan all --device my.json", "my.json: not found; 'crate bench' writes such files to "),
         ("plan all --scale mimi", "unknown scale 'mimi'; did you mean 'mini'?"),
         ("plan all --scale mini --config scale=paper", "--config scale=paper exclude each other"),
         ("bench table_ablatoin", "unknown target 'table_ablatoin'; did you mean 'table_ablation'?"),
-        ("bench table_models", "table_models: nothing of it depends on the speed of a device"),
+        (
+            "bench table_models",
+            "table_models: nothing to measure; no run depends on the device's speed",
+        ),
         ("plan all --config scal=mini", "unknown key 'scal'; did you mean 'scale'?"),
         ("plan all --config scale=mimi", "unknown scale 'mimi'; did you mean 'mini'?"),
         ("plan all --config seeds=0,x", "seeds: 'x' is no seed"),
@@ -148,7 +154,7 @@ def test_as_a_process_there_is_no_traceback(folder):
     folder.rename(folder.with_name("elsewhere"))
     done = crate("plan", "all")
     assert done.returncode == 2
-    assert "no folder experiments/ here: run this at the root of the suite" in done.stderr
+    assert "no folder experiments/ here; run this in the root of the suite" in done.stderr
 
 
 def test_stopping_and_closed_pipes_are_no_errors(crate, monkeypatch):

@@ -210,7 +210,7 @@ def test_measured_speeds_take_the_place_of_guesses(told, plan):
     text = told("plan", str(PRETRAINED.folder("results")), "--device", "box")
     share = round(100 * item.measured / item.hours)
     assert f"({share}% measured on Box, torch 2, float32; the rest at the median FLOP/s" in text
-    assert "energy: no power is known of box; --watts says it" in text
+    assert "energy: the power of box is unknown; give it with --watts" in text
     by_file = ["--device", "results/bench/box.json", "--watts", "65"]
     text = told("plan", str(PRETRAINED.folder("results")), *by_file)
     assert f"energy: about {item.hours * 65 / 1000:,.2f} kWh" in text
@@ -221,10 +221,10 @@ def test_the_power_of_a_known_board_and_what_is_no_bench(plan):
     write_json(Path("results/bench/h.json"), content | {"device": "NVIDIA H100 80GB HBM3"})
     assert read_device("h", "results").watts == 700
     write_json(Path("results/bench/empty.json"), content | {"measured": {}})
-    with pytest.raises(UsageError, match="nothing is measured in it"):
+    with pytest.raises(UsageError, match="holds no measurement"):
         read_device("empty", "results")
     write_json(Path("results/bench/other.json"), {"measured": {"a": 1}})
-    with pytest.raises(UsageError, match="is no file of 'crate bench'"):
+    with pytest.raises(UsageError, match="not a file of 'crate bench'"):
         read_device("other", "results")
     assert read_device("H100", "results") == read_device("h100", "results")
     with pytest.raises(UsageError, match="unknown device 'boxx'; did you mean 'box'"):
@@ -379,5 +379,7 @@ def test_a_file_that_bench_did_not_write_is_never_replaced(folder, clock, capsys
         capsys.readouterr()
         assert cli.main(words) == 2
         told = capsys.readouterr().err.splitlines()[-1]
-        assert told == f"error: {file}: is no file of 'crate bench'; remove it to measure anew"
+        assert (
+            told == f"error: {file}: not a file of 'crate bench'; remove it and run 'crate bench'"
+        )
         assert file.read_text() == text

@@ -277,7 +277,7 @@ def no_end(path, header):
         (lengthened, "train.bin: is too long: 72 bytes, its header says 36"),
         (odd, "train.bin: has 37 bytes, no whole number of ids of 2 bytes"),
         (emptied, "train.bin: is empty"),
-        (no_file, "train.bin: there is no such file"),
+        (no_file, "train.bin: no such file"),
         (other_tokenizer, "train.bin: has ids of the tokenizer 'gpt2', not of 'bytes'"),
         (other_merges, "train.bin: has ids of the tokenizer 'bytes' of other merges, not of"),
         (other_format, "train.json: is not a header of the format crate-tokens-1"),
@@ -421,7 +421,7 @@ def test_another_part_is_no_test_part(tmp_path):
     source = tmp_path / "ptb" / "source"
     source.mkdir(parents=True)
     (source / "ptb.train.txt").write_text("hi there\n")
-    with pytest.raises(RunError, match=r"ptb\.train\.txt: is another part than the test part"):
+    with pytest.raises(RunError, match=r"ptb\.train\.txt: not the test part"):
         prepare(DATASETS["ptb"], tmp_path)
 
 
@@ -547,7 +547,7 @@ def test_a_file_of_another_tokenizer_stays(tmp_path):
     with pytest.raises(RunError) as caught:
         prepare(DATASETS["lambada"], tmp_path)
     assert str(caught.value) == (
-        f"{path}: has ids of the tokenizer 'bytes', not of 'gpt2'; delete it to make it anew"
+        f"{path}: has ids of the tokenizer 'bytes', not of 'gpt2'; delete it to make it again"
     )
     assert (path.read_bytes(), header_path(path).read_bytes()) == before
 
@@ -751,9 +751,9 @@ def test_sources_that_cannot_be_read(tmp_path, name, content, told):
     [
         (
             "x.jsonl.gz",
-            "is none of .parquet, .jsonl, .json, .txt; unpack it there, or move it away",
+            "not a .parquet, .jsonl, .json, .txt file; unpack it there, or move it away",
         ),
-        ("folder/", "is none of .parquet, .jsonl, .json, .txt; unpack it there, or move it away"),
+        ("folder/", "not a .parquet, .jsonl, .json, .txt file; unpack it there, or move it away"),
         ("folder.txt/", "cannot be read (Is a directory)"),
         ("broken.txt@", "cannot be read (No such file or directory)"),
         ("", "cannot be read (Not a directory)"),

@@ -217,7 +217,7 @@ def test_official_checkpoints_do_too(segment, weights, plan, tmp_path):
 def test_requests_that_make_no_sense_are_one_line(segment, weights, tmp_path):
     path = save(tmp_path / "a.png", Image.new("RGB", (9, 9)))
     for words, options, said in [
-        (SMOKE, {"given": tmp_path / "no.safetensors"}, "no.safetensors: there is no such file"),
+        (SMOKE, {"given": tmp_path / "no.safetensors"}, "no.safetensors: no such file"),
         (SMOKE, {"model": "crate_tny_patch8"}, "did you mean 'crate_tiny_patch8'"),
         ((), {}, "its 'class_token' has shape (1, 1, 32), this model needs (1, 1, 384)"),
         (

@@ -412,7 +412,7 @@ def test_without_noise_masks_are_uniform_and_of_the_seed():
 @pytest.mark.parametrize(("ratio", "kept"), [(0.75, 49), (0.6, 78), (0.999, None), (0.9, 19)])
 def test_how_many_patches_are_kept(ratio, kept):
     if kept is None:
-        with pytest.raises(UsageError, match="keeps none of 196 patches"):
+        with pytest.raises(UsageError, match="masks all of 196 patches"):
             kept_patches(196, ratio)
     else:
         assert kept_patches(196, ratio) == kept
@@ -429,7 +429,7 @@ def test_how_many_patches_are_kept(ratio, kept):
         (float("inf"), "mask_ratio must be a number in (0, 1), got inf"),
         ("0.75", "mask_ratio must be a number in (0, 1), got '0.75'"),
         (True, "mask_ratio must be a number in (0, 1), got True"),
-        (0.95, "mask_ratio 0.95 keeps none of 16 patches"),
+        (0.95, "mask_ratio 0.95 masks all of 16 patches"),
         (1e-17, "mask_ratio 1e-17 masks none of 16 patches"),
     ],
 )
@@ -675,7 +675,7 @@ def test_drop_path_acts_on_the_encoder_in_training():
         (CRATE, {"image_size": 100}, "image_size 100 is not divisible by patch_size 16"),
         (CRATE, {"normalise_patches": 1}, "normalise_patches must be true or false, got 1"),
         (CRATE, {"drop_path": 1}, "drop_path must be a number in [0, 1), got 1"),
-        (CRATE, {"causal": True}, "causal is for language models"),
+        (CRATE, {"causal": True}, "cannot be causal"),
         (CRATE, {"stem": "linear"}, "an autoencoder's stem is 'conv', not 'linear'"),
         (CRATE, {"dim": 18, "heads": 3}, "fixed positions need a dim that is a multiple of 4, got"),
         (CRATE, {"decoder": "inverted"}, "unknown decoder 'inverted'; did you mean 'inverse'?"),

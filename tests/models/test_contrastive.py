@@ -713,9 +713,13 @@ def test_the_next_stage_takes_everything_and_interpolates_positions():
         ((2, 3, 32, 32), torch.zeros(2, 10, dtype=torch.int64), "ids (B, 9) int64, got (2, 10)"),
         ((2, 3, 32, 32), torch.zeros(2, dtype=torch.int64), "ids (B, 9) int64, got (2,) int64"),
         ((2, 3, 32, 32), torch.zeros(2, 9), "takes ids (B, 9) int64, got (2, 9) float32"),
-        ((2, 3, 32, 32), torch.full((2, 9), 50), "there is no token 50: the vocabulary has 50"),
-        ((2, 3, 32, 32), torch.full((2, 9), -1), "there is no token -1: the vocabulary has 50"),
-        ((2, 3, 32, 32), torch.zeros(3, 9, dtype=torch.int64), "2 images and 3 texts are no pairs"),
+        ((2, 3, 32, 32), torch.full((2, 9), 50), "token 50 is outside the vocabulary of 50"),
+        ((2, 3, 32, 32), torch.full((2, 9), -1), "token -1 is outside the vocabulary of 50"),
+        (
+            (2, 3, 32, 32),
+            torch.zeros(3, 9, dtype=torch.int64),
+            "2 images and 3 texts: a batch needs one text an image",
+        ),
     ],
 )
 def test_bad_input_is_one_line(images, ids, told):
@@ -739,8 +743,11 @@ def test_bad_input_is_one_line(images, ids, told):
             f"{CRATE} is a contrastive model and has no num_classes; it has image",
         ),
         ({"text_heads": 7}, "text_dim 1024 is not divisible by text_heads 7"),
-        ({"text_depth": None}, "embed_dim, text_dim, text_depth and text_heads belong together"),
-        ({"causal": True}, "a text tower stands beside a vision model: not causal, no decoder"),
+        (
+            {"text_depth": None},
+            "give all of embed_dim, text_dim, text_depth and text_heads, or none",
+        ),
+        ({"causal": True}, "a model with a text tower cannot be causal or have a decoder"),
     ],
 )
 def test_bad_requests_are_one_line(options, told):

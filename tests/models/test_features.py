@@ -103,7 +103,7 @@ def test_a_layer_that_is_not_there_is_refused(model, images, layer):
     ):
         with pytest.raises(UsageError) as error:
             call()
-        assert str(error.value) == f"no layer {layer}: this model has 3, counted from 0"
+        assert str(error.value) == f"no layer {layer}: this model has layers 0 to 2"
 
 
 def test_other_requests_that_make_no_sense(model, images):

@@ -451,9 +451,9 @@ def test_generating_stops_and_leaves_the_caller_alone():
     [
         ({"ids": []}, "the prompt is empty"),
         ({"ids": [0] * 13}, "the prompt has 13 tokens, more than the block of 12"),
-        ({"ids": [19]}, "there is no token 19: the vocabulary has 19"),
-        ({"ids": [0, -1]}, "there is no token -1"),
-        ({"stop": 50_256}, "there is no token 50256"),
+        ({"ids": [19]}, "token 19 is outside the vocabulary of 19"),
+        ({"ids": [0, -1]}, "token -1 is outside"),
+        ({"stop": 50_256}, "token 50256 is outside"),
         ({"count": -1}, "count must be at least 0, got -1"),
         ({"temperature": -0.5}, "temperature must be finite and at least 0, got -0.5"),
         ({"temperature": math.nan}, "temperature must be finite"),

@@ -100,7 +100,7 @@ def test_votes_are_the_literal_loop(monkeypatch):
     assert (found == 0).any()  # a class without a vote
     one = neighbour_votes(bank, bank, labels, classes=6, neighbours=1, temperature=0.07)
     assert one.argmax(1).tolist() == labels.tolist()  # each is nearest to itself
-    told = "31 neighbours of 30 training images; lower 'neighbours'"
+    told = "neighbours: 31 is more than the 30 training images; lower it"
     with pytest.raises(UsageError, match=told):
         neighbour_votes(queries, bank, labels, classes=6, neighbours=31, temperature=0.07)
 

@@ -103,7 +103,7 @@ def test_the_backbone_starts_from_the_parent():
     wider = ModelSpec(dim=16, depth=3, heads=2, patch_size=2)
     with pytest.raises(RunError, match="has shape"):
         build_segmenter(wider, make_recipe(), 5, weights)
-    with pytest.raises(UsageError, match="layers: 11 is none of this model's: 0 to 2"):
+    with pytest.raises(UsageError, match="layers: 11: this model has layers 0 to 2"):
         build_segmenter(SPEC, make_recipe(layers=[0, 1, 2, 11]), 5, None)
 
 

@@ -108,7 +108,7 @@ def widen_positions(weights: dict) -> None:
     ("damage", "told"),
     [
         (lose_a_tensor, "have no 'blocks.1.norm1.weight'"),
-        (add_a_tensor, "have 'blocks.2.norm1.weight', which this model has not"),
+        (add_a_tensor, "have 'blocks.2.norm1.weight', which this model lacks"),
         (widen_the_head, r"'head.weight' has shape \(5, 8\), this model needs \(4, 8\)"),
         (widen_positions, r"'positions' has shape \(1, 17, 16\)"),
     ],

@@ -133,7 +133,7 @@ NAME, GPT = "crate_alpha_base_patch16", "crate_gpt_base"
         (NAME, {"num_classes": 10.0}, "num_classes must be an integer"),
         (NAME, {"drop_path": 1}, "drop_path must be a number in [0, 1), got 1"),
         (NAME, {"drop_path": "a"}, "drop_path must be a number in [0, 1), got 'a'"),
-        (NAME, {"causal": True}, "causal is for language models"),
+        (NAME, {"causal": True}, "cannot be causal"),
         (NAME, {"vocab_size": 9}, f"{NAME} is a vision model and has no vocab_size; it has num_cl"),
         (NAME, {"block_size": 9}, "has no block_size"),
         (GPT, {"num_classes": 9}, f"{GPT} is a language model and has no num_classes; it has voca"),
@@ -141,7 +141,7 @@ NAME, GPT = "crate_alpha_base_patch16", "crate_gpt_base"
         (GPT, {"vocab_size": 0}, "vocab_size must be at least 1, got 0"),
         (GPT, {"block_size": 8.0}, "block_size must be an integer, got 8.0 (float)"),
         (GPT, {"drop_path": 1}, "drop_path must be a number in [0, 1), got 1"),
-        (GPT, {"causal": False}, "a language model is causal"),
+        (GPT, {"causal": False}, "a language model must be causal"),
         (GPT, {"gelu": "tahn"}, "unknown gelu 'tahn'; did you mean 'tanh'?"),
     ],
 )
@@ -196,7 +196,11 @@ assert "torch" not in sys.modules and "numpy" not in sys.modules
         ("vit_base_patch16", {"final_norm": False}, "final_norm needs a language model"),
         ("crate_base_patch16", {"decoder_depth": 2}, "decoder_depth needs a decoder"),
         ("gpt2_base", {"outer_bias": False}, "outer_bias needs a vision model"),
-        ("vit_base_patch16", {"text_depth": 2}, "text_depth and text_heads belong together"),
+        (
+            "vit_base_patch16",
+            {"text_depth": 2},
+            "give all of embed_dim, text_dim, text_depth and text_heads",
+        ),
     ],
 )
 def test_a_setting_that_would_change_nothing_is_refused(name, setting, told):

@@ -61,7 +61,7 @@ STEP, TABLE = "steps/imagenet21k.yaml", "tables/ablation.yaml"
         # keys
         (STEP, "", "lable_smoothing: 0.1", "'lable_smoothing'; did you mean 'label_smoothing'?"),
         (STEP, "threads:", "treads:", "'compute.treads'; did you mean 'threads'?"),
-        (STEP, "epochs: 91", "", "one of 'epochs' and 'updates' says how long"),
+        (STEP, "epochs: 91", "", "give exactly one of 'epochs' and 'updates'"),
         (STEP, "task: classification", "", "the key 'task' is missing"),
         ("config.yaml", "data_root:", "dataroot:", "'dataroot'; did you mean 'data_root'?"),
         ("scales/paper.yaml", "", "data_sets: {}", "'data_sets'; did you mean 'datasets'?"),
@@ -100,8 +100,13 @@ STEP, TABLE = "steps/imagenet21k.yaml", "tables/ablation.yaml"
         (TABLE, "paper: {imagenet1k", "paper: {imagenet1", "'; did you mean 'imagenet1k'?"),
         (TABLE, "column: imagenet1k", "column: imagenet", "figure: unknown column 'imagenet'; did"),
         (TABLE, "chain: imagenet21k/", "chain: imagenet21/", "did you mean 'imagenet21k'?"),
-        (TABLE, "+ decoupled", "+ overcomplete", "two rows are called '+ overcomplete'"),
-        (TABLE, "ImageNet-21K top-1", "ImageNet-1K top-1", "two columns are called 'ImageNet-1K"),
+        (TABLE, "+ decoupled", "+ overcomplete", "two rows have the label '+ overcomplete'"),
+        (
+            TABLE,
+            "ImageNet-21K top-1",
+            "ImageNet-1K top-1",
+            "two columns have the label 'ImageNet-1K",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_with_file_key_and_nearest_name(folder, file, old, new, told):
@@ -114,14 +119,14 @@ def test_a_mistake_is_one_line_with_file_key_and_nearest_name(folder, file, old,
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ("title: x\nlr: 1\nlr: 2\n", "line 3: the key 'lr' stands twice"),
-        ("a:\n  b: 1\n  b: 1\n", "line 3: the key 'b' stands twice"),
+        ("title: x\nlr: 1\nlr: 2\n", "line 3: duplicate key 'lr'"),
+        ("a:\n  b: 1\n  b: 1\n", "line 3: duplicate key 'b'"),
         ("a: 1\nb: [1\n", "line 3: did not find expected ',' or ']'"),
         ("a: 1\n\tb: 2\n", "line 2: found a tab character"),
         ("a: 1\nb: *x\n", "line 2: found undefined alias"),
         ("a: !!python/name:os.system\n", "line 1: could not determine a constructor"),
         ("a: \0\n", "control characters are not allowed"),
-        ("a: " + "[" * 100_000, "is nested too deeply"),
+        ("a: " + "[" * 100_000, "nested too deeply"),
         ("a: 2024-13-45\n", "month must be in 1..12"),
         ("- a\n- b\n", "must be a mapping of names to values"),
         ("1: a\n", "must be a mapping of names to values"),

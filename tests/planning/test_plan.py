@@ -40,12 +40,12 @@ def test_a_run_is_its_path_and_back(results, ending, run):
 @pytest.mark.parametrize(
     ("path", "told"),
     [
-        ("metrics.json", "is no run"),
-        ("results/mini/tables/ablation.md", "is no run"),
-        ("results/mini/runs/x/seed0", "is no run"),
-        ("results/mini/runs/x/0/imagenet21k", "is no run"),
-        ("results/mini/runs/x/seedzero/imagenet21k", "the seed 'zero' is no number"),
-        ("results/mini/runs/x/seed-1/imagenet21k", "the seed '-1' is no number"),
+        ("metrics.json", "not the path of a run"),
+        ("results/mini/tables/ablation.md", "not the path of a run"),
+        ("results/mini/runs/x/seed0", "not the path of a run"),
+        ("results/mini/runs/x/0/imagenet21k", "not the path of a run"),
+        ("results/mini/runs/x/seedzero/imagenet21k", "the seed 'zero' is not a whole number"),
+        ("results/mini/runs/x/seed-1/imagenet21k", "the seed '-1' is not a whole number"),
     ],
 )
 def test_a_path_that_names_no_run(path, told):
@@ -84,7 +84,7 @@ def test_the_parent_of_a_run():
         (
             ALPHA,
             "from-vit_base_patch32-imagenet21k",
-            r"from-<model>-<step>; 'from-vit_base_patch32-imagenet21k' is not of that form",
+            r"'from-vit_base_patch32-imagenet21k' is not of the form from-<model>-<step>",
         ),
         (ALPHA, "from-vit_base_patch3-imagenet21k/imagenet21k", r"unknown model 'vit_base_patch3'"),
         (ALPHA, f"imagenet21k/from-{ALPHA}-imagenet21k/imagenet1k", r"from-<model>-<step>"),

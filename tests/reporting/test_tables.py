@@ -892,7 +892,7 @@ def test_a_figures_rows_are_rows_of_its_table(folder):
     with pytest.raises(UsageError, match=r"figure: rows: unknown row 'CRATE-MAE'"):
         Experiments(folder).table("reconstruction")
     path.write_text(text.replace("kind: reconstruction", "kind: attention"))
-    with pytest.raises(UsageError, match="'rows' belongs to kind 'reconstruction'"):
+    with pytest.raises(UsageError, match="give 'rows' only for the kind 'reconstruction'"):
         Experiments(folder).table("reconstruction")
 
 
@@ -919,7 +919,7 @@ def test_a_caption_names_the_stand_ins_of_every_row(plan):
 def test_two_figures_have_two_names(folder):
     path = folder / "tables" / "objects.yaml"
     path.write_text(path.read_text().replace("kind: masks", "kind: masks\n  name: attention"))
-    with pytest.raises(UsageError, match="'attention' is that of table attention_segmentation"):
+    with pytest.raises(UsageError, match="'attention' belongs to table attention_segmentation"):
         Plan(Experiments(folder)).figures()
 
 

@@ -148,7 +148,7 @@ def test_pictures_without_objects_and_broken_ones(work, monkeypatch, capsys):
     assert read_json(prepared.folder.record)["images_without_objects"] == 1
     assert "warning: 2.png: cannot be read" in capsys.readouterr().err
     monkeypatch.setattr(composites.Composites, "labels", lambda self, index: read(self, index) * 0)
-    with pytest.raises(RunError, match="none of the pictures has a class but the background"):
+    with pytest.raises(RunError, match="no picture has a class other than the background"):
         work(trial="none", mass=0.62)
 
 

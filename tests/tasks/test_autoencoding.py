@@ -333,7 +333,7 @@ def test_chains_that_make_no_sense_are_told_in_one_line(plan, model, chain, told
 
 def test_a_mask_must_hide_some_patches_and_keep_some(plan):
     run = Run("smoke", "crate_mae_base", 0, CHAIN, "trial")
-    with pytest.raises(UsageError, match=r"imagenet1k_mae: mask_ratio 0.97 keeps none of 16"):
+    with pytest.raises(UsageError, match=r"imagenet1k_mae: mask_ratio 0.97 masks all of 16"):
         plan.resolve(run, {"mask_ratio": 0.97})
 
 

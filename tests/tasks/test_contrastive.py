@@ -211,7 +211,9 @@ def test_a_text_tower_from_an_official_file(bring, tmp_path):
     words = {"vocab_size": 49_408, "context_length": 32}
     official = create_model(ALPHA, **sizes | text | words)
     name = "crate_alpha_CLIPA_L14.pth"
-    with pytest.raises(RunError, match=r"the text tower is not here.*download it from model hub"):
+    with pytest.raises(
+        RunError, match=r"the text tower's file is missing; download it from model hub"
+    ):
         bring(ALPHA, trial="missing", text_tower=name)
     path = tmp_path / "data" / "released" / name
     path.parent.mkdir(parents=True)
@@ -231,7 +233,9 @@ def test_a_text_tower_from_an_official_file(bring, tmp_path):
     torch.save(to_official(small.state_dict(), small.spec), path)
     listed[name]["bytes"] = path.stat().st_size
     manifest.write_text(yaml.safe_dump(listed))
-    with pytest.raises(UsageError, match=r"has 32,000 tokens of vocabulary, and the recipe 49,408"):
+    with pytest.raises(
+        UsageError, match=r"has 32,000 tokens of vocabulary, but the recipe needs 49,408"
+    ):
         bring(ALPHA, trial="other", text_tower=name)
     with pytest.raises(UsageError, match=r"released.yaml does not list 'mine.pth'"):
         bring(ALPHA, trial="unlisted", text_tower="mine.pth")
@@ -242,7 +246,7 @@ def test_another_tokenizer_than_it_was_trained_with_is_told(bring, tmp_path):
     vocabulary = tmp_path / "data" / "bert-base-uncased" / "vocab.txt"
     vocabulary.parent.mkdir(parents=True)
     vocabulary.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "boot"]))
-    with pytest.raises(RunError, match="knows 49,408 tokens, and 'bert' has 32,000"):
+    with pytest.raises(RunError, match="has 49,408 tokens and the tokenizer 'bert' 32,000"):
         bring(ALPHA, (*CHAIN, "imagenet1k_zeroshot_84"), trial="bert", tokenizer="bert")
 
 
@@ -267,7 +271,7 @@ def test_a_set_of_pairs_is_for_contrastive_steps_alone(folder):
     text = path.read_text()
     path.write_text(text.replace("imagenet1k: fashion_mnist_tiny", "imagenet1k: captioned_tiny"))
     run = Run("smoke", "vit_base_patch16", 0, ("imagenet1k_untrained",))
-    told = r"'imagenet1k_untrained' needs a set of images; .* is a set of pairs"
+    told = r"'imagenet1k_untrained' needs a data set of images; .* has pairs"
     with pytest.raises(UsageError, match=told):
         Plan(Experiments(folder)).resolve(run)
 

@@ -123,7 +123,7 @@ def test_what_is_refused(plan):
     with pytest.raises(UsageError, match=r"'imagenet1k_layerwise' needs .*; crate_gpt_base is a"):
         plan.resolve(Run("smoke", "crate_gpt_base", 0, ("imagenet1k_layerwise",)))
     content = {"task": "layerwise", "dataset": "imagenet1k", "follows": ["start"]}
-    with pytest.raises(UsageError, match="the work of one process"):
+    with pytest.raises(UsageError, match="runs in one process"):
         parse(Layerwise, content | {"compute": {"processes": 2}}, "here")
     with pytest.raises(UsageError, match=r"epsilon: 0.0 should be greater than 0"):
         parse(Layerwise, content | {"epsilon": 0.0}, "here")

@@ -161,7 +161,7 @@ def test_features_that_are_not_what_they_should_be_are_made_again(tmp_path, caps
     flipped = bytearray(good)
     flipped[-5] ^= 1
     for content, told in (
-        (bytes(flipped), "damaged: its content is not what its sha256 says"),
+        (bytes(flipped), "damaged: its content does not match its sha256"),
         (good[:-1], ""),  # in safetensors' words
         (b"", ""),
         (other.read_bytes(), "features of something else"),
@@ -173,7 +173,7 @@ def test_features_that_are_not_what_they_should_be_are_made_again(tmp_path, caps
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith(f"{path}: not used (")
         assert told in line
-        assert line.endswith("; the features are made again")
+        assert line.endswith("; computing the features again")
         assert kept() == (True, 0)
     # those of weights that are gone go too; nothing of another kind does
     note = tmp_path / "features.txt"
@@ -240,7 +240,7 @@ def test_a_signal_stops_between_batches(plan, monkeypatch):
     monkeypatch.setattr(task, "image_features", interrupted)
     monkeypatch.setattr(task, "BATCH", 100)
     rest = {"folder": None, "identity": "", "parent": None, "data_root": "data"}
-    told = "stopped by SIGUSR2 at image 100 of 366; the next start begins this split anew"
+    told = "stopped by SIGUSR2 at image 100 of 366; the next start begins this split again"
     with pytest.raises(Stopped, match=told):
         task.run(resolved, runtime=CPU, **rest)
     assert looked == [100]
@@ -370,16 +370,16 @@ def test_what_makes_no_sense_is_one_line(work, plan):
     told = refused(work, f"{PARENT}/cifar10_probe/pets_probe", None)
     assert "'pets_probe' cannot follow 'cifar10_probe'; it follows: start, imagenet1k_lion" in told
     told = refused(work, "cifar10_probe", "ranks", compute={"processes": 2})
-    assert "a probe is the work of one process, on one GPU at most" in told
+    assert "a probe runs in one process, on at most one GPU" in told
     told = refused(work, "cifar10_probe", "twice", penalties=[0.1, 0.1])
-    assert "penalties: one is named twice" in told
+    assert "penalties: duplicate value" in told
     assert "penalties.0" in refused(work, "cifar10_probe", "zero", penalties=[0.0])
     assert "penalties" in refused(work, "cifar10_probe", "none", penalties=[])
     assert "unknown key 'lr'" in refused(work, "cifar10_probe", "lr", lr=0.1)
     told = refused(work, "cifar10_probe", "maps", dataset="composites_tiny")
     assert "composites of clip art and photographs has no one label a picture" in told
     told = refused(work, "pets_knn", "many", neighbours=400)
-    assert "400 neighbours of 366 training images" in told
+    assert "neighbours: 400 is more than the 366 training images" in told
     with pytest.raises(UsageError, match=r"'cifar10_probe' needs .*; gpt2_base is a langu"):
         plan.resolve(Run("smoke", "gpt2_base", 0, ("cifar10_probe",)))
 
@@ -392,7 +392,7 @@ def test_splits_and_ranks_are_checked_before_anything_is_read(plan):
     with pytest.raises(UsageError, match=r"ReaL labels: unknown split 'train'; valid: test"):
         task.run(resolved, runtime=CPU, **rest)
     several = dataclasses.replace(CPU, world=2)
-    with pytest.raises(UsageError, match="the work of one process, not of 2"):
+    with pytest.raises(UsageError, match="runs in one process, not in 2"):
         task.run(resolved, runtime=several, **rest)
 
 

@@ -538,7 +538,7 @@ def test_a_chain_with_upernet_and_the_controls(go):
 def test_recipes_that_make_no_sense_are_refused(go):
     with pytest.raises(UsageError, match="a stride of 57 leaves gaps between windows of 56 pixels"):
         go("gaps", stride=57)
-    with pytest.raises(UsageError, match="64 images in batches of 65 are not a single update"):
+    with pytest.raises(UsageError, match="64 images in batches of 65 give no update"):
         go("large", batch_size=65)
 
 
@@ -565,9 +565,12 @@ def test_what_is_only_evaluated_does_not_know_how_one_would_train():
     assert identity(**truth) == identity(**truth, stride=100, decoder="linear")
     assert identity(updates=2) != identity(updates=2, lr=1.0)
     for wrong, told in (
-        ({"resize": [512, 2048]}, "the limit of the longer side comes first"),
-        ({"ratio": [2.0, 0.5]}, "the smaller comes first"),
-        ({"decoder": "linear", "auxiliary": 0.4}, "only UPerNet has a second head"),
+        ({"resize": [512, 2048]}, "put the limit of the longer side first"),
+        ({"ratio": [2.0, 0.5]}, "put the smaller first"),
+        (
+            {"decoder": "linear", "auxiliary": 0.4},
+            "only the decoder 'upernet' has an auxiliary head",
+        ),
     ):
         with pytest.raises(ValueError, match=told):
             identity(updates=2, **wrong)

@@ -229,7 +229,7 @@ def test_foreign_checkpoints_are_refused(tmp_path):
     with pytest.raises(StopsAt):
         train(tmp_path, recipe, die_at=5, identity="theirs")
     mine.write_bytes(theirs.read_bytes())
-    with pytest.raises(RunError, match="belongs to another run"):
+    with pytest.raises(RunError, match="checkpoint of another run"):
         train(tmp_path, recipe, identity="mine")
     state = torch.load(theirs, weights_only=True) | {"identity": "mine"}
     for broken in (
@@ -363,7 +363,7 @@ def test_sigterm_saves_and_the_next_start_goes_on(tmp_path, uninterrupted):
     assert code == 1, error
     last = error.strip().splitlines()[-1]
     assert last.startswith("failed: stopped by SIGTERM at update ")
-    assert last.endswith("of 320; the next start goes on from there")
+    assert last.endswith("of 320; the next start resumes there")
     assert read_json(folder / "run.json")["status"] == "stopped"
     assert not (folder / "metrics.json").exists()
     perform(each, results)
@@ -458,7 +458,7 @@ def test_a_damaged_checkpoint_fails_the_run_and_stays(tmp_path, capsys, monkeypa
     checkpoint.write_bytes(b"garbage")
     line = refuse(capsys, monkeypatch, experiments, tmp_path / "results")
     assert line.startswith(f"failed: {checkpoint}: damaged checkpoint (")
-    assert line.endswith("delete it to start anew")
+    assert line.endswith("delete it to start over")
     assert checkpoint.read_bytes() == b"garbage"
     assert read_json(folder / "run.json")["status"] == "failed"
 

@@ -191,7 +191,7 @@ def test_a_picture_that_fails_costs_nothing_but_itself(work, capsys):
 
 def test_what_would_fail_everywhere_ends_the_run(work):
     def no_such_layer(index):
-        raise UsageError("layer 12: this model has 12, counted from 0")
+        raise UsageError("layer 12: this model has layers 0 to 11")
 
     with pytest.raises(UsageError, match="layer 12"):
         work(no_such_layer)
@@ -208,10 +208,12 @@ def test_what_would_fail_everywhere_ends_the_run(work):
 
 def test_foreign_and_double_lines_are_refused(work, tmp_path):
     assert work() == SQUARES
-    with pytest.raises(RunError, match="made of 7 pictures, now there are 8"):
+    with pytest.raises(RunError, match="made with 7 pictures, now there are 8"):
         work(count=8)
     (tmp_path / "progress-abc-1.jsonl").write_text('{"picture":2,"of":7,"found":{"square":4}}\n')
-    with pytest.raises(RunError, match="1 of 7 pictures are there twice, the first is picture 002"):
+    with pytest.raises(
+        RunError, match="1 of 7 pictures have two results, the first is picture 002"
+    ):
         work()
 
 

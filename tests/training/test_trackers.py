@@ -128,7 +128,7 @@ def test_a_tracker_that_fails_never_fails_a_run(train, fails, capsys):
     assert read_json(folder / "run.json")["status"] == "complete"
     assert len(history(folder)["loss"]) == 32
     told = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
-    assert told == ["warning: log=tensorboard is given up: write to closed file"]
+    assert told == ["warning: log=tensorboard failed and is off: write to closed file"]
 
 
 # --- Weights & Biases, by a module that stands in for it ----------------------------------------

@@ -188,7 +188,7 @@ def test_a_single_run_is_a_target(suite):
         ([f"{PLAIN.replace('plain', 'plane')}/metrics.json"], "crate_base_patch32_plain"),
         ([f"{PLAIN}k/metrics.json"], "did you mean 'imagenet21k'?"),
         ([f"{PLAIN}/imagenet21k/metrics.json"], "cannot follow 'imagenet21k'"),
-        ([f"{PLAIN.replace('seed0', 'seedx')}/metrics.json"], "the seed 'x' is no number"),
+        ([f"{PLAIN.replace('seed0', 'seedx')}/metrics.json"], "the seed 'x' is not a whole number"),
         ([f"{PLAIN}/metrics.jsn"], "the run's result is"),
         (
             ["results/smoke/tables/ablatoin.md"],

@@ -31,7 +31,7 @@ class _Type:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows the few names that a published batch contains, none of which does anything."""
+    """Unpickles only the few names in a published batch, as inert objects: no code is run."""
 
     KNOWN = {
         "numpy.core.multiarray._reconstruct": lambda *_: _Array(),

@@ -193,7 +193,7 @@ def split_names() -> dict[str, list[str]]:
     return {split: sorted(chosen) for split, chosen in parts.items()}
 
 
-# Words that tell versions of one drawing apart
+# Words that distinguish versions of one drawing
 VERSION = re.compile(r"_(bw|colou?r|black|white)(?=_|$)")
 ALIKE, RECTANGLE = 0.97, 0.95  # overlap of silhouettes; of one with its box
 SAME = 150.0  # mean square difference (of 255²) of colours on white

@@ -130,7 +130,7 @@ def test_as_pycocotools_on_the_same_files(tmp_path):
 def test_what_cannot_be_scored_is_said():
     whole = np.ones((40, 40), bool)
     crowds = truth_of([(1, whole, {"iscrowd": 1})])
-    with pytest.raises(RunError, match="none of the pictures"):
+    with pytest.raises(RunError, match="no picture has an annotated object"):
         coco.evaluate(crowds, found((1, whole)))
     truth = truth_of([(1, whole)])
     with pytest.raises(RunError, match="picture 2"):
