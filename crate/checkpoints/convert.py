@@ -19,11 +19,7 @@ from crate.models.zoo import MODELS, resolve
 if TYPE_CHECKING:
     import torch
 
-<<<<<<< HEAD
 # Kind of model → size → our tensor whose shape gives it.
-=======
-# Kind of model → size → our tensor from whose shape it is read.
->>>>>>> wip_words
 OUR_SIZES = {
     "vision": {"num_classes": "head.weight", "tokens": "positions"},
     "language": {

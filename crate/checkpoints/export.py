@@ -127,57 +127,9 @@ def _to_official(model: nn.Module, spec: ModelSpec, facts: dict, out: Path) -> N
 
 def _to_onnx(model: nn.Module, spec: ModelSpec, facts: dict, out: Path) -> None:
     kind = _kind(spec, facts)
-<<<<<<< HEAD
     if kind != "vision":
         raise UsageError(f"ONNX is for image classifiers; {MODEL_KINDS[kind]} goes to safetensors")
     write_onnx(model, _metadata(facts), out)
-=======
-    if kind != "an image classifier":
-        raise UsageError(f"ONNX is for image classifiers; {kind} goes to safetensors")
-    try:
-        import onnx
-        import onnxscript  # noqa: F401  (torch's exporter needs it)
-    except ImportError as error:
-        raise UsageError(
-            f"ONNX needs the package {error.name}, which is not installed: "
-            "pip install --editable '.[export]'"
-        ) from None
-    size = 4 * sum(tensor.numel() for tensor in model.state_dict().values())
-    if size > ONNX_LIMIT:
-        raise UsageError(f"{size:,} bytes of weights are more than one ONNX file holds (2 GiB)")
-    images = torch.zeros(2, 3, model.image_size, model.image_size)
-    with _quiet():
-        program = torch.onnx.export(
-            model,
-            (images,),
-            dynamo=True,
-            opset_version=ONNX_OPSET,
-            input_names=["images"],
-            output_names=["logits"],
-            dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
-            verbose=False,
-        )
-    proto = program.model_proto
-    for part in (*proto.graph.node, *proto.graph.value_info, *proto.graph.initializer):
-        part.ClearField("metadata_props")  # traces of the source, with paths of this machine
-    onnx.helper.set_model_props(proto, {"crate": canonical_json(facts)})
-    onnx.checker.check_model(proto)
-    with atomic_path(out) as temporary:
-        temporary.write_bytes(proto.SerializeToString(deterministic=True))
-
-
-@contextlib.contextmanager
-def _quiet():
-    """Silence torch's exporter, which prints its progress; errors are exceptions."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)
->>>>>>> wip_words
 
 
 FORMATS: dict[str, Callable[[nn.Module, ModelSpec, dict, Path], None]] = {

@@ -26,11 +26,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise UsageError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}")
     if path.suffix not in SUFFIXES:
-<<<<<<< HEAD
         raise UsageError(f"{path}: not a checkpoint, whose name ends in {', '.join(SUFFIXES)}")
-=======
-        raise UsageError(f"{path}: not a checkpoint; known suffixes are {', '.join(SUFFIXES)}")
->>>>>>> wip_words
     again = "; download it again"
     try:
         with path.open("rb") as file:

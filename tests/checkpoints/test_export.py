@@ -247,13 +247,8 @@ def test_what_cannot_be_exported_is_one_line(crate, finished, tmp_path, monkeypa
         run, "--to", "tflite", "--out", "m"
     )
     other = str(run).replace("seed0", "seed1")
-<<<<<<< HEAD
     assert "there is no such folder" in refused(other, "--to", "onnx", "--out", "m")
-    assert "is no run" in refused("nonsense", "--to", "onnx", "--out", "m")
-=======
-    assert "is not there: mistyped" in refused(other, "--to", "onnx", "--out", "m")
     assert "not the path of a run" in refused("nonsense", "--to", "onnx", "--out", "m")
->>>>>>> wip_words
     own = refused(run, "--to", "safetensors", "--out", folder.weights)
     assert "is the run's own file" in own
     monkeypatch.setattr("crate.checkpoints.onnx.LIMIT", 100)

@@ -75,31 +75,23 @@ def nothing_beside(spec: ModelSpec, official: Mapping[str, "torch.Tensor"]) -> d
 class Layout:
     """How one published code names and shapes the weights of a kind of model.
 
-        name       as `format` in experiments/released.yaml
-        kind       of `MODEL_KINDS`
-        sign       a key that only files of this layout have
-        fits       whether that code has the architecture of a specification
-        parts      `parts(spec, **sizes)`: official names → parts
-    <<<<<<< HEAD
+    name       as `format` in experiments/released.yaml
+    kind       of `MODEL_KINDS`
+    sign       a key that only files of this layout have
+    fits       whether that code has the architecture of a specification
+    parts      `parts(spec, **sizes)`: official names → parts
         sized_by   size → official key whose shape gives it (`read_sizes`)
-    =======
-        sized_by   size → official key from whose shape it is read (`read_sizes`)
-    >>>>>>> wip_words
         exported   whether `to_official` writes this layout
 
-        For files that need more:
+    For files that need more:
 
-        section    weights are only the keys that begin so
-        prefix     files may lack this beginning of all keys
-    <<<<<<< HEAD
+    section    weights are only the keys that begin so
+    prefix     files may lack this beginning of all keys
         confirm    `confirm(weights)`: whether it is this layout, of several with the same sign
-    =======
-        confirm    `confirm(weights)`: distinguishes layouts with the same sign
-    >>>>>>> wip_words
         tidy       `tidy(weights)`: what parts name; drops buffers, cuts padding, fills in zeros. Raises
-                   `UsageError`, without the name of the file, as `check`
-        check      `check(spec, weights)` raises `UsageError` where values are not this model's
-        beside     `beside(spec, official)`: what a state dict of that code holds beside its weights
+               `UsageError`, without the name of the file, as `check`
+    check      `check(spec, weights)` raises `UsageError` where values are not this model's
+    beside     `beside(spec, official)`: what a state dict of that code holds beside its weights
     """
 
     name: str
