@@ -107,7 +107,7 @@ def test_runs_of_other_operators_or_kinds_have_another_code(before):
     [
         # the text of an error, of a warning
         [("models/vision.py", "this model takes images", "images have to be")],
-        [("tasks/stage.py", "are not a single update", "do not make one update")],
+        [("tasks/stage.py", "give no update", "are too few")],
         [("tasks/stage.py", 'print(f"warning: {warning}"', 'print(f"note: {warning}"')],
         # a docstring, a comment, an annotation
         [

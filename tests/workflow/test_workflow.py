@@ -113,21 +113,31 @@ def test_nothing_is_left_to_do(suite):
     assert planned(suite, "table_ablation", "figure_ablation") == []
 
 
-def test_comments_docstrings_and_new_defaults_rerun_nothing(suite):
-    code = suite / "crate/layers/sparse_coding.py"
+def test_rewording_moving_and_new_defaults_rerun_nothing(suite):
+    crate = suite / "crate"
+    code = crate / "layers/sparse_coding.py"
     code.write_text("# a comment\n\n" + code.read_text())
-    edit(suite / "crate/training/loop.py", '"""The one training engine', '"""The training engine')
+    edit(crate / "training/loop.py", '"""The training loop', '"""The loop')
+    edit(crate / "training/loop.py", "lower lr or check the data", "try a lower lr")  # an error
     edit(
-        suite / "crate/planning/loader.py",
-        "    flip: bool = True",
-        "    flip: bool = True\n    n: int = 3",
+        crate / "training/optim.py",
+        "def parameter_groups(model: nn.Module",
+        "def parameter_groups(model: object",
     )
-    edit(
-        suite / "crate/models/zoo.py",
-        "causal: bool = False",
-        "causal: bool = False\n    new: int = 1",
-    )
+    edit(crate / "recipes.py", "    flip: bool = True", "    flip: bool = True\n    n: int = 3")
+    edit(crate / "models/spec.py", "causal: bool = False", "causal: bool = False\n    new: int = 1")
     edit(suite / "experiments/scales/smoke.yaml", "datasets:", "# a comment\ndatasets:")
+    # a function goes to another module
+    optim = (crate / "training/optim.py").read_text()
+    function = optim[optim.index("def learning_rate") :]
+    (crate / "training/optim.py").write_text(optim.replace(function, ""))
+    head = "import math\n\nfrom crate.recipes import Training\n\n\n"
+    (crate / "training/schedule.py").write_text(head + function)
+    edit(
+        crate / "training/loop.py",
+        "import learning_rate, make_optimizer",
+        "import make_optimizer\nfrom crate.training.schedule import learning_rate",
+    )
     assert planned(suite, "table_ablation", "figure_ablation") == []
 
 
