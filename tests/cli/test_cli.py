@@ -65,7 +65,7 @@ MINI = f"results/mini/runs/{ALPHA}/seed0"
         ),
         ("plan all --config scal=mini", "unknown key 'scal'; did you mean 'scale'?"),
         ("plan all --config scale=mimi", "unknown scale 'mimi'; did you mean 'mini'?"),
-        ("plan all --config seeds=0,x", "seeds: 'x' is no seed"),
+        ("plan all --config seeds=0,x", "seeds: 'x' is not a seed"),
         ("plan all --config mini", "--config: 'mini' is not KEY=VALUE"),
         ("plan all --config =mini", "--config: '=mini' is not KEY=VALUE"),
         ("explain ablatio --row CRATE", "unknown table 'ablatio'; did you mean 'ablation'?"),

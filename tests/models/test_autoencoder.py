@@ -699,7 +699,7 @@ def test_what_makes_no_autoencoder_is_refused():
         build_autoencoder(resolve("vit_base_patch16"), image_size=32)
     model, images = some_model(CRATE), some_images()
     for noise in (torch.rand(2, 15), torch.rand(1, PATCHES), torch.rand(PATCHES)):
-        with pytest.raises(UsageError, match="noise should be \\(2, 16\\), one value a patch"):
+        with pytest.raises(UsageError, match="noise must be \\(2, 16\\), one value a patch"):
             model(images, 0.75, noise)
     for shape in ((2, 3, 20, 20), (2, 1, SIDE, SIDE), (3, SIDE, SIDE)):
         with pytest.raises(UsageError, match="this model takes images"):

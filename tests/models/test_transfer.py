@@ -126,6 +126,6 @@ def test_weights_that_do_not_fit_leave_the_model_untouched(damage, told):
 def test_another_architecture_is_refused():
     child = make(1)
     before = state(child)
-    with pytest.raises(RunError, match="another architecture"):
+    with pytest.raises(RunError, match="give a parent of the same architecture"):
         transfer_weights(child, state(make(0, "vit_base_patch32")), [])
     assert same(state(child), before) == set(before)

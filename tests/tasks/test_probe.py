@@ -377,7 +377,7 @@ def test_what_makes_no_sense_is_one_line(work, plan):
     assert "penalties" in refused(work, "cifar10_probe", "none", penalties=[])
     assert "unknown key 'lr'" in refused(work, "cifar10_probe", "lr", lr=0.1)
     told = refused(work, "cifar10_probe", "maps", dataset="composites_tiny")
-    assert "composites of clip art and photographs has no one label a picture" in told
+    assert "a probe needs one label a picture; composites of clip art and photographs has scenes" in told
     told = refused(work, "pets_knn", "many", neighbours=400)
     assert "neighbours: 400 is more than the 366 training images" in told
     with pytest.raises(UsageError, match=r"'cifar10_probe' needs .*; gpt2_base is a langu"):
@@ -403,7 +403,7 @@ def test_weights_of_another_model_are_refused(plan, tmp_path):
     parent = tmp_path / "weights.safetensors"
     safetensors.torch.save_file(tensors, parent)
     rest = {"folder": None, "identity": "", "data_root": "data", "runtime": CPU}
-    with pytest.raises(RunError, match=r"have no 'norm\.weight': another architecture\?"):
+    with pytest.raises(RunError, match=r"have no 'norm\.weight'; give a parent of the same"):
         task.run(resolved, parent=parent, **rest)
     parent.write_bytes(b"")
     with pytest.raises(RunError, match="weights cannot be read"):

@@ -394,7 +394,7 @@ def test_a_damaged_picture_is_left_out_of_a_test_and_ends_a_training(capsys):
     assert capsys.readouterr().err == "warning: left out: picture 2 is damaged\n"
     with pytest.raises(RunError, match=r"^picture 2 is damaged$"):
         list(source.training(make_recipe(compute={"workers": 1}), 0, 0, 2))
-    with pytest.raises(RunError, match="none of 0 pictures"):
+    with pytest.raises(RunError, match="none of 0 readable pictures"):
         evaluate([], PLAIN, CPU)
 
 

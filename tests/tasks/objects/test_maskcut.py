@@ -323,5 +323,5 @@ def test_the_crf_draws_a_mask_to_the_edges_of_the_picture():
 
 def test_without_the_package_the_crf_says_what_to_install(monkeypatch):
     monkeypatch.setattr(crf, "available", lambda: False)
-    with pytest.raises(UsageError, match="pydensecrf2"):
+    with pytest.raises(UsageError, match="pydensecrf; 'make crf' installs it"):
         crf.refine(np.zeros((4, 4, 3), np.uint8), np.ones((4, 4), bool))

@@ -132,7 +132,7 @@ def test_the_crf_refines(work):
 
 
 def test_a_missing_layer_ends_the_run(work):
-    with pytest.raises(UsageError, match="layer 2: this model has 2"):
+    with pytest.raises(UsageError, match="no layer 2: this model has layers 0 to 1"):
         work(trial="layer", layer=2)
 
 
