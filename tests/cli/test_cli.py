@@ -216,8 +216,8 @@ def test_explain_tells_where_a_cell_comes_from(crate, ran):
     for told in (
         "paper     75.8 (CRATE-alpha figure (68.5 + 5.3 + 2.0), mark C)",
         f"run       {where}/imagenet21k/imagenet1k\n",
-        "step      imagenet21k: Fashion-MNIST, image_size 28, epochs ",
-        "step      imagenet1k: Fashion-MNIST, image_size 28, epochs ",
+        "step      imagenet21k: Fashion-MNIST, epochs ",
+        "step      imagenet1k: Fashion-MNIST, epochs ",
         "model     dim 48, ",
         "residual False",
         "status    complete",
