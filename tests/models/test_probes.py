@@ -75,7 +75,10 @@ def test_what_cannot_be_fitted_is_one_line(problem, monkeypatch):
     with pytest.raises(RunError, match="not finite"):
         LinearProbe(features / 0, labels, classes=4, penalty=0.1)
     monkeypatch.setattr(probes, "ITERATIONS", 10)
-    told = r"penalty 0\.0001 did not converge: a gradient of .* after 10 iterations, above 1e-07; leave this"
+    told = (
+        r"penalty 0\.0001 did not converge: a gradient of .* after 10 iterations, "
+        r"above 1e-07; leave this"
+    )
     with pytest.raises(RunError, match=told):
         LinearProbe(features, labels, classes=4, penalty=1e-4)
 
