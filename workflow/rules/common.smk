@@ -43,7 +43,11 @@ def records_of(table):
     """The file of published records, if the table shows any in place of runs (`frozen=true`)."""
     content = PLAN.experiments.table(table)
     cells = PLAN.cells(content, SETTINGS.scale, SETTINGS.seeds)
-    folders = (PLAN.published_folder(run, SETTINGS) for _, _, run, _ in cells if SETTINGS.frozen)
+    folders = (
+        PLAN.published_folder(run, SETTINGS)
+        for _, _, run, _ in cells
+        if SETTINGS.frozen
+    )
     return sorted({str(record_file(folder)) for folder in folders if folder})
 
 
