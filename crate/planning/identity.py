@@ -47,8 +47,8 @@ IMPLICIT = frozenset({"forward", "backward", "setup_context"})
 # Bases whose other methods are not called by a library: their classes are followed by member.
 PLAIN_BASES = frozenset(
     {
-        "object", "dict", "torch.nn.Module", "typing.NamedTuple", "typing.Protocol",
-        "pydantic.BaseModel", "enum.Enum",
+        "object", "dict", "Exception", "torch.nn.Module", "typing.NamedTuple",
+        "typing.Protocol", "pydantic.BaseModel", "enum.Enum",
     }
 )  # fmt: skip
 # Validators of a configuration: what they decide shows in its values, so they do not count.
@@ -96,16 +96,11 @@ def _class(home: str, name: str) -> Class:
             bases.append(target)
         else:
             external.add(target)
-    whole = external - PLAIN_BASES - {"Exception", "dict"}
+    whole = external - PLAIN_BASES
     implicit = {
         member for member in members if whole or member in IMPLICIT or member.startswith("__")
     }
-    return Class(
-        reader.definition(head),
-        members,
-        frozenset(implicit),
-        tuple(bases),
-    )
+    return Class(reader.definition(head), members, frozenset(implicit), tuple(bases))
 
 
 @functools.cache
