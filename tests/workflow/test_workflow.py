@@ -194,7 +194,7 @@ def test_a_single_run_is_a_target(suite):
         (["table_ablatoin"], "did you mean 'table_ablation'?"),
         (["table_ablation", "--config", "scale=mni"], "did you mean 'mini'?"),
         (["table_ablation", "--config", "sede=1"], "did you mean 'seeds'?"),
-        (["table_ablation", "--config", "seeds=one"], "'one' is no seed"),
+        (["table_ablation", "--config", "seeds=one"], "'one' is not a seed"),
         ([f"{PLAIN.replace('plain', 'plane')}/metrics.json"], "crate_base_patch32_plain"),
         ([f"{PLAIN}k/metrics.json"], "did you mean 'imagenet21k'?"),
         ([f"{PLAIN}/imagenet21k/metrics.json"], "cannot follow 'imagenet21k'"),
