@@ -281,7 +281,9 @@ def test_two_processes_train_as_one(folder, tmp_path):
     """The loss is over the pairs of both, and chunks of features change nothing."""
     path = folder / "scales" / "smoke.yaml"
     content = yaml.safe_load(path.read_text())
-    content["steps"]["datacomp1b"] |= {"updates": 12, "compute": {"autocast": "float32"}}
+    # with Adam's usual ε the rounding of gradients near 0 becomes whole steps
+    short = {"updates": 12, "eps": 1e-4, "compute": {"autocast": "float32"}}
+    content["steps"]["datacomp1b"] |= short
     path.write_text(yaml.safe_dump(content))
     alone = tmp_path / "alone" / "smoke" / "runs" / ALPHA / "seed0" / "datacomp1b"
     ranks = tmp_path / "ranks" / "smoke" / "runs" / ALPHA / "seed0" / "datacomp1b"
