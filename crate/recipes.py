@@ -4,6 +4,7 @@ Each kind of stage extends these in `tasks/<kind>/recipe.py`. Only values that d
 defaults enter a run's identity, so a new field whose default keeps the behaviour reruns nothing.
 """
 
+import math
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -81,6 +82,9 @@ class Recipe(Strict):
         return {}
 
 
+Schedule = Literal["cosine", "linear", "cosine_by_epoch"]
+
+
 class Training(Recipe):
     """How a network is trained; the defaults are the simplest choices, not those of a paper."""
 
@@ -90,9 +94,10 @@ class Training(Recipe):
     optimizer: Literal["adamw", "lion"] = "adamw"
     lr: pydantic.PositiveFloat  # peak, for the whole batch (already scaled)
     min_lr: pydantic.NonNegativeFloat = 0.0
-    schedule: Literal["cosine", "linear"] = "cosine"  # from lr to min_lr, after the warm-up
+    schedule: Schedule = "cosine"  # training/optim.py, `learning_rate`
     warmup_epochs: pydantic.NonNegativeFloat = 0.0
     warmup_updates: pydantic.NonNegativeInt = 0
+    warmup_from_zero: bool = False  # the first update has rate 0; else one step of the warm-up
     betas: list[float] = pydantic.Field([0.9, 0.999], min_length=2, max_length=2)
     eps: pydantic.PositiveFloat = 1e-8
     weight_decay: pydantic.NonNegativeFloat = 0.0
@@ -112,6 +117,8 @@ class Training(Recipe):
             raise ValueError("give only one of 'warmup_epochs' and 'warmup_updates'")
         if self.evaluate_epochs and self.evaluate_updates:
             raise ValueError("give only one of 'evaluate_epochs' and 'evaluate_updates'")
+        if self.schedule == "cosine_by_epoch" and (self.epochs is None or self.min_lr):
+            raise ValueError("schedule 'cosine_by_epoch' needs 'epochs', and falls to 0 (min_lr)")
         return self
 
     @property
@@ -135,40 +142,89 @@ class Training(Recipe):
             return identity
         return {key: value for key, value in identity.items() if key in self.evaluation_keys}
 
-    def total_updates(self, per_epoch: int) -> int:
-        """Optimizer updates of the whole training, with `per_epoch` updates an epoch."""
-        return int(self.epochs * per_epoch) if self.updates is None else self.updates
+    def per_epoch(self, examples: int) -> float:
+        """Optimizer updates of an epoch of so many examples."""
+        return examples // self.batch_size
 
-    def warmup(self, per_epoch: int) -> int:
+    def seen(self, updates: int, examples: int) -> int:
+        """Examples of the first `updates` batches, of a training set of so many examples."""
+        return updates * self.batch_size
+
+    def total_updates(self, per_epoch: float) -> int:
+        """Optimizer updates of the whole training, with `per_epoch` updates an epoch."""
+        return round(self.epochs * per_epoch) if self.updates is None else self.updates
+
+    def warmup(self, per_epoch: float) -> int:
         """Optimizer updates of the warm-up, at most `total_updates`."""
         wanted = self.warmup_updates or round(self.warmup_epochs * per_epoch)
         return min(wanted, self.total_updates(per_epoch))
 
-    def evaluate_every(self, per_epoch: int) -> int:
+    def evaluate_every(self, per_epoch: float) -> int:
         """Optimizer updates between two evaluations during training; 0: only at the end."""
-        return self.evaluate_updates or (self.evaluate_epochs or 0) * per_epoch
+        return self.evaluate_updates or round((self.evaluate_epochs or 0) * per_epoch)
 
 
 # What is scored: the model's prediction, or that of a control without a model.
 Predictor = Literal["model", "whole_image", "ground_truth"]
 
 
-class ImageTraining(Training):
-    """Training on whole images: how they are cropped and augmented (crate/data/images.py)."""
+class ImageRecipe(Recipe):
+    """A stage that sees whole images: how they are scaled (crate/data/augment.py, `centre_view`)."""
 
     image_size: pydantic.PositiveInt = 224
     eval_resize: pydantic.PositiveInt | None = None  # shorter side before the centre crop
+    interpolation: Literal["bilinear", "bicubic", "lanczos"] = "bilinear"
+
+
+# drop: they are left out. keep: they are a smaller batch, as PyTorch's loaders make it. carry: the
+# batch is filled from the next epoch, as in the JAX code, whose epochs are one stream.
+LastBatch = Literal["drop", "keep", "carry"]
+
+# The highest level of RandAugment: torchvision has 31 levels from 0.
+RANDAUGMENT_LEVELS = {"torchvision": 30, "tensorflow": 10}
+
+
+class ImageTraining(ImageRecipe, Training):
+    """Training on whole images: how they are cropped and augmented (crate/data/augment.py).
+
+    `pipeline` names the library whose laws random crops and RandAugment follow: torchvision's, as
+    the papers' PyTorch codes, or TensorFlow's, as CRATE-alpha's JAX code.
+    """
+
+    pipeline: Literal["torchvision", "tensorflow"] = "torchvision"
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"  # of training crops too
     crop_area_min: float = pydantic.Field(1.0, gt=0, le=1)  # least area of random crops; 1: off
     center_crop: bool = False  # train on the centre crop that evaluation sees
     flip: bool = True
-    randaugment: list[int] | None = pydantic.Field(None, min_length=2, max_length=2)  # [ops, level]
+    randaugment: list[pydantic.NonNegativeInt] | None = pydantic.Field(  # [operations, level]
+        None, min_length=2, max_length=2
+    )
+    last_batch: LastBatch = "drop"  # what becomes of images that do not fill an epoch's last batch
 
     @property
     def evaluation_keys(self) -> set[str]:
-        return super().evaluation_keys | {"eval_resize"}
+        return super().evaluation_keys | {"eval_resize", "interpolation"}
 
     @pydantic.model_validator(mode="after")
     def _one_way_to_crop(self) -> "ImageTraining":
         if self.center_crop and self.crop_area_min < 1:
             raise ValueError("give only one of 'center_crop' and 'crop_area_min'")
+        most = RANDAUGMENT_LEVELS[self.pipeline]
+        if self.randaugment and self.randaugment[1] > most:
+            raise ValueError(
+                f"randaugment {self.randaugment}: levels of {self.pipeline} end at {most}"
+            )
         return self
+
+    def per_epoch(self, examples: int) -> float:
+        if self.last_batch == "keep":
+            return math.ceil(examples / self.batch_size)
+        if self.last_batch == "carry":
+            return examples / self.batch_size
+        return super().per_epoch(examples)
+
+    def seen(self, updates: int, examples: int) -> int:
+        if self.last_batch == "keep":
+            epochs, rest = divmod(updates, self.per_epoch(examples))
+            return epochs * examples + rest * self.batch_size
+        return super().seen(updates, examples)

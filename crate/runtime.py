@@ -65,18 +65,27 @@ class Runtime:
             self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32
         )
 
+    def part(self, count: int, *, uneven: bool = False) -> slice:
+        """This rank's contiguous part of a global batch of `count` examples.
+
+        uneven: whether parts may differ by one example, or be empty.
+        Raises `RunError` unless the number of processes divides `count`, or `uneven`.
+        """
+        if count % self.world and not uneven:
+            raise RunError(
+                f"a batch of {count} does not divide over {self.world} processes; "
+                "change batch_size or the number of processes"
+            )
+        least, more = divmod(count, self.world)
+        first = self.rank * least + min(self.rank, more)
+        return slice(first, first + least + (self.rank < more))
+
     def shard(self, batch: torch.Tensor) -> torch.Tensor:
         """This rank's contiguous shard of a global batch (B, …): (B / world, …).
 
         Raises `RunError` unless the number of processes divides B.
         """
-        if len(batch) % self.world:
-            raise RunError(
-                f"a batch of {len(batch)} does not divide over {self.world} processes; "
-                "change batch_size or the number of processes"
-            )
-        part = len(batch) // self.world
-        return batch[self.rank * part : (self.rank + 1) * part]
+        return batch[self.part(len(batch))]
 
     def all_reduce_sum(self, values: torch.Tensor) -> torch.Tensor:
         """Sum a tensor over all ranks, in place; returns it."""

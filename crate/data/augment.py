@@ -14,18 +14,33 @@ import torch
 import torch.nn.functional as F
 
 from crate.data.datasets import ImageSet, PairSet
+from crate.data.rand_augment import rand_augment_of_crate_alpha
 from crate.environment import import_torchvision
 from crate.recipes import ImageTraining
+
+RESAMPLING = {"lanczos": 1, "bilinear": 2, "bicubic": 3}  # Pillow's numbers; all antialias
 
 # --- batches of tensors -----------------------------------------------------------
 
 
-def sample_crops(
+def crop_boxes(
+    recipe: ImageTraining, count: int, height: int, width: int, generator: torch.Generator
+) -> torch.Tensor:
+    """Inception crops (Szegedy et al. 2015) by the law of the recipe's pipeline.
+
+    Returns `(count, 4)` float: top, left, height, width.
+    """
+    law = {"torchvision": crops_of_torchvision, "tensorflow": crops_of_tensorflow}
+    return law[recipe.pipeline](count, height, width, recipe.crop_area_min, generator)
+
+
+def crops_of_torchvision(
     count: int, height: int, width: int, area_min: float, generator: torch.Generator
 ) -> torch.Tensor:
-    """Inception crops (Szegedy et al. 2015): area in [area_min, 1], aspect ratio in [3/4, 4/3].
+    """torchvision's RandomResizedCrop: the area uniform in [area_min, 1], the logarithm of the
+    aspect ratio in that of [3/4, 4/3]. Ten tries each, then the largest centred box of such a ratio.
 
-    Returns `(count, 4)` float: top, left, height, width. Ten tries each, then the whole picture.
+    Returns `(count, 4)` float: top, left, height, width.
     """
     tries = (count, 10)
     area = torch.empty(tries).uniform_(area_min, 1, generator=generator) * height * width
@@ -39,12 +54,44 @@ def sample_crops(
     top = (place[:, 0] * (height - h + 1)).floor()
     left = (place[:, 1] * (width - w + 1)).floor()
     boxes = torch.stack([top, left, h, w], 1)
+    h, w = min(height, round(width * 4 / 3)), min(width, round(height * 4 / 3))
+    boxes[~fits.any(1)] = torch.tensor([(height - h) // 2, (width - w) // 2, h, w]).float()
+    return boxes
+
+
+def crops_of_tensorflow(
+    count: int, height: int, width: int, area_min: float, generator: torch.Generator
+) -> torch.Tensor:
+    """TensorFlow's sample_distorted_bounding_box: the aspect ratio uniform in [3/4, 1.33], then the
+    height uniform in what the areas [area_min, 1] and the picture allow. A hundred tries each, then
+    the whole picture. Crops are smaller than torchvision's.
+
+    Returns `(count, 4)` float: top, left, height, width.
+    """
+    tries = (count, 100)
+    least, most = area_min * height * width, height * width
+    u = torch.rand(4, *tries, dtype=torch.float64, generator=generator)
+    ratio = 0.75 + (1.33 - 0.75) * u[0]
+    low, high = (least / ratio).sqrt().round(), (most / ratio).sqrt().round()
+    too_wide = (high * ratio).round() > width
+    high = torch.where(too_wide, ((width + 0.5 - 1e-7) / ratio).floor(), high).clamp(max=height)
+    low = torch.minimum(low, high)
+    h = low + (u[1] * (high - low + 1)).floor()
+    h = torch.where((h * ratio).round() * h < least, h + 1, h)  # rounding must not fail a try
+    h = torch.where((h * ratio).round() * h > most, h - 1, h)
+    w = (h * ratio).round()
+    fits = (w * h >= least) & (w * h <= most) & (w <= width) & (h <= height) & (w >= 1) & (h >= 1)
+    # as there, the last place is never drawn
+    top, left = (u[2] * (height - h)).floor(), (u[3] * (width - w)).floor()
+    boxes = torch.stack([top, left, h, w], -1)[torch.arange(count), fits.int().argmax(1)].float()
     boxes[~fits.any(1)] = torch.tensor([0.0, 0.0, height, width])
     return boxes
 
 
-def crop_batch(pixels: torch.Tensor, boxes: torch.Tensor, size: int) -> torch.Tensor:
-    """Cut a box out of each picture, resize it bilinearly: (B, C, H, W) → (B, C, size, size)."""
+def crop_batch(
+    pixels: torch.Tensor, boxes: torch.Tensor, size: int, interpolation: str = "bilinear"
+) -> torch.Tensor:
+    """Cut a box out of each picture and resize it: (B, C, H, W) → (B, C, size, size)."""
     height, width = pixels.shape[-2:]
     top, left, h, w = boxes.to(pixels.device).T
     # affine maps from output coordinates in [-1, 1] to the box, pixel centres at half-integers
@@ -53,24 +100,28 @@ def crop_batch(pixels: torch.Tensor, boxes: torch.Tensor, size: int) -> torch.Te
     theta[:, 1, 1], theta[:, 1, 2] = h / height, (2 * top + h) / height - 1
     grid = F.affine_grid(theta, [len(boxes), 1, size, size], align_corners=False)
     cut = F.grid_sample(
-        pixels.float(), grid, mode="bilinear", padding_mode="border", align_corners=False
+        pixels.float(), grid, mode=interpolation, padding_mode="border", align_corners=False
     )
-    return cut.round().to(torch.uint8)
+    return cut.round().clamp(0, 255).to(torch.uint8)
 
 
-def rand_augment(picture: torch.Tensor, operations: list[int], seed: int) -> torch.Tensor:
+def rand_augment(picture: torch.Tensor, recipe: ImageTraining, seed: int) -> torch.Tensor:
     """RandAugment (Cubuk et al. 2020) of one uint8 picture (C, H, W), decided by `seed`."""
-    transform = _rand_augment(*operations)
+    operations, level = recipe.randaugment
+    if recipe.pipeline == "tensorflow":
+        generator = torch.Generator().manual_seed(seed)
+        return rand_augment_of_crate_alpha(picture, operations, level, generator)
+    transform = _rand_augment_of_torchvision(operations, level)
     with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
         torch.manual_seed(seed)
         return transform(picture)
 
 
-def _rand_augment(count: int, magnitude: int):
+def _rand_augment_of_torchvision(operations: int, level: int):
     import_torchvision()
-    from torchvision.transforms.v2 import InterpolationMode, RandAugment
+    from torchvision.transforms.v2 import RandAugment
 
-    return RandAugment(count, magnitude, interpolation=InterpolationMode.BILINEAR)
+    return RandAugment(operations, level)  # the nearest pixel, as the papers' transfer scripts
 
 
 def normalise(pixels: torch.Tensor, dataset: ImageSet | PairSet) -> torch.Tensor:
@@ -93,13 +144,13 @@ def mix(
     images: torch.Tensor,
     labels: torch.Tensor,
     classes: int,
-    seed: int,
+    seeds: list[int],
     *,
     mixup: float,
     cutmix: float,
     switch: float = 0.5,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """MixUp (Zhang et al. 2018) or CutMix (Yun et al. 2019), one of the two for the whole batch.
+    """MixUp (Zhang et al. 2018) or CutMix (Yun et al. 2019) of a batch.
 
     Partners are neighbours in the batch (0 with 1, 2 with 3, …), whose order is random anyway:
     any even split over ranks or micro-batches mixes the same pictures.
@@ -107,6 +158,7 @@ def mix(
     Args:
         images: float (B, C, H, W).
         labels: int64 (B,).
+        seeds: of each picture: those of equal seeds share the kind, the weight and the box.
         mixup, cutmix: parameter a of the Beta(a, a) that the weights come from; 0: off.
         switch: probability of CutMix where both are on.
 
@@ -118,22 +170,28 @@ def mix(
         return images, targets
     partner = torch.arange(len(images), device=images.device) ^ 1
     partner = partner.clamp(max=len(images) - 1)  # the last of an odd batch stays alone
-    random = np.random.RandomState(seed % 2**32)
-    cut = cutmix > 0 and (mixup == 0 or random.rand() < switch)
-    alpha = cutmix if cut else mixup
-    keep = float(random.beta(alpha, alpha))
-    if cut:
-        height, width = images.shape[-2:]
-        h, w = int(height * math.sqrt(1 - keep)), int(width * math.sqrt(1 - keep))
-        y, x = random.randint(height), random.randint(width)
-        top, bottom = max(0, y - h // 2), min(height, y + (h + 1) // 2)
-        left, right = max(0, x - w // 2), min(width, x + (w + 1) // 2)
-        images = images.clone()
-        images[..., top:bottom, left:right] = images[partner][..., top:bottom, left:right]
-        keep = 1 - (bottom - top) * (right - left) / (height * width)
-    else:
-        images = keep * images + (1 - keep) * images[partner]
-    return images, keep * targets + (1 - keep) * targets[partner]
+    mixed = images.clone()
+    keep = torch.ones(len(images), 1, device=images.device)  # of each picture's own target
+    height, width = images.shape[-2:]
+    place = torch.tensor(seeds, device=images.device)
+    for seed in dict.fromkeys(seeds):
+        group = (place == seed).nonzero().flatten()
+        other = images[partner[group]]
+        random = np.random.RandomState(seed % 2**32)
+        cut = cutmix > 0 and (mixup == 0 or random.rand() < switch)
+        alpha = cutmix if cut else mixup
+        weight = float(random.beta(alpha, alpha))
+        if cut:
+            h, w = int(height * math.sqrt(1 - weight)), int(width * math.sqrt(1 - weight))
+            y, x = random.randint(height), random.randint(width)
+            top, bottom = max(0, y - h // 2), min(height, y + (h + 1) // 2)
+            left, right = max(0, x - w // 2), min(width, x + (w + 1) // 2)
+            mixed[group, :, top:bottom, left:right] = other[..., top:bottom, left:right]
+            weight = 1 - (bottom - top) * (right - left) / (height * width)
+        else:
+            mixed[group] = weight * images[group] + (1 - weight) * other
+        keep[group] = weight
+    return mixed, keep * targets + (1 - keep) * targets[partner]
 
 
 # --- one PIL image -----------------------------------------------------------
@@ -143,28 +201,32 @@ def training_view(image, size: int, recipe: ImageTraining, seed: int) -> torch.T
     """A PIL image cropped and augmented by a recipe, decided by `seed`: uint8 (3, size, size)."""
     generator = torch.Generator().manual_seed(seed)
     if recipe.center_crop:
-        picture = centre_view(image, size, recipe.eval_resize)
+        picture = centre_view(image, size, recipe.eval_resize, recipe.interpolation)
     else:
-        box = sample_crops(1, image.height, image.width, recipe.crop_area_min, generator)[0]
+        box = crop_boxes(recipe, 1, image.height, image.width, generator)[0]
         top, left, h, w = box.tolist()
-        image = image.resize((size, size), 2, box=(left, top, left + w, top + h))  # 2: bilinear
+        filter_ = RESAMPLING[recipe.interpolation]
+        image = image.resize((size, size), filter_, box=(left, top, left + w, top + h))
         picture = _to_tensor(image)
     if recipe.flip and torch.rand((), generator=generator) < 0.5:
         picture = picture.flip(-1)
     if recipe.randaugment:
-        picture = rand_augment(picture, recipe.randaugment, seed)
+        picture = rand_augment(picture, recipe, seed)
     return picture
 
 
-def centre_view(image, size: int, resize: int | None) -> torch.Tensor:
+def centre_view(
+    image, size: int, resize: int | None, interpolation: str = "bilinear"
+) -> torch.Tensor:
     """torchvision's Resize(resize) and CenterCrop(size), rounding included: uint8 (3, size, size).
 
     Without `resize`, the whole PIL image is scaled to a square.
     """
+    filter_ = RESAMPLING[interpolation]
     if resize is None:
-        return _to_tensor(image.resize((size, size), 2))
+        return _to_tensor(image.resize((size, size), filter_))
     shorter = min(image.size)
-    image = image.resize([resize * side // shorter for side in image.size], 2)
+    image = image.resize([resize * side // shorter for side in image.size], filter_)
     left, top = (_centre(side, size) for side in image.size)
     return _to_tensor(image.crop((left, top, left + size, top + size)))
 

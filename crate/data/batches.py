@@ -5,6 +5,7 @@ epoch, example): neither ranks, workers nor the update that training resumes at 
 """
 
 import functools
+import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -12,22 +13,47 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from crate.errors import RunError
+from crate.recipes import LastBatch
 from crate.runtime import Runtime, generator_for, seed_for
 
 # --- order -----------------------------------------------------------
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=2)  # a batch may lie in two epochs
 def epoch_order(count: int, seed: int, epoch: int) -> torch.Tensor:
     """The order of one epoch: a permutation of `count` indices; shared, not to be written to."""
     return torch.randperm(count, generator=generator_for(seed, "order", epoch))
 
 
-def batch_indices(count: int, batch_size: int, seed: int, update: int) -> torch.Tensor:
-    """Indices of the global batch of an update; an epoch leaves out its last partial batch."""
-    epoch, position = divmod(update, count // batch_size)
-    order = epoch_order(count, seed, epoch)
-    return order[position * batch_size : (position + 1) * batch_size]
+def batch_indices(
+    count: int, batch_size: int, seed: int, update: int, last_batch: LastBatch = "drop"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The global batch of an update: the epoch and the index of each of its examples, (B,) each.
+
+    last_batch: what becomes of the `count % batch_size` examples at the end of an epoch.
+    """
+    if last_batch == "carry":
+        places = torch.arange(update * batch_size, (update + 1) * batch_size)
+        epochs = places // count
+        parts = [
+            epoch_order(count, seed, epoch)[places[epochs == epoch] % count]
+            for epoch in epochs.unique().tolist()
+        ]
+        return epochs, torch.cat(parts)
+    per_epoch = count // batch_size if last_batch == "drop" else math.ceil(count / batch_size)
+    epoch, position = divmod(update, per_epoch)
+    indices = epoch_order(count, seed, epoch)[position * batch_size : (position + 1) * batch_size]
+    return torch.full_like(indices, epoch), indices
+
+
+def own_places(count: int, batch_size: int, runtime: Runtime) -> range:
+    """The places of this rank's part of a batch of `count` examples.
+
+    A smaller last batch may leave a rank without examples. It then takes the first one, because
+    all ranks compute gradients together; the training loop gives it the weight 0.
+    """
+    part = runtime.part(count, uneven=count < batch_size)
+    return range(part.start, part.stop) or range(1)
 
 
 def training_batches(
@@ -39,17 +65,20 @@ def training_batches(
     *,
     name: str,
     runtime: Runtime,
+    last_batch: LastBatch = "drop",
 ) -> Iterator[list[tuple[int, int]]]:
     """`(index, seed)` of each example of this rank in updates `first` to `last` - 1.
 
     Args:
         name: goes into the seed of an example, with `seed`, its epoch and its index.
     """
-    per_epoch = count // batch_size
     for update in range(first, last):
-        mine = runtime.shard(batch_indices(count, batch_size, seed, update)).tolist()
-        epoch = update // per_epoch
-        yield [(index, seed_for(seed, name, epoch, index)) for index in mine]
+        epochs, indices = batch_indices(count, batch_size, seed, update, last_batch)
+        mine = own_places(len(indices), batch_size, runtime)
+        yield [
+            (index, seed_for(seed, name, epoch, index))
+            for epoch, index in zip(epochs[mine].tolist(), indices[mine].tolist(), strict=True)
+        ]
 
 
 # --- loader processes -----------------------------------------------------------

@@ -1,6 +1,8 @@
 """Captions as token ids, and the phrases and class names for zero-shot classification.
 
-    bert       CLIPA's: BERT's uncased WordPiece (Devlin et al. 2019), from a file of the model hub
+    bert       CLIPA's: BERT's uncased WordPiece (Devlin et al. 2019), from a file of the model hub,
+               as open_clip has it for the released models: the last place holds no piece
+    bert_full  the same, as CLIPA's training has it: the last place may hold a piece
     clip       CLIP's byte-pair encoding (Radford et al. 2021), which open_clip has with it
 
 Cleaning, CLIP's tokenizer, phrases and ImageNet's names are open_clip's. Nothing here imports torch
@@ -24,7 +26,7 @@ from crate.registry import Registry
 
 # Tokenizer → rows of the embedding that its ids need: CLIPA's BERT vocabulary, which has 30,522
 # entries in an embedding of 32,000; CLIP's byte-pair encoding.
-VOCABULARIES = {"bert": 32_000, "clip": 49_408}
+VOCABULARIES = {"bert": 32_000, "bert_full": 32_000, "clip": 49_408}
 
 # The published vocab.txt of bert-base-uncased, one entry a line.
 BERT_SHA256 = "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"
@@ -82,7 +84,12 @@ class ClipTokenizer(CaptionTokenizer):
 
 
 class BertTokenizer(CaptionTokenizer):
-    """[CLS], then pieces of words; no [SEP], as CLIPA has it (open_clip's `strip_sep_token`)."""
+    """[CLS], then pieces of words; no [SEP], as CLIPA has it (open_clip's `strip_sep_token`).
+
+    open_clip cuts a text before it takes [SEP] away, so the last place, which is pooled, is empty.
+    """
+
+    MORE = 0  # pieces more than open_clip keeps
 
     def __init__(self, name: str, context_length: int, data_root: str | Path):
         super().__init__(name, context_length, data_root)
@@ -93,16 +100,26 @@ class BertTokenizer(CaptionTokenizer):
 
         self.separator = vocabulary["[SEP]"]
         self.encoder = BertWordPieceTokenizer(vocabulary, lowercase=True)
-        self.encoder.enable_truncation(context_length)
-        self.encoder.enable_padding(length=context_length, pad_id=vocabulary["[PAD]"])
+        self.encoder.enable_truncation(context_length + self.MORE)
+        self.encoder.enable_padding(length=context_length + self.MORE, pad_id=vocabulary["[PAD]"])
 
     def __call__(self, texts: list[str]) -> np.ndarray:
         found = self.encoder.encode_batch([self.clean(text) for text in texts])
-        ids = np.array([text.ids for text in found], np.int64).reshape(-1, self.context_length)
+        ids = np.array([text.ids for text in found], np.int64)
+        ids = ids.reshape(-1, self.context_length + self.MORE)[:, : self.context_length]
         return np.where(ids == self.separator, 0, ids)
 
 
-TOKENIZERS = Registry("tokenizer", {"bert": BertTokenizer, "clip": ClipTokenizer})
+class FullBertTokenizer(BertTokenizer):
+    """As CLIPA's training has it: [CLS] and up to `context_length` - 1 pieces."""
+
+    MORE = 1
+
+
+TOKENIZERS = Registry(
+    "tokenizer",
+    {"bert": BertTokenizer, "bert_full": FullBertTokenizer, "clip": ClipTokenizer},
+)
 
 
 def bert_vocabulary(data_root: str | Path) -> Path:

@@ -17,17 +17,17 @@ import torch
 from crate.data.augment import (
     centre_view,
     crop_batch,
+    crop_boxes,
     rand_augment,
     resized,
-    sample_crops,
     training_view,
 )
-from crate.data.batches import Reader, batch_indices, load_batches, training_batches
+from crate.data.batches import Reader, batch_indices, load_batches, own_places, training_batches
 from crate.data.datasets import ImageSet
 from crate.data.pictures import Pictures
 from crate.data.sources import open_pictures
 from crate.data.stand_ins import load
-from crate.recipes import ImageTraining
+from crate.recipes import ImageRecipe, ImageTraining
 from crate.runtime import Runtime, generator_for, seed_for
 
 
@@ -53,34 +53,34 @@ class MemoryImages:
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """`(pixels, labels)` of this rank's part of updates `first` to `last` - 1."""
         count, size = len(self), self.pixels.shape[-1]
-        for index in range(first, last):
-            indices = batch_indices(count, recipe.batch_size, seed, index)
-            generator = generator_for(seed, "augment", index)
+        for update in range(first, last):
+            _, indices = batch_indices(count, recipe.batch_size, seed, update, recipe.last_batch)
+            generator = generator_for(seed, "augment", update)
             # drawn for the whole batch, then cut to this rank's part: ranks change nothing
             flips = torch.rand(len(indices), generator=generator) < 0.5
             boxes = None
             if recipe.crop_area_min < 1:
-                boxes = sample_crops(len(indices), size, size, recipe.crop_area_min, generator)
-            mine = self.runtime.shard(torch.arange(len(indices)))
+                boxes = crop_boxes(recipe, len(indices), size, size, generator)
+            mine = own_places(len(indices), recipe.batch_size, self.runtime)
             chosen = indices[mine].to(self.pixels.device)
             pixels = self.pixels[chosen]
             if boxes is not None:
-                pixels = crop_batch(pixels, boxes[mine], size)
+                pixels = crop_batch(pixels, boxes[mine], size, recipe.interpolation)
             if recipe.flip:
                 flip = flips[mine].to(pixels.device).view(-1, 1, 1, 1)
                 pixels = torch.where(flip, pixels.flip(-1), pixels)
             if recipe.randaugment:
-                seeds = [seed_for(seed, "randaugment", index, int(i)) for i in mine]
+                seeds = [seed_for(seed, "randaugment", update, place) for place in mine]
                 pixels = torch.stack(
                     [
-                        rand_augment(p, recipe.randaugment, s)
-                        for p, s in zip(pixels, seeds, strict=True)
+                        rand_augment(picture, recipe, each)
+                        for picture, each in zip(pixels, seeds, strict=True)
                     ]
                 )
             yield pixels, self.labels[chosen]
 
     def evaluation(
-        self, recipe: ImageTraining, batch_size: int
+        self, recipe: ImageRecipe, batch_size: int
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """This rank's pictures in order, whole and unchanged."""
         ranks = slice(self.runtime.rank, None, self.runtime.world)
@@ -113,18 +113,25 @@ class StreamedImages:
             RunError: a picture cannot be read, or a batch does not divide over the ranks.
         """
         batches = training_batches(
-            len(self), recipe.batch_size, seed, first, last, name="picture", runtime=self.runtime
+            len(self),
+            recipe.batch_size,
+            seed,
+            first,
+            last,
+            name="picture",
+            runtime=self.runtime,
+            last_batch=recipe.last_batch,
         )
         read = functools.partial(_training_example, self.pictures, self.size, recipe)
         return self._load(read, batches, recipe)
 
     def evaluation(
-        self, recipe: ImageTraining, batch_size: int
+        self, recipe: ImageRecipe, batch_size: int
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """This rank's pictures in order, as `centre_view` sees them."""
         mine = range(self.runtime.rank, len(self), self.runtime.world)
         batches = (mine[start : start + batch_size] for start in range(0, len(mine), batch_size))
-        read = functools.partial(_evaluation_example, self.pictures, self.size, recipe.eval_resize)
+        read = functools.partial(_evaluation_example, self.pictures, self.size, recipe)
         return self._load(read, batches, recipe)
 
     def _load(self, read: Callable, batches: Iterator, recipe: ImageTraining) -> Iterator:
@@ -141,10 +148,10 @@ def _training_example(
 
 
 def _evaluation_example(
-    pictures: Pictures, size: int, resize: int | None, index: int
+    pictures: Pictures, size: int, recipe: ImageRecipe, index: int
 ) -> tuple[torch.Tensor, np.ndarray]:
     image, label = pictures.read(index)
-    return centre_view(image, size, resize), label
+    return centre_view(image, size, recipe.eval_resize, recipe.interpolation), label
 
 
 def open_split(

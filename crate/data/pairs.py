@@ -170,7 +170,7 @@ class ShardedPairs:
             order.in_order(np.array(mine[start : start + batch_size]))
             for start in range(0, len(mine), batch_size)
         )
-        view = functools.partial(_centre_view, size=self.size, resize=recipe.eval_resize)
+        view = functools.partial(_evaluation_view, size=self.size, recipe=recipe)
         return self._load(order, view, batches, recipe)
 
     def _load(
@@ -234,8 +234,8 @@ class _Unusable(Exception):
         self.kind = kind
 
 
-def _centre_view(image, seed: int, *, size: int, resize: int | None) -> torch.Tensor:
-    return centre_view(image, size, resize)
+def _evaluation_view(image, seed: int, *, size: int, recipe: ImageTraining) -> torch.Tensor:
+    return centre_view(image, size, recipe.eval_resize, recipe.interpolation)
 
 
 def _collate(encode: Encode, items: list) -> tuple[torch.Tensor, torch.Tensor, list[tuple]]:

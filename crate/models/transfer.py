@@ -13,7 +13,8 @@ def transfer_weights(
 ) -> dict:
     """Load a parent's weights into `model`; on an error, nothing is loaded.
 
-    Positions are interpolated to the new grid and patch kernels to the new patch size (bicubic).
+    Positions are interpolated to the new grid (bicubic) and patch kernels to the new patch size
+    (bilinear, as CRATE-alpha's code).
 
     Args:
         dont_load: names of parameters or modules that keep their initial values.
@@ -85,7 +86,7 @@ def _adapt(name: str, value: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor
         and value.dim() == wanted.dim() == 4
         and value.shape[:2] == wanted.shape[:2]
     ):
-        return F.interpolate(value, wanted.shape[2:], mode="bicubic", antialias=True)
+        return F.interpolate(value, wanted.shape[2:], mode="bilinear", antialias=True)
     raise RunError(
         f"the parent's '{name}' has shape {tuple(value.shape)}, this model needs "
         f"{tuple(wanted.shape)}"

@@ -97,10 +97,11 @@ class TrainingCost(KindCost):
     def cost(self, resolved: Resolved) -> Cost:
         recipe = resolved.recipe
         parameters, macs = self.complexity(resolved)
-        per_epoch = self.sizes(resolved)["train"] // recipe.batch_size
+        size = self.sizes(resolved)["train"]
+        per_epoch = recipe.per_epoch(size)
         updates = recipe.total_updates(per_epoch)
         looks = max(1, math.ceil(updates / (recipe.evaluate_every(per_epoch) or math.inf)))
-        examples, looked_at = updates * recipe.batch_size, self.looked_at(resolved, looks)
+        examples, looked_at = recipe.seen(updates, size), self.looked_at(resolved, looks)
         moments = {"adamw": 2, "lion": 1}[recipe.optimizer]
         return Cost(
             parameters=parameters,

@@ -106,7 +106,7 @@ class TrainingStage(abc.ABC):
     def examples(self, source: Any) -> Examples:
         """The examples for `fit`. Raises `UsageError` if they are fewer than a batch."""
         size, batch = len(source), self.recipe.batch_size
-        per_epoch = size // batch
+        per_epoch = self.recipe.per_epoch(size)
         updates = self.recipe.total_updates(per_epoch)
         if not per_epoch or not updates:
             raise UsageError(
@@ -146,7 +146,7 @@ class TrainingStage(abc.ABC):
         model, transferred = self.start(None if parent is None else read_weights(parent))
         details: dict = {} if transferred is None else {"carried": transferred}
         self.model = self.prepare(model.to(self.runtime.device))
-        updates = 0
+        trained = 0  # examples
         if self.recipe.trains:
             source = self.open_training()
             details |= self.describe(source)
@@ -161,22 +161,23 @@ class TrainingStage(abc.ABC):
                 micro_batches=self.MICRO_BATCHES,
             )
             updates = self.recipe.total_updates(examples.per_epoch)
+            trained = self.recipe.seen(updates, examples.size)
             self.epochs = updates / examples.per_epoch
         if self.runtime.main:
             save_weights(self.model, folder)
         metrics = self.measure()
         if "flops" in self.recipe.METRICS:
-            metrics |= self._flops(updates, parent)
+            metrics |= self._flops(trained, parent)
         return self.finish(metrics, folder), details | self.details()
 
     def _watch(self) -> dict:
         measured = self.measure()
         return {key: measured[key] for key in self.WATCHED}
 
-    def _flops(self, updates: int, parent: Path | None) -> dict:
+    def _flops(self, examples: int, parent: Path | None) -> dict:
         """FLOPs of one example's forward pass, and of training since the chain's start."""
         before = read_json(parent.with_name("metrics.json"))["metrics"] if parent else {}
-        trained = self.COST.training_flops(self.resolved) * updates * self.recipe.batch_size
+        trained = self.COST.training_flops(self.resolved) * examples
         return {
             "flops": 2 * self.COST.complexity(self.resolved)[1],
             "train_flops": before.get("train_flops", 0) + trained,

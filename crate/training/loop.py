@@ -62,7 +62,7 @@ class Examples:
 
     batches: Callable[[int], Iterator[Batch]]
     size: int
-    per_epoch: int
+    per_epoch: float
     unit: str = "images"
     per_example: int = 1
 
@@ -99,9 +99,12 @@ def fit(
     runtime, folder, unit, per_epoch = (
         session.runtime, session.folder, examples.unit, examples.per_epoch,
     )  # fmt: skip
-    total, warmup = recipe.total_updates(per_epoch), recipe.warmup(per_epoch)
+    total = recipe.total_updates(per_epoch)
     micro = recipe.compute.micro_batch if micro_batches else None
-    seen = recipe.batch_size * examples.per_example  # units in one update
+
+    def seen(updates: int) -> int:  # units of the first batches
+        return recipe.seen(updates, examples.size) * examples.per_example
+
     optimizer = make_optimizer(model, recipe)
     path = folder.checkpoint(session.identity)
     done, pending = 0, []  # losses since the last line, still on the device
@@ -111,19 +114,21 @@ def fit(
 
     trained = spread(model, recipe, runtime)
     progress = Progress(
-        session.name, total=total * seen, unit=unit, enabled=runtime.main and total > 0
+        session.name, total=seen(total), unit=unit, enabled=runtime.main and total > 0
     )
-    progress.resume(done * seen)
+    progress.resume(seen(done))
     began = saved = time.monotonic()
     first = done
     model.train()
     with stop_signals() as stop:
         for index, batch in zip(range(done, total), examples.batches(done), strict=False):
-            rate = learning_rate(recipe, index, total=total, warmup=warmup)
+            rate = learning_rate(recipe, index, per_epoch)
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["scale"]
             torch.manual_seed(seed_for(session.seed, "update", index, runtime.rank))  # drop path
-            pending.append(update(trained, optimizer, loss, batch, micro, recipe, runtime))
+            count = (seen(index + 1) - seen(index)) // examples.per_example
+            weight = _weight(count, recipe.batch_size, runtime)
+            pending.append(update(trained, optimizer, loss, batch, micro, recipe, runtime, weight))
             done = index + 1
 
             last = done == total
@@ -140,19 +145,19 @@ def fit(
                     model.train()
                     began += time.monotonic() - now  # evaluation is not training time
                 if runtime.main:
-                    speed = (done - first) * seen / elapsed
+                    speed = (seen(done) - seen(first)) / elapsed
                     line = {
                         "step": done,
                         "epoch": round(epoch, 4),
                         "loss": mean,
                         "lr": rate,
-                        "seen": done * seen,
+                        "seen": seen(done),
                         f"{unit}_per_second": round(speed, 1),
                         "seconds": round(seconds + elapsed, 3),
                     } | metrics
                     folder.append(line)
                 note = f"epoch {epoch:.1f}/{total / per_epoch:.4g}, loss {mean:.3f}"
-                progress.update(done * seen, note)
+                progress.update(seen(done), note)
             # signals and clocks differ between ranks: if one must checkpoint or stop, all do
             due = time.monotonic() - saved >= recipe.compute.checkpoint_seconds
             due, stopped = runtime.all_reduce_max(int(due), stop.asked)
@@ -177,7 +182,7 @@ def fit(
     return {
         "updates": total,
         "train_seconds": round(seconds + took, 2),
-        f"{unit}_per_second": round((done - first) * seen / took, 1) if took else 0.0,
+        f"{unit}_per_second": round((seen(done) - seen(first)) / took, 1) if took else 0.0,
     }
 
 
@@ -200,10 +205,11 @@ def update(
     micro: int | None,
     recipe: Training,
     runtime: Runtime,
+    weight: float = 1.0,
 ) -> torch.Tensor:
     """One optimizer update on this rank's shard of a batch; returns the mean loss, a scalar.
 
-    micro: most examples of a micro-batch; None for no limit.
+    micro: most examples of a micro-batch; None for no limit. weight: of this rank's loss.
     """
     size = len(batch[0])
     chunks = list(zip(*(t.split(micro or size) for t in batch), strict=True))
@@ -213,16 +219,34 @@ def update(
         wait = runtime.world > 1 and k < len(chunks) - 1
         with model.no_sync() if wait else nullcontext():
             with runtime.autocast():
-                value = loss(model, chunk) * (len(chunk[0]) / size)
+                value = loss(model, chunk) * (weight * len(chunk[0]) / size)
             value.backward()
         mean += value.detach()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     if recipe.clip_grad is not None:
-        nn.utils.clip_grad_norm_(parameters, recipe.clip_grad)
+        _clip([p.grad for p in parameters if p.grad is not None], recipe.clip_grad)
     optimizer.step()
     for parameter in parameters:
         parameter.grad = None
     return mean
+
+
+def _clip(gradients: list[torch.Tensor], most: float) -> None:
+    """Scale gradients in place so that their global norm is at most `most`, and exactly that.
+
+    torch's `clip_grad_norm_` adds 1e-6 to the norm; the papers' JAX code (optax) does not.
+    """
+    norm = nn.utils.get_total_norm(gradients, foreach=True)
+    torch._foreach_mul_(gradients, (most / norm).clamp(max=1))
+
+
+def _weight(count: int, batch_size: int, runtime: Runtime) -> float:
+    """The weight of this rank's mean loss, so that each of a batch's `count` examples counts once.
+
+    Ranks are averaged; of a smaller last batch they may have different numbers of examples.
+    """
+    part = runtime.part(count, uneven=count < batch_size)
+    return (part.stop - part.start) * runtime.world / count
 
 
 def _means(losses: list[torch.Tensor], runtime: Runtime) -> list[torch.Tensor]:

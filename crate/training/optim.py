@@ -121,10 +121,20 @@ def make_optimizer(model: nn.Module, recipe: Training):
     return AdamW(groups, betas=recipe.betas, eps=recipe.eps)
 
 
-def learning_rate(recipe: Training, index: int, *, total: int, warmup: int) -> float:
-    """Learning rate of update `index` (from 0): linear warm-up, then `schedule` to `min_lr`."""
+def learning_rate(recipe: Training, index: int, per_epoch: float) -> float:
+    """Learning rate of update `index` (from 0), with `per_epoch` updates an epoch.
+
+    schedule "cosine", "linear"   linear warm-up to `lr`, then a cosine or a line to `min_lr`
+    schedule "cosine_by_epoch"    that of CRATE's code (2023, main.py), constant within an epoch:
+                                  the smaller of the warm-up and a cosine that begins with it
+    """
+    if recipe.schedule == "cosine_by_epoch":
+        epoch = int(index / per_epoch)
+        warm = (epoch + 1) / recipe.warmup_epochs if recipe.warmup_epochs else 1.0
+        return recipe.lr * min(warm, 0.5 * (1 + math.cos(math.pi * epoch / recipe.epochs)))
+    total, warmup = recipe.total_updates(per_epoch), recipe.warmup(per_epoch)
     if index < warmup:
-        return recipe.lr * (index + 1) / warmup
+        return recipe.lr * (index + (not recipe.warmup_from_zero)) / warmup
     share = (index - warmup) / max(1, total - warmup)
     if recipe.schedule == "linear":
         return recipe.min_lr + (recipe.lr - recipe.min_lr) * (1 - share)

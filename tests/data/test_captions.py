@@ -91,6 +91,18 @@ def test_bert_by_hand(root):
     assert tokenizer([]).shape == (0, 8)
 
 
+def test_bert_of_training_fills_the_last_place(root):
+    """CLIPA trains with [CLS] and up to 31 pieces; the place that is pooled may hold a word."""
+    known = {entry: number for number, entry in enumerate(ENTRIES)}
+    full, cut = (caption_tokenizer(name, 32, root) for name in ("bert_full", "bert"))
+    long, short = "cat " * 40, "photo of the cats"
+    assert full([long]).tolist() == [[known["[CLS]"]] + [known["cat"]] * 31]
+    assert cut([long]).tolist() == [[known["[CLS]"]] + [known["cat"]] * 30 + [0]]
+    assert full([short]).tolist() == cut([short]).tolist()
+    exactly = "cat " * 31
+    assert full([exactly]).tolist() == [[known["[CLS]"]] + [known["cat"]] * 31]
+
+
 def test_clip_is_open_clips(monkeypatch):
     open_clip = open_clip_part("tokenizer")
     ours = caption_tokenizer("clip", 32, "nowhere")

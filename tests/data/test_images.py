@@ -1,27 +1,44 @@
 """Pictures into batches: orders, crops, flips, mixing, splits, and folders of real files."""
 
 import dataclasses
+import math
 import os
 import re
 import shutil
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.stats import ks_2samp
 from torchvision.datasets import ImageFolder
-from torchvision.transforms.v2 import CenterCrop, Compose, PILToTensor, Resize
+from torchvision.transforms import RandomResizedCrop
+from torchvision.transforms.v2 import (
+    CenterCrop,
+    Compose,
+    PILToTensor,
+    Resize,
+)
 from torchvision.transforms.v2.functional import resized_crop
 
-from crate.data.augment import crop_batch, mix, normalise, rand_augment, sample_crops
-from crate.data.batches import batch_indices, epoch_order
+from crate.data.augment import (
+    crop_batch,
+    crops_of_tensorflow,
+    crops_of_torchvision,
+    mix,
+    normalise,
+    rand_augment,
+)
+from crate.data.batches import batch_indices, epoch_order, own_places
 from crate.data.catalogue import DATASETS, get_dataset
 from crate.data.datasets import Dataset, check_available
 from crate.data.images import MemoryImages, StreamedImages, open_split
 from crate.errors import RunError
 from crate.runtime import Runtime
 from crate.tasks.classification.recipe import Classification
+from crate.training.loop import _weight
 
 CPU = Runtime(torch.device("cpu"), torch.float32, "test")
 RANKS = [dataclasses.replace(CPU, rank=rank, world=2) for rank in (0, 1)]
@@ -51,11 +68,35 @@ def test_an_epoch_sees_each_picture_once():
 
 
 def test_batches_of_an_epoch_are_disjoint_and_follow_its_order():
-    epochs = [[batch_indices(50, 8, 3, 6 * epoch + k) for k in range(6)] for epoch in (0, 1)]
+    epochs = [[batch_indices(50, 8, 3, 6 * epoch + k)[1] for k in range(6)] for epoch in (0, 1)]
     for epoch, batches in enumerate(epochs):
         seen = torch.cat(batches).tolist()
         assert len(set(seen)) == 48  # 50 = 6 · 8 + 2: two are left out
         assert seen == epoch_order(50, 3, epoch)[:48].tolist()
+
+
+@pytest.mark.parametrize(("last_batch", "updates"), [("keep", 7), ("carry", 6)])
+def test_no_picture_is_left_out(last_batch, updates):
+    """Four epochs of 50 pictures in batches of 8, as one stream or with a smaller last batch."""
+    total = 4 * updates + (last_batch == "carry")  # 25 batches of 8 are four epochs
+    batches = [batch_indices(50, 8, 3, update, last_batch) for update in range(total)]
+    sizes = [len(indices) for _, indices in batches]
+    assert sizes == ([8, 8, 8, 8, 8, 8, 2] * 4 if last_batch == "keep" else [8] * 25)
+    epochs, indices = map(torch.cat, zip(*batches, strict=True))
+    assert epochs.tolist() == [epoch for epoch in range(4) for _ in range(50)]
+    for epoch in range(4):
+        assert torch.equal(indices[epochs == epoch], epoch_order(50, 3, epoch))
+
+
+@pytest.mark.parametrize(("count", "world"), [(2, 2), (3, 2), (1, 2), (2, 4)])
+def test_each_picture_of_a_smaller_batch_counts_once(count, world):
+    """Ranks' mean losses, weighted as the loop does and averaged, are the mean over the batch."""
+    ranks = [Runtime(CPU.device, CPU.dtype, "", rank, world) for rank in range(world)]
+    losses, mean = torch.rand(count, dtype=torch.float64), 0.0
+    for runtime in ranks:
+        own = losses[list(own_places(count, 4 * world, runtime))].mean()
+        mean += _weight(count, 4 * world, runtime) * own / world
+    assert float(mean) == pytest.approx(float(losses.mean()), abs=1e-12)
 
 
 def test_ranks_share_a_batch_without_overlap():
@@ -69,8 +110,12 @@ def test_ranks_share_a_batch_without_overlap():
 # --- crops and flips -----------------------------------------------------------
 
 
+LAWS = [crops_of_torchvision, crops_of_tensorflow]
+
+
+@pytest.mark.parametrize("sample_crops", LAWS)
 @pytest.mark.parametrize(("height", "width", "area"), [(200, 300, 0.08), (224, 224, 0.5)])
-def test_crops_keep_their_limits(height, width, area):
+def test_crops_keep_their_limits(height, width, area, sample_crops):
     boxes = sample_crops(2000, height, width, area, torch.Generator().manual_seed(0))
     top, left, h, w = boxes.T
     assert torch.equal(boxes, boxes.round())
@@ -86,12 +131,70 @@ def test_crops_keep_their_limits(height, width, area):
     assert share.min() < area + 0.03
     assert 0.4 < (w > h).float().mean() < 0.8
     assert top.min() == left.min() == 0
-    assert ((top + h).max(), (left + w).max()) == (height, width)
+    assert height - 1 <= (top + h).max() <= height
+    assert width - 1 <= (left + w).max() <= width
 
 
-def test_a_shape_no_crop_fits_is_taken_whole():
-    boxes = sample_crops(20, 10, 200, 0.9, torch.Generator().manual_seed(0))
-    assert boxes.tolist() == [[0, 0, 10, 200]] * 20
+def test_a_shape_no_crop_fits():
+    """TensorFlow takes the picture whole, torchvision its largest middle part of aspect 4/3."""
+    arguments = (20, 10, 200, 0.9, torch.Generator().manual_seed(0))
+    assert crops_of_tensorflow(*arguments).tolist() == [[0, 0, 10, 200]] * 20
+    assert crops_of_torchvision(*arguments).tolist() == [[0, 93, 10, 13]] * 20
+    torch.manual_seed(0)
+    theirs = RandomResizedCrop.get_params(torch.zeros(3, 10, 200), [0.9, 1], [3 / 4, 4 / 3])
+    assert list(theirs) == [0, 93, 10, 13]
+
+
+def literal_tensorflow_crop(height: int, width: int, area_min: float, random) -> tuple[int, int]:
+    """Height and width by sample_distorted_bounding_box, one try after another, with scalars.
+
+    tensorflow/core/kernels/image/sample_distorted_bounding_box_op.cc, in words: an aspect ratio is
+    drawn; heights are bounded by the areas, and from above by the picture; a height is drawn.
+    """
+    for _ in range(100):
+        ratio = random.uniform(0.75, 1.33)
+        low = round(math.sqrt(area_min * height * width / ratio))
+        high = round(math.sqrt(height * width / ratio))
+        if round(high * ratio) > width:
+            high = int((width + 0.5 - 1e-7) / ratio)
+        high = min(high, height)
+        h = random.randint(low, high) if low < high else high
+        w = round(h * ratio)
+        if h * w < area_min * height * width:
+            h, w = h + 1, round((h + 1) * ratio)
+        if h * w > height * width:
+            h, w = h - 1, round((h - 1) * ratio)
+        if area_min * height * width <= h * w and w <= width and h <= height:
+            return h, w
+    return height, width
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "area", "median"),
+    [(375, 500, 0.08, 0.33), (500, 375, 0.08, None), (224, 224, 0.4, None)],
+)
+def test_tensorflows_crops_follow_their_law(height, width, area, median):
+    count, random = 5000, Random(0)
+    boxes = crops_of_tensorflow(count, height, width, area, torch.Generator().manual_seed(0))
+    h, w = boxes[:, 2].numpy(), boxes[:, 3].numpy()
+    theirs = np.array([literal_tensorflow_crop(height, width, area, random) for _ in range(count)])
+    for mine, other in ((h, theirs[:, 0]), (w, theirs[:, 1]), (h * w, theirs.prod(1))):
+        assert ks_2samp(mine, other).pvalue > 0.01
+    if median:
+        assert np.median(h * w / (height * width)) == pytest.approx(median, abs=0.01)
+
+
+def test_torchvisions_crops_follow_their_law():
+    torch.manual_seed(0)
+    picture = torch.zeros(1, 375, 500)
+    theirs = np.array(
+        [RandomResizedCrop.get_params(picture, [0.08, 1], [3 / 4, 4 / 3]) for _ in range(5000)]
+    )
+    boxes = crops_of_torchvision(5000, 375, 500, 0.08, torch.Generator().manual_seed(1)).numpy()
+    for column in range(4):
+        assert ks_2samp(boxes[:, column], theirs[:, column]).pvalue > 0.01
+    share = boxes[:, 2] * boxes[:, 3] / (375 * 500)
+    assert np.median(share) == pytest.approx(0.42, abs=0.01)
 
 
 def test_the_whole_box_at_its_own_size_is_the_picture():
@@ -131,7 +234,15 @@ def test_training_batches_from_memory():
     assert torch.equal(plain[0], pixels[plain[1]])
 
 
-@pytest.mark.parametrize("extra", [{"crop_area_min": 0.2}, {"randaugment": [2, 9]}])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"crop_area_min": 0.2},
+        {"crop_area_min": 0.2, "pipeline": "tensorflow", "interpolation": "bicubic"},
+        {"randaugment": [2, 9]},
+        {"randaugment": [2, 9], "pipeline": "tensorflow"},
+    ],
+)
 def test_ranks_together_see_the_batch_of_one(extra):
     pixels, labels = noise(16, 1, 12, 12), torch.arange(16)
     recipe = make_recipe(batch_size=8, **extra)
@@ -141,7 +252,15 @@ def test_ranks_together_see_the_batch_of_one(extra):
     )
     for k in range(2):
         assert torch.equal(torch.cat([part[k] for part in two]), one[k])
-    assert not torch.equal(one[0], pixels[one[1]])
+    seen = torch.cat(
+        [
+            batch
+            for batch, _ in MemoryImages(pixels, labels, size=12, runtime=CPU).training(
+                recipe, 5, 0, 8
+            )
+        ]
+    )
+    assert len(seen.flatten(1).unique(dim=0)) > 16  # not only the pictures as they are
 
 
 def test_evaluation_sees_each_picture_once_and_unchanged():
@@ -159,16 +278,17 @@ def test_evaluation_sees_each_picture_once_and_unchanged():
         assert torch.equal(torch.cat([batch for batch, _ in seen]), pixels[ids])
 
 
-def test_randaugment_is_decided_by_its_seed_alone():
-    picture = noise(3, 24, 24)
+@pytest.mark.parametrize("pipeline", ["torchvision", "tensorflow"])
+def test_randaugment_is_decided_by_its_seed_alone(pipeline):
+    picture, recipe = noise(3, 24, 24), make_recipe(randaugment=[2, 9], pipeline=pipeline)
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    first = rand_augment(picture, [2, 9], 7)
+    first = rand_augment(picture, recipe, 7)
     assert torch.equal(torch.get_rng_state(), before)
     torch.rand(5)
-    assert torch.equal(rand_augment(picture, [2, 9], 7), first)
-    others = [rand_augment(picture, [2, 9], seed) for seed in range(8)]
-    assert sum(not torch.equal(other, first) for other in others) >= 6
+    assert torch.equal(rand_augment(picture, recipe, 7), first)
+    others = [rand_augment(picture, recipe, seed) for seed in range(8)]
+    assert len({tuple(other.flatten().tolist()) for other in others}) >= 4
     assert first.shape == picture.shape
     assert first.dtype == torch.uint8
 
@@ -195,7 +315,7 @@ def mixed(seed: int, count: int = 8, **keys):
     """Pictures filled with their own index, so that a mix can be read off."""
     images = torch.arange(float(count)).view(-1, 1, 1, 1).expand(-1, 3, 16, 20).contiguous()
     labels = torch.arange(count)
-    return mix(images, labels, count, seed, **OFF | keys)
+    return mix(images, labels, count, [seed] * count, **OFF | keys)
 
 
 def test_mixing_that_is_off_gives_one_hot_targets():
@@ -248,12 +368,14 @@ def test_the_switch_chooses_between_mixup_and_cutmix():
 @pytest.mark.parametrize("keys", [{"mixup": 0.8}, {"cutmix": 1.0}])
 def test_halves_are_mixed_as_the_whole(keys):
     images, labels = noise(8, 3, 10, 10).float(), torch.arange(8)
-    whole = mix(images, labels, 8, 3, **OFF | keys)
-    for part in (slice(0, 4), slice(4, 8)):
-        half = mix(images[part], labels[part], 8, 3, **OFF | keys)
+    seeds = [3, 3, 3, 3, 4, 4, 4, 4]
+    whole = mix(images, labels, 8, seeds, **OFF | keys)
+    for part in (slice(0, 4), slice(4, 8), slice(0, 2), slice(2, 8)):
+        half = mix(images[part], labels[part], 8, seeds[part], **OFF | keys)
         assert torch.equal(half[0], whole[0][part])
         assert torch.equal(half[1], whole[1][part])
-    odd = mix(images[:5], labels[:5], 8, 3, **OFF | keys)
+    assert whole[1][0, 0] != whole[1][4, 4]  # another group, another weight
+    odd = mix(images[:5], labels[:5], 8, seeds[:5], **OFF | keys)
     torch.testing.assert_close(odd[1].sum(1), torch.ones(5))
     torch.testing.assert_close(odd[0][4], images[4])  # without a neighbour: itself
 

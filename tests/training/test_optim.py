@@ -106,16 +106,37 @@ def test_lion_decays_the_kernels_group_only():
     ],
 )
 def test_schedule_by_hand(index, rate):
-    recipe = make_recipe(lr=1.0, min_lr=0.1)
-    assert learning_rate(recipe, index, total=20, warmup=4) == pytest.approx(rate, abs=1e-12)
+    recipe = make_recipe(lr=1.0, min_lr=0.1, epochs=2, warmup_updates=4)
+    assert learning_rate(recipe, index, 10) == pytest.approx(rate, abs=1e-12)
 
 
 def test_schedule_without_warm_up_or_cosine():
-    assert learning_rate(make_recipe(lr=2.0), 0, total=5, warmup=0) == 2.0
-    assert learning_rate(make_recipe(lr=2.0), 4, total=5, warmup=5) == 2.0  # all of it warm-up
-    linear = make_recipe(lr=1.0, min_lr=0.2, schedule="linear")
-    rates = [learning_rate(linear, index, total=12, warmup=2) for index in (0, 1, 2, 7, 12)]
+    assert learning_rate(make_recipe(lr=2.0), 0, 5) == 2.0
+    assert learning_rate(make_recipe(lr=2.0, warmup_updates=5), 4, 5) == 2.0  # all of it warm-up
+    linear = make_recipe(lr=1.0, min_lr=0.2, schedule="linear", warmup_updates=2)
+    rates = [learning_rate(linear, index, 12) for index in (0, 1, 2, 7, 12)]
     assert rates == pytest.approx([0.5, 1.0, 1.0, 0.6, 0.2])
+
+
+def test_warm_up_from_zero_is_one_update_behind():
+    """The JAX code's rate is that of the updates before: 0 at the first, the peak after them."""
+    recipe = make_recipe(lr=1.0, epochs=2, warmup_updates=4, warmup_from_zero=True)
+    rates = [learning_rate(recipe, index, 10) for index in (0, 1, 3, 4, 12, 20)]
+    assert rates == pytest.approx([0, 0.25, 0.75, 1.0, 0.5, 0.0])
+
+
+def test_the_schedule_of_2023_by_epoch():
+    """min((e + 1) / warm-up, cosine of e / epochs), constant within an epoch."""
+    recipe = make_recipe(
+        lr=2.0, epochs=200, warmup_epochs=20, schedule="cosine_by_epoch", batch_size=512
+    )
+    rates = [learning_rate(recipe, index, 10) for index in range(2000)]
+    for epoch, share in ((0, 1 / 20), (9, 0.5), (100, 0.5), (199, 6.168e-5)):
+        assert rates[10 * epoch : 10 * epoch + 10] == [pytest.approx(2 * share, rel=1e-4)] * 10
+    # a cosine that begins after the warm-up, moving with each update, has 9.7 % more in sum
+    ours = make_recipe(lr=2.0, epochs=200, warmup_epochs=20)
+    more = sum(learning_rate(ours, index, 10) for index in range(2000)) / sum(rates)
+    assert more == pytest.approx(1.097, abs=0.002)
 
 
 def test_length_in_epochs_or_updates():

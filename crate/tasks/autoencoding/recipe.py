@@ -24,6 +24,12 @@ class Autoencoding(ImageTraining):
     def evaluation_keys(self) -> set[str]:
         return super().evaluation_keys | {"mask_ratio", "normalise_patches"}
 
+    @pydantic.model_validator(mode="after")
+    def _whole_batches(self) -> "Autoencoding":
+        if self.last_batch == "keep":
+            raise ValueError("last_batch 'keep': masks are drawn for whole batches only")
+        return self
+
     def check_model(self, spec: ModelSpec) -> None:
         super().check_model(spec)
         kept_patches(spec.grid(self.image_size) ** 2, self.mask_ratio)

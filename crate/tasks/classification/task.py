@@ -85,6 +85,9 @@ class ClassificationStage(TrainingStage):
 
     def batches(self, source: Images, first: int, last: int) -> Iterator[Batch]:
         recipe = self.recipe
+        group = recipe.mix_group or recipe.batch_size
+        mixes = recipe.mixup or recipe.cutmix
+        mine = range(recipe.batch_size)[self.runtime.part(recipe.batch_size)] if mixes else []
         pictures = source.training(recipe, self.seed, first, last)
         for index, (pixels, labels) in enumerate(pictures, start=first):
             images = normalise(pixels, self.dataset)
@@ -92,7 +95,7 @@ class ClassificationStage(TrainingStage):
                 images,
                 labels,
                 self.dataset.classes,
-                seed_for(self.seed, "mix", index),
+                [seed_for(self.seed, "mix", index, place // group) for place in mine],
                 mixup=recipe.mixup,
                 cutmix=recipe.cutmix,
                 switch=recipe.mix_switch,

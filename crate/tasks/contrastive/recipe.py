@@ -7,7 +7,7 @@ import pydantic
 from crate.recipes import ImageTraining
 
 # The tokenizer of captions (crate/data/captions.py), and the number of tokens of a caption.
-CaptionTokens = Literal["bert", "clip"]
+CaptionTokens = Literal["bert", "bert_full", "clip"]
 CONTEXT_LENGTH = 32
 
 
@@ -29,6 +29,12 @@ class Contrastive(ImageTraining):
     freeze_text: bool = False  # freeze the text tower and the scale of the logits
     bad_pairs: float = pydantic.Field(0.1, ge=0, le=1)  # share of invalid pairs that is tolerated
     evaluation_batch: pydantic.PositiveInt = 500
+
+    @pydantic.model_validator(mode="after")
+    def _whole_batches(self) -> "Contrastive":
+        if self.last_batch != "drop":
+            raise ValueError(f"last_batch '{self.last_batch}': pairs come in whole batches only")
+        return self
 
     @property
     def evaluation_keys(self) -> set[str]:

@@ -4,10 +4,10 @@ from typing import Literal
 
 import pydantic
 
-from crate.recipes import Recipe
+from crate.recipes import ImageRecipe
 
 
-class Layerwise(Recipe):
+class Layerwise(ImageRecipe):
     """The terms of sparse rate reduction by layer (crate/models/objective.py).
 
     Measured on evenly spaced images of the evaluated split, and on as many training images; of data
@@ -24,8 +24,6 @@ class Layerwise(Recipe):
     MODEL_KINDS = ("vision", "autoencoder", "contrastive")
 
     task: Literal["layerwise"] = "layerwise"
-    image_size: pydantic.PositiveInt = 224
-    eval_resize: pydantic.PositiveInt | None = None  # shorter side before the centre crop
     pictures: pydantic.PositiveInt = 1000  # images of each split, at most
     epsilon: pydantic.PositiveFloat = 0.1  # ε of the coding rates
     weight: pydantic.NonNegativeFloat = 0.1  # λ of ‖Z‖₀ in the objective

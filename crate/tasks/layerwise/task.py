@@ -6,16 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
-from crate.data.augment import normalise
+from crate.data.augment import RESAMPLING, normalise
 from crate.data.catalogue import get_dataset
 from crate.data.datasets import ImageSet
 from crate.data.examples import EXAMPLES, write_examples
 from crate.data.images import open_split
 from crate.data.sources import open_scenes
 from crate.errors import Stopped, UsageError
+from crate.models.features import patch_features
 from crate.models.objective import layer_terms, principal_colours
 from crate.records import RunFolder
 from crate.runtime import Runtime, stop_signals
@@ -90,16 +90,17 @@ def _batches(
         scenes = open_scenes(dataset, split, data_root)
         chosen = evenly_spaced(len(scenes), recipe.pictures).tolist()
         parts = [chosen[start : start + size] for start in range(0, len(chosen), size)]
-        return len(chosen), (_squares(scenes, part, recipe.image_size, runtime) for part in parts)
+        return len(chosen), (_squares(scenes, part, recipe, runtime) for part in parts)
     opened = {"size": recipe.image_size, "runtime": runtime, "data_root": data_root}
     source = open_split(dataset, split, held_out_for=recipe.evaluate, **opened)
     source = source.select(evenly_spaced(len(source), recipe.pictures))
     return len(source), (pixels for pixels, _ in source.evaluation(recipe, size))
 
 
-def _squares(scenes, chosen: list[int], size: int, runtime: Runtime) -> Tensor:
+def _squares(scenes, chosen: list[int], recipe: Layerwise, runtime: Runtime) -> Tensor:
+    size = recipe.image_size
     squares = [
-        np.array(scenes.picture(index).resize((size, size), Image.Resampling.BILINEAR))
+        np.array(scenes.picture(index).resize((size, size), RESAMPLING[recipe.interpolation]))
         for index in chosen
     ]
     return torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).to(runtime.device)
@@ -117,7 +118,7 @@ def _measure(
     device = next(model.parameters()).device
     progress = Progress(name, total=count, unit="pictures")
     collected: dict[str, list[Tensor]] = {}
-    shown: list[tuple[Tensor, Tensor]] = []  # pixels and last layer's tokens of the first images
+    shown: list[tuple[Tensor, Tensor]] = []  # pixels and last layer's keys of the first images
     done = 0
     with torch.inference_mode(), precision(recipe, device), stop_signals() as stop:
         for pixels in batches:
@@ -130,31 +131,31 @@ def _measure(
             images = normalise(pixels, dataset)
             by_layer: dict[str, list[Tensor]] = {}
             chosen = {"weight": recipe.weight, "epsilon": recipe.epsilon}
-            for terms, record in layer_terms(model, images, **chosen):
-                tokens = record["output"]
+            for terms, _ in layer_terms(model, images, **chosen):
                 terms["norm"] = terms["norms"].mean(-1)
                 for term, values in terms.items():
                     by_layer.setdefault(term, []).append(values.flatten().cpu())
             for term, values in by_layer.items():
                 collected.setdefault(term, []).append(torch.stack(values))
             if sum(len(before) for before, _ in shown) < EXAMPLES:
-                shown.append((pixels.cpu(), tokens[:, 1:].cpu()))
+                keys = patch_features(model, images, len(model.blocks) - 1, "key")
+                shown.append((pixels.cpu(), keys.cpu()))
             done += len(pixels)
             progress.update(done, "")
     whole = {term: torch.cat(parts, dim=1) for term, parts in collected.items()}
-    pixels, tokens = (torch.cat(parts)[:EXAMPLES] for parts in zip(*shown, strict=True))
+    pixels, keys = (torch.cat(parts)[:EXAMPLES] for parts in zip(*shown, strict=True))
     return {
         "terms": {term: whole[term] for term in TERMS if term in whole},
         "norms": whole["norms"],
         "nonzero": whole["nonzero"],
-        "examples": _examples(pixels, tokens),
+        "examples": _examples(pixels, keys),
     }
 
 
-def _examples(pixels: Tensor, tokens: Tensor) -> list[dict]:
-    """Images (n, C, H, H), and their patch tokens (n, N, d) as colours."""
-    side = round(tokens.shape[1] ** 0.5)
-    colours = principal_colours(tokens.flatten(0, 1)).view(len(tokens), side, side, 3)
+def _examples(pixels: Tensor, keys: Tensor) -> list[dict]:
+    """Images (n, C, H, H), and the keys of their patches (n, N, d) as colours."""
+    side = round(keys.shape[1] ** 0.5)
+    colours = principal_colours(keys).view(len(keys), side, side, 3)
     images = pixels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
     drawn = (255 * colours).round().to(torch.uint8).numpy()
     return [{"image": images[k], "colours": drawn[k]} for k in range(len(images))]

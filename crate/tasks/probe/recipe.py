@@ -5,10 +5,10 @@ from typing import Literal
 import pydantic
 
 from crate.data.datasets import Dataset
-from crate.recipes import Recipe
+from crate.recipes import ImageRecipe
 
 
-class Probe(Recipe):
+class Probe(ImageRecipe):
     """Classification from the features of a frozen network; no network is trained.
 
     "linear": logistic regression on standardised features. Of several penalties, the one with the
@@ -22,8 +22,6 @@ class Probe(Recipe):
     MODEL_KINDS = ("vision", "autoencoder", "contrastive")
 
     task: Literal["probe"] = "probe"
-    image_size: pydantic.PositiveInt = 224
-    eval_resize: pydantic.PositiveInt | None = None  # shorter side before the centre crop
     features: Literal["token", "mean"] = "token"  # mean: of the patch tokens
     method: Literal["linear", "knn"] = "linear"
     # of the squared weights: the mean cross-entropy in nats + penalty / 2 × their sum

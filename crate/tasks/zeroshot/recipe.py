@@ -4,11 +4,11 @@ from typing import Literal
 
 import pydantic
 
-from crate.recipes import Recipe
+from crate.recipes import ImageRecipe
 from crate.tasks.contrastive.recipe import CONTEXT_LENGTH, CaptionTokens
 
 
-class ZeroShot(Recipe):
+class ZeroShot(ImageRecipe):
     """Classification by the names of the classes: an image gets the class of its nearest text.
 
     The embedding of a class is the mean over phrases with its name (Radford et al. 2021).
@@ -18,8 +18,6 @@ class ZeroShot(Recipe):
     MODEL_KINDS = ("contrastive",)
 
     task: Literal["zeroshot"] = "zeroshot"
-    image_size: pydantic.PositiveInt = 224
-    eval_resize: pydantic.PositiveInt | None = None  # shorter side before the centre crop
     tokenizer: CaptionTokens = "bert"
     context_length: pydantic.PositiveInt = CONTEXT_LENGTH
     templates: Literal["openai", "simple"] = "openai"  # 80 phrases, or the best 7 of them
