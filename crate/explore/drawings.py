@@ -41,7 +41,7 @@ def draw_codes(supports: list[np.ndarray]) -> Image.Image:
 
 
 def draw_tokens(square: np.ndarray, colours: list[np.ndarray]) -> Image.Image:
-    """The image (S, S, 3), then its tokens' colours (g, g, 3) after each layer, 8 in a row."""
+    """The image (S, S, 3), then its patches' colours (g, g, 3) in each layer, 8 in a row."""
     tiles = [square, *(_bytes(each) for each in colours)]
     labels = ["picture", *(f"layer {layer}" for layer in range(1, 1 + len(colours)))]
     across = 8

@@ -4,7 +4,7 @@ It writes for each image, and all of them again in one page, index.html, that ne
 
     <stem>-attention.png  attention of the class token to the patches: a row a layer, a tile a head
     <stem>-codes.png      the atoms that each token's sparse code uses: a row a layer
-    <stem>-tokens.png     principal components of the patch tokens as colours, by layer
+    <stem>-tokens.png     principal components of the patches' keys as colours, by layer
 """
 
 import dataclasses
@@ -55,7 +55,7 @@ def inspect(request: Request) -> None:
     stems = unique_stems(paths, request.out, lambda stem: [f"{stem}-{part}.png" for part in PARTS])
     squares = [_square(picture, size) for _, picture in pictures]
     layers = [look(model, square, dataset) for square in squares]
-    coloured = _colours([each["tokens"] for each in layers])
+    coloured = _colours([each["keys"] for each in layers])
     sections = []
     for path, stem, square, seen, colours in zip(
         paths, stems, squares, layers, coloured, strict=True
@@ -145,7 +145,7 @@ def look(model, square: np.ndarray, dataset: ImageSet) -> dict:
     Returns:
         "attention": (K, g, g), the class token's, for K heads and g x g patches.
         "codes": bool (1 + N, M), the support of the codes of 1 + N tokens; empty list for an MLP.
-        "tokens": (N, d), the patch tokens after the layer.
+        "keys": (N, d), the keys of the patches in the layer's attention.
         "terms": {name: number}, the terms of the objective.
 
     Raises:
@@ -154,36 +154,38 @@ def look(model, square: np.ndarray, dataset: ImageSet) -> dict:
     import torch
 
     from crate.data.augment import normalise
+    from crate.models.features import patch_features
     from crate.models.objective import layer_terms
 
     device = next(model.parameters()).device
     pixels = torch.from_numpy(square.copy()).permute(2, 0, 1)[None].to(device)
-    seen: dict[str, list] = {"attention": [], "codes": [], "tokens": [], "terms": []}
+    seen: dict[str, list] = {"attention": [], "codes": [], "keys": [], "terms": []}
     # full float32, as in the task layerwise: a GPU's convolutions would round to TF32
     full_precision = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
     with torch.inference_mode(), full_precision:
         images = normalise(pixels, dataset)
-        for terms, record in layer_terms(model, images, weight=model.spec.sparsity):
+        each_layer = layer_terms(model, images, weight=model.spec.sparsity)
+        for layer, (terms, record) in enumerate(each_layer):
             maps = record["attention"][0, :, 0, 1:]  # (K, N)
             side = math.isqrt(maps.shape[-1])
             seen["attention"].append(maps.view(-1, side, side).cpu().numpy())
             if "codes" in record:
                 seen["codes"].append((record["codes"][0] != 0).cpu().numpy())
-            seen["tokens"].append(record["output"][0, 1:].cpu())
+            seen["keys"].append(patch_features(model, images, layer, "key")[0].cpu())
             numbers = {name: value for name, value in terms.items() if value.dim() == 1}
             seen["terms"].append({name: value.item() for name, value in numbers.items()})
     return seen
 
 
-def _colours(tokens: list[list]) -> list[list[np.ndarray]]:
-    """Tokens (N, d) by image and layer → colours (g, g, 3) in [0, 1], one scale for all images."""
+def _colours(keys: list[list]) -> list[list[np.ndarray]]:
+    """Keys (N, d) by image and layer → colours (g, g, 3) in [0, 1]."""
     import torch
 
     from crate.models.objective import principal_colours
 
     by_layer = []
-    for layer in zip(*tokens, strict=True):
-        colours = principal_colours(torch.cat(layer)).view(len(layer), len(layer[0]), 3)
+    for layer in zip(*keys, strict=True):
+        colours = principal_colours(torch.stack(layer))
         side = math.isqrt(colours.shape[1])
         by_layer.append(colours.view(len(layer), side, side, 3).numpy())
     return [list(picture) for picture in zip(*by_layer, strict=True)]

@@ -144,21 +144,24 @@ def layer_terms(
         yield terms, record
 
 
-def principal_colours(tokens: Tensor) -> Tensor:
-    """The first three principal components of tokens (n, d), each scaled to [0, 1]: (n, 3) float64.
+def principal_colours(features: Tensor) -> Tensor:
+    """Principal components 2 to 4 of patch features (B, N, d) as colours: (B, N, 3) float64, 0 to 1.
 
-    Pass the tokens of several images together, so that similar parts have similar colours. The sign
-    of a component is chosen so that its entry of largest magnitude is positive. Components that
-    do not vary are ½.
+    As the official code draws them (vis_utils/pca_visualization.py): components of the patches of
+    all images together, so that similar parts have similar colours; each component is scaled by
+    image. The sign of a component is chosen so that its entry of largest magnitude is positive.
+    Components that do not vary are ½.
     """
-    centred = tokens.double() - tokens.double().mean(0)
-    u, s, _ = torch.linalg.svd(centred, full_matrices=False)
-    components = (u * s)[:, :3]
+    images, patches, _ = features.shape
+    features = features.double().flatten(0, 1)
+    u, s, _ = torch.linalg.svd(features - features.mean(0), full_matrices=False)
+    components = (u * s)[:, 1:4]
     largest = components.gather(0, components.abs().argmax(0, keepdim=True))
     components = components * torch.where(largest < 0, -1.0, 1.0)
-    lowest = components.amin(0)
-    spread = components.amax(0) - lowest
+    components = components.unflatten(0, (images, patches))
+    lowest = components.amin(1, keepdim=True)
+    spread = components.amax(1, keepdim=True) - lowest
     varies = spread > 1e-9 * s[0].clamp(min=1e-300)
     colours = torch.where(varies, (components - lowest) / spread.where(varies, spread + 1), 0.5)
-    missing = 3 - colours.shape[1]
+    missing = 3 - colours.shape[-1]
     return torch.nn.functional.pad(colours, (0, missing), value=0.5)

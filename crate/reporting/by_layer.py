@@ -85,7 +85,7 @@ def _alike(runs: list[dict], split: str) -> bool:
 
 
 def draw_tokens(name: str, plan: Plan, settings: Settings):
-    """Models down; across: tokens as colours, picture by picture; norms and non-zeros by layer."""
+    """Models down; across: keys as colours, picture by picture; norms and non-zeros by layer."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator, NullLocator
 

@@ -228,15 +228,18 @@ def test_subspaces_are_what_attention_projects_on():
 def test_colours_are_the_principal_components():
     from sklearn.decomposition import PCA
 
-    tokens = random(40, 8) * torch.tensor([9.0, 5, 3, 1, 1, 1, 1, 1])
-    known = PCA(3).fit_transform(tokens.numpy())
-    found = principal_colours(tokens)
-    assert found.min() == 0
-    assert found.max() == 1
-    for k in range(3):  # a component has no sign, and no scale as a colour
-        correlation = torch.corrcoef(torch.stack([found[:, k], torch.tensor(known[:, k])]))[0, 1]
-        assert abs(correlation) == pytest.approx(1, abs=1e-9)
-    torch.testing.assert_close(principal_colours(tokens), found, atol=0, rtol=0)
-    flat = principal_colours(torch.ones(5, 8))
+    """The official recipe: four components over all images, the last three scaled by image."""
+    keys = random(2, 40, 8) * torch.tensor([9.0, 5, 3, 2, 1, 1, 1, 1])
+    keys[1] *= 3  # an image of larger features has colours as strong
+    known = PCA(4).fit_transform(keys.flatten(0, 1).numpy())[:, 1:].reshape(2, 40, 3)
+    found = principal_colours(keys)
+    for image in range(2):
+        for k in range(3):  # a component has no sign
+            theirs = torch.tensor(known[image, :, k])
+            theirs = (theirs - theirs.min()) / (theirs.max() - theirs.min())
+            mine = found[image, :, k]
+            assert min((mine - theirs).abs().max(), (1 - mine - theirs).abs().max()) < 1e-9
+    torch.testing.assert_close(principal_colours(keys), found, atol=0, rtol=0)
+    flat = principal_colours(torch.ones(1, 5, 8))
     assert (flat == 0.5).all()
-    assert principal_colours(random(5, 2)).shape == (5, 3)
+    assert principal_colours(random(1, 5, 2)).shape == (1, 5, 3)
