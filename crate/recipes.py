@@ -169,7 +169,7 @@ Predictor = Literal["model", "whole_image", "ground_truth"]
 
 
 class ImageRecipe(Recipe):
-    """A stage that sees whole images: how they are scaled (crate/data/augment.py, `centre_view`)."""
+    """A stage that sees whole images, and how they are scaled (`centre_view`, data/augment.py)."""
 
     image_size: pydantic.PositiveInt = 224
     eval_resize: pydantic.PositiveInt | None = None  # shorter side before the centre crop

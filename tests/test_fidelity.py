@@ -63,7 +63,9 @@ def first_moment_in_bfloat16() -> float:
         for index in range(50):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(recipe, index, 5)
-            chosen = torch.randint(len(labels), (64,), generator=torch.Generator().manual_seed(index))
+            chosen = torch.randint(
+                len(labels), (64,), generator=torch.Generator().manual_seed(index)
+            )
             batch = images[chosen], labels[chosen].long()
             update(model, optimizer, _cross_entropy, batch, None, recipe, runtime)
             for group in optimizer.state if rounded else []:

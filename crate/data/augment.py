@@ -37,8 +37,10 @@ def crop_boxes(
 def crops_of_torchvision(
     count: int, height: int, width: int, area_min: float, generator: torch.Generator
 ) -> torch.Tensor:
-    """torchvision's RandomResizedCrop: the area uniform in [area_min, 1], the logarithm of the
-    aspect ratio in that of [3/4, 4/3]. Ten tries each, then the largest centred box of such a ratio.
+    """The law of torchvision's RandomResizedCrop.
+
+    The area is uniform in [area_min, 1], the logarithm of the aspect ratio between those of 3/4 and
+    4/3. After ten tries that do not fit, the largest centred box of such a ratio.
 
     Returns `(count, 4)` float: top, left, height, width.
     """
@@ -62,9 +64,10 @@ def crops_of_torchvision(
 def crops_of_tensorflow(
     count: int, height: int, width: int, area_min: float, generator: torch.Generator
 ) -> torch.Tensor:
-    """TensorFlow's sample_distorted_bounding_box: the aspect ratio uniform in [3/4, 1.33], then the
-    height uniform in what the areas [area_min, 1] and the picture allow. A hundred tries each, then
-    the whole picture. Crops are smaller than torchvision's.
+    """The law of TensorFlow's sample_distorted_bounding_box. Crops are smaller than torchvision's.
+
+    The aspect ratio is uniform in [3/4, 1.33], then the height in what the areas [area_min, 1] and
+    the picture allow. After a hundred tries that do not fit, the whole picture.
 
     Returns `(count, 4)` float: top, left, height, width.
     """

@@ -13,8 +13,8 @@ PARTS = {
     "codes": "Support of the sparse codes: for each layer the tokens down (the class token first) "
     "and the atoms across, the most used first; dark means not zero. Beside it, from dark to "
     "bright, the number of atoms that each patch uses.",
-    "tokens": "Keys of the patches in each layer: their principal components 2 to 4, over all images "
-    "of this page, as red, green and blue; each image has its own scale.",
+    "tokens": "Keys of the patches in each layer: their principal components 2 to 4, over all "
+    "images of this page, as red, green and blue; each image has its own scale.",
 }
 STYLE = """
 body { font: 16px/1.4 system-ui, sans-serif; margin: 0 auto; max-width: 70rem; padding: 1rem; }

@@ -145,7 +145,7 @@ def layer_terms(
 
 
 def principal_colours(features: Tensor) -> Tensor:
-    """Principal components 2 to 4 of patch features (B, N, d) as colours: (B, N, 3) float64, 0 to 1.
+    """Principal components 2 to 4 of patch features (B, N, d) as colours in [0, 1]: (B, N, 3).
 
     As the official code draws them (vis_utils/pca_visualization.py): components of the patches of
     all images together, so that similar parts have similar colours; each component is scaled by

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from crate.data.datasets import Dataset
 from crate.models.features import pretrained
+from crate.models.initial import PairedDraws
 from crate.models.vision import VisionTransformer
 from crate.recipes import Recipe
-from crate.runtime import Runtime, seed_for
+from crate.runtime import Runtime
 from crate.tasks.base import Resolved
 from crate.tasks.cost import PICTURE
 from crate.weights import read_weights
@@ -25,9 +26,10 @@ Work = Callable[[int], object]  # does the work once, on so many examples
 def frozen_network(resolved: Resolved, parent: Path | None, runtime: Runtime) -> VisionTransformer:
     """The network of an evaluation, with its parent's weights, or initialised without a parent."""
     run, recipe = resolved.run, resolved.recipe
-    torch.manual_seed(seed_for(run.seed, "init", *run.chain))
     weights = None if parent is None else read_weights(parent)
-    return pretrained(resolved.spec, weights, image_size=recipe.image_size).to(runtime.device)
+    with PairedDraws(run.seed):
+        network = pretrained(resolved.spec, weights, image_size=recipe.image_size)
+    return network.to(runtime.device)
 
 
 @contextlib.contextmanager

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from crate.data.catalogue import get_dataset
 from crate.data.datasets import odd_count
 from crate.errors import UsageError
+from crate.models.initial import PairedDraws
 from crate.models.transfer import transfer_weights
 from crate.records import RunFolder, read_json
-from crate.runtime import Runtime, seed_for
+from crate.runtime import Runtime
 from crate.tasks.base import Resolved
 from crate.tasks.cost import TrainingCost
 from crate.training.loop import Batch, Examples, Session, fit
@@ -56,7 +57,7 @@ class TrainingStage(abc.ABC):
 
     @abc.abstractmethod
     def build(self) -> nn.Module:
-        """The network, initialised from torch's seed."""
+        """The network, newly initialised."""
 
     @abc.abstractmethod
     def open_training(self) -> Any:
@@ -142,8 +143,9 @@ class TrainingStage(abc.ABC):
         Returns metrics, and details for run.json.
         """
         self.open()
-        torch.manual_seed(seed_for(self.seed, "init", *self.run.chain))
-        model, transferred = self.start(None if parent is None else read_weights(parent))
+        weights = None if parent is None else read_weights(parent)
+        with PairedDraws(self.seed):
+            model, transferred = self.start(weights)
         details: dict = {} if transferred is None else {"carried": transferred}
         self.model = self.prepare(model.to(self.runtime.device))
         trained = 0  # examples

@@ -101,11 +101,15 @@ def test_equalize_autocontrast_and_sharpness_are_pillows():
 def test_movements_are_pillows_about_the_corner(name, matrix, sign):
     a, b, c, d, e, f = matrix(sign)
     # Pillow's coordinates are those of pixel corners, half a pixel from TensorFlow's
-    moved = pil(PHOTO).convert("RGBA").transform(
-        (224, 224),
-        Image.Transform.AFFINE,
-        (a, b, c + 0.5 - (a + b) / 2, d, e, f + 0.5 - (d + e) / 2),
-        Image.Resampling.BILINEAR,
+    moved = (
+        pil(PHOTO)
+        .convert("RGBA")
+        .transform(
+            (224, 224),
+            Image.Transform.AFFINE,
+            (a, b, c + 0.5 - (a + b) / 2, d, e, f + 0.5 - (d + e) / 2),
+            Image.Resampling.BILINEAR,
+        )
     )
     theirs = tensor(moved)
     ours = OPERATIONS[name](PHOTO, 9.0, sign)
@@ -115,7 +119,7 @@ def test_movements_are_pillows_about_the_corner(name, matrix, sign):
     assert (ours.int() - theirs[:3].int()).abs()[:, inside].max() <= 1
     uncovered = theirs[3] == 0
     assert uncovered.float().mean() > 0.1
-    assert (ours[:, uncovered].T == torch.tensor(FILL)).all()
+    assert (torch.tensor(FILL) == ours[:, uncovered].T).all()
 
 
 def test_rotation_is_pillows():

@@ -16,6 +16,7 @@ from crate.errors import UsageError
 from crate.launch.run import perform, prepare
 from crate.models.features import pretrained
 from crate.models.flops import macs
+from crate.models.initial import PairedDraws
 from crate.models.objective import layer_terms
 from crate.planning.loader import Experiments
 from crate.planning.plan import Plan
@@ -24,7 +25,7 @@ from crate.reporting import by_layer
 from crate.reporting.collect import collect, layers_json, read_layers
 from crate.reporting.figures import write_figure
 from crate.runs import Run
-from crate.runtime import Runtime, seed_for
+from crate.runtime import Runtime
 from crate.schema import parse
 from crate.tasks.frozen import evenly_spaced
 from crate.tasks.layerwise.recipe import Layerwise
@@ -95,8 +96,8 @@ def test_scenes_have_no_training_split_and_colours_are_of_the_grid(work):
     chosen = [scenes.picture(int(index)) for index in evenly_spaced(len(scenes), 5)]
     squares = np.stack([np.asarray(picture.resize((56, 56), 1)) for picture in chosen])  # Lanczos
     assert np.abs(examples[1]["image"].astype(int) - squares[1]).mean() < 5  # JPEG
-    torch.manual_seed(seed_for(0, "init", "coco_tokens"))
-    model = pretrained(prepared.resolved.spec, None, image_size=56)
+    with PairedDraws(0):
+        model = pretrained(prepared.resolved.spec, None, image_size=56)
     pixels = torch.from_numpy(squares).permute(0, 3, 1, 2)
     norms = terms_of(model, normalise(pixels, get_dataset("composites_tiny")), "norms")
     assert norms == pytest.approx([metrics["norm_first"], metrics["norm_last"]], rel=1e-5)

@@ -17,10 +17,11 @@ from crate.errors import RunError, Stopped, UsageError
 from crate.launch.run import perform, prepare
 from crate.models.features import image_features, pretrained
 from crate.models.flops import macs
+from crate.models.initial import PairedDraws
 from crate.models.probes import LinearProbe, neighbour_votes
 from crate.records import read_json
 from crate.runs import Run
-from crate.runtime import Runtime, seed_for
+from crate.runtime import Runtime
 from crate.tasks.probe import task
 from crate.tasks.probe.recipe import Probe
 from crate.tasks.probe.task import accuracy, choose
@@ -53,10 +54,10 @@ def metrics_of(prepared):
 
 def features_of(prepared, weights=None, kind="mean"):
     """Split → features and labels, computed plainly."""
-    recipe, run = prepared.resolved.recipe, prepared.resolved.run
+    recipe = prepared.resolved.recipe
     dataset = get_dataset(recipe.dataset)
-    torch.manual_seed(seed_for(0, "init", *run.chain))
-    model = pretrained(prepared.resolved.spec, weights, image_size=28)
+    with PairedDraws(0):
+        model = pretrained(prepared.resolved.spec, weights, image_size=28)
     found = {}
     for split in ("train", "validation", "test"):
         source = open_split(dataset, split, size=28, runtime=CPU, data_root="data")

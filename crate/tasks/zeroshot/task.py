@@ -12,9 +12,10 @@ from crate.data.images import open_split
 from crate.errors import RunError
 from crate.models.build import build_contrastive
 from crate.models.contrastive import ContrastiveModel
+from crate.models.initial import PairedDraws
 from crate.models.transfer import transfer_weights
 from crate.records import RunFolder
-from crate.runtime import Runtime, seed_for
+from crate.runtime import Runtime
 from crate.tasks.base import Resolved
 from crate.tasks.classification.task import evaluate
 from crate.tasks.frozen import Work, noise_evaluation, precision
@@ -51,8 +52,8 @@ def run(
     encode = caption_tokenizer(recipe.tokenizer, recipe.context_length, data_root)
     opened = {"size": recipe.image_size, "runtime": runtime, "data_root": data_root}
     pictures = open_split(dataset, recipe.evaluate, **opened)
-    torch.manual_seed(seed_for(run_.seed, "init", *run_.chain))
-    model = _network(resolved)
+    with PairedDraws(run_.seed):
+        model = _network(resolved)
     if parent is not None:
         weights = read_weights(parent)
         rows = len(weights.get("text.token_embedding.weight", ()))
