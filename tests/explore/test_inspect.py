@@ -123,7 +123,10 @@ def test_what_is_seen_is_what_the_model_records(finished):
         rows = record["attention"][0, :, 0, 1:].reshape(2, 7, 7).numpy()
         np.testing.assert_allclose(seen["attention"][layer], rows, rtol=1e-5)
         assert (seen["codes"][layer] == (record["codes"][0] != 0).numpy()).all()
-        torch.testing.assert_close(seen["tokens"][layer], record["output"][0, 1:])
+        before = model.embed(images) if layer == 0 else records[layer - 1]["output"]
+        block = model.blocks[layer]
+        keys = block.attention.subspaces(block.norm1(before))[0, 1:]
+        torch.testing.assert_close(seen["keys"][layer], keys)
 
 
 def test_tiles_are_where_their_layer_and_head_say():

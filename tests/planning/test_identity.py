@@ -190,7 +190,7 @@ def _in_turn(package: Path, edits: list) -> list:
         ("layers/sparse_coding.py", "sqrt(6 /", "sqrt(5 /", SPARSE),
         ("layers/attention.py", "w = self.subspaces(x)", "w = 2 * self.subspaces(x)", MSSA),
         ("layers/operators.py", "macs=lambda s: 3 * s.dim**2", "macs=lambda s: 4 * s.dim**2", ISTA),
-        ("recipes.py", "int(self.epochs * per_epoch)", "round(self.epochs * per_epoch)", TRAINED),
+        ("recipes.py", "round(self.epochs * per_epoch)", "int(self.epochs * per_epoch)", TRAINED),
         ("models/spec.py", '"gelu": "tanh",', '"gelu": "exact",', {"clipa", "zero-shot"}),
         ("models/language.py", "class LanguageModel(nn.Module):",
          "class LanguageModel(nn.Module):\n    __slots__ = ()", TEXTS),
@@ -200,7 +200,7 @@ def _in_turn(package: Path, edits: list) -> list:
         ("tasks/probe/recipe.py", '"knn": {"penalties"}', '"knn": {"penalties", "x"}', set()),
         ("tasks/probe/recipe.py", 'needed = ["train",', 'needed = ["train", "train",', {"probe"}),
         ("tasks/objects/maskcut.py", "SMALLEST = ", "SMALLEST = 2 * ", {"objects"}),
-        ("runtime.py", "return batch[self.rank * part", "return batch[1 + self.rank * part", None),
+        ("runtime.py", "first = self.rank * least", "first = 1 + self.rank * least", None),
     ],
     ids=lambda value: value[:40] if isinstance(value, str) else "",
 )  # fmt: skip

@@ -273,8 +273,8 @@ def test_the_cost_of_the_published_ablation(plan):
     pretrain = cost(plan, Run("paper", ALPHA, 0, ("imagenet21k",)))
     # the released B32_in21k checkpoint: 351,823,740 bytes of float32 with 19,167 classes
     assert pretrain.parameters == 351_823_740 // 4 == 87_955_935
-    # 91 epochs of 13,151,276 - 51,200 held-out images in whole batches of 4,096
-    assert pretrain.examples == 91 * 3198 * 4096
+    # 91 epochs of 13,151,276 - 51,200 held-out images as one stream of batches of 4,096
+    assert pretrain.examples == round(91 * 13_100_076 / 4096) * 4096
     assert pretrain.disk_bytes == 4 * 87_955_935 * (1 + 3)  # weights; checkpoint with two moments
 
     finetune = cost(plan, Run("paper", ALPHA, 0, ("imagenet21k", "imagenet1k")))
