@@ -21,7 +21,9 @@ sys.path.insert(0, str(ROOT))  # the package beside this folder, installed or no
 from crate.data.catalogue import get_dataset  # noqa: E402
 from crate.planning.loader import Experiments  # noqa: E402
 from crate.planning.plan import Plan  # noqa: E402
+from crate.published import published_runs  # noqa: E402
 from crate.recipes import Recipe  # noqa: E402
+from crate.records import canonical_json  # noqa: E402
 
 PUBLISHED = ROOT / "results/published/mini"
 PLAN = Plan(Experiments(ROOT / "experiments"))
@@ -110,7 +112,26 @@ def regenerated(table: str, up: str) -> str:
     if not path.is_file():
         return unpublished(f"table_{table}")
     own = PLAN.figure_of(table)
-    return path.read_text(encoding="utf-8") + (f"\n\n{image(own, up)}" if own else "")
+    text = path.read_text(encoding="utf-8") + (f"\n\n{image(own, up)}" if own else "")
+    return f"{earlier(table)}{text}"
+
+
+def earlier(table: str) -> str:
+    """A warning where published runs behind a table have another recipe than today's."""
+    records, settings = published_runs(PUBLISHED), PLAN.experiments.settings({"seeds": "0"})
+    behind = {}
+    for run in PLAN.runs(f"table_{table}", settings):
+        record = records.get(run.folder("").as_posix().removeprefix("mini/"))
+        if record:
+            behind[run] = canonical_json(record.get("config")) == PLAN.resolve(run).config_json
+    if all(behind.values()):
+        return ""
+    changed = list(behind.values()).count(False)
+    return (
+        f"**Of earlier recipes:** those of {changed} of {len(behind)} runs of a seed behind this "
+        f"table have changed since it was published. `snakemake --cores all table_{table}` makes it "
+        "with today's.\n\n"
+    )
 
 
 def recipes(table: str) -> str:
