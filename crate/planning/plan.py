@@ -18,7 +18,7 @@ from crate.models.zoo import list_models, resolve
 from crate.planning.identity import task_identity
 from crate.planning.loader import Experiments
 from crate.planning.settings import Settings
-from crate.planning.tables import Table
+from crate.planning.tables import Column, Row, Table
 from crate.published import published_results, read_record
 from crate.recipes import Recipe, Training
 from crate.records import canonical_json, read_json
@@ -156,11 +156,15 @@ class Plan:
 
     # --- tables -----------------------------------------------------------
 
+    def chain_of(self, row: Row, key: str, column: Column) -> str | None:
+        """The chain of a row's cell in the column `key`; None: an empty cell."""
+        return row.chain_of(key, column, lambda step: self.experiments.recipe(step, "paper"))
+
     def cells(self, table: Table, scale: str, seeds: list[int]) -> Iterator[tuple]:
         """`(row, column key, run, metric)` of every value of a table, in printed order."""
         for row in table.rows:
             for key, column in table.columns.items():
-                chain = row.chain_of(key, column)
+                chain = self.chain_of(row, key, column)
                 for seed in seeds if chain else ():
                     run = Run(scale, row.model, seed, tuple(chain.split("/")))
                     yield row, key, run, row.metric or column.metric
@@ -336,7 +340,7 @@ class Plan:
         """Column → the data sets of its cells' chains at paper scale."""
         names: dict[str, set[str]] = {key: set() for key in table.columns}
         for row, (key, column) in itertools.product(table.rows, table.columns.items()):
-            chain = row.chain_of(key, column)
+            chain = self.chain_of(row, key, column)
             for name in chain.split("/") if chain else ():
                 recipe = self.experiments.recipe(name.split("-")[-1], "paper")  # also of from-…
                 if not recipe.AS_PUBLISHED:

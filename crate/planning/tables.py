@@ -1,9 +1,11 @@
 """The schema of scales and tables: rows, columns, figures and the papers' numbers."""
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import pydantic
 
+from crate.recipes import Recipe
 from crate.schema import Strict
 
 
@@ -31,13 +33,33 @@ class Row(Strict):
     model: str
     control: bool = False  # a reference point, not a competitor: no bold, no ranking
     metric: str | None = None  # replaces the columns' metrics
-    chain: str | None = None  # replaces the columns' chains
+    chain: str | None = None  # the row's own chain; a cell is of the column's step in it
     steps: dict[str, str | None] = {}  # column → chain of this cell; null: an empty cell
     paper: dict[str, PaperValue] = {}  # column → the paper's number
 
-    def chain_of(self, key: str, column: "Column") -> str | None:
-        """The chain of this row's cell in the column `key`; None: an empty cell."""
-        return self.steps.get(key, self.chain or column.chain)
+    def chain_of(
+        self, key: str, column: "Column", recipe_of: Callable[[str], Recipe]
+    ) -> str | None:
+        """The chain of this row's cell in the column `key`; None: an empty cell.
+
+        Of a row with a chain of its own, it is that chain up to the step that measures what the
+        column's last step measures: the step itself, else the last one of the same kind on the same
+        data set. A control may be of another kind that has the metric.
+        """
+        if key in self.steps or self.chain is None:
+            return self.steps.get(key, column.chain)
+        own, wanted = self.chain.split("/"), column.chain.split("/")[-1]
+        if wanted in own:
+            return "/".join(own[: own.index(wanted) + 1])
+        measured, metric = recipe_of(wanted), self.metric or column.metric
+        for last in range(len(own), 0, -1):
+            if own[last - 1].startswith("from-"):
+                continue
+            step = recipe_of(own[last - 1])
+            alike = step.task == measured.task or (self.control and metric in step.METRICS)
+            if alike and step.dataset == measured.dataset:
+                return "/".join(own[:last])
+        return None
 
 
 class Column(Strict):

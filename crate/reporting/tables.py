@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 from tabulate import tabulate
 
+from crate.data.catalogue import get_dataset
 from crate.planning.plan import Plan
 from crate.planning.settings import Settings
 from crate.planning.tables import Column, Row, Table
@@ -224,7 +225,7 @@ def render(name: str, plan: Plan, settings: Settings) -> RenderedTable:
         arrow = {"up": " ↑", "down": " ↓", None: ""}[column.direction]
         unit = f" ({column.unit})" if column.unit else ""
         label = f"{column.label}{unit}{arrow}"
-        columns.append((key, label, f"ours ({settings.scale})"))
+        columns.append((key, label, _ours(column, plan, settings)))
         best = _best(content, key, cells)
         for i, row in enumerate(content.rows):
             cell = cells[row.label, key]
@@ -256,6 +257,12 @@ def render(name: str, plan: Plan, settings: Settings) -> RenderedTable:
                 orders[column.label] = order
     if unprinted:
         notes.append(f"{'; '.join(unprinted)}: paper value not available.")
+    notes += [
+        f"{row.label}, {column.label}: its chain has no step that measures this."
+        for row in content.rows
+        for key, column in content.columns.items()
+        if key not in row.steps and plan.chain_of(row, key, column) is None
+    ]
     notes += _remarks(content, metrics)
     used = {cell.status for (_, key), cell in cells.items() if key not in left_out}
     notes += [
@@ -272,6 +279,17 @@ def render(name: str, plan: Plan, settings: Settings) -> RenderedTable:
     ]
     caption = _caption(content, seeds, **facts)
     return RenderedTable(headers, rows, bold, caption, notes, columns, orders)
+
+
+def _ours(column: Column, plan: Plan, settings: Settings) -> str:
+    """The header of our values: the scale, and the stand-in that they were measured on."""
+    last = plan.experiments.recipe(column.chain.split("/")[-1], settings.scale)
+    if last.AS_PUBLISHED:  # counted of the published model, at every scale
+        return "ours"
+    published = plan.experiments.recipe(column.chain.split("/")[-1], "paper")
+    if not last.READS_DATA or last.dataset == published.dataset:
+        return f"ours ({settings.scale})"
+    return f"ours ({settings.scale}: {get_dataset(last.dataset).title})"
 
 
 def _remarks(content: Table, metrics: pd.DataFrame) -> list[str]:

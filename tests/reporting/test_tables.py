@@ -163,10 +163,13 @@ def test_a_stand_in_has_no_difference_but_an_order(plan, setup, train):
     # +6 with an error of 1, all of it from one side: within (Welch has 1 degree, t about 12.7)
     train(settings, [(50.0, 50.2), (60.0, 60.2), (40.05, 40.15), (45.1, 47.1)])
     table = printed(plan, settings)
-    ours, paper = "ImageNet-1K top-1 (%) ↑, ours (mini)", "ImageNet-1K top-1 (%) ↑, paper"
+    ours, paper = (
+        "ImageNet-1K top-1 (%) ↑, ours (mini: Fashion-MNIST)",
+        "ImageNet-1K top-1 (%) ↑, paper",
+    )
     assert list(table["CRATE"]) == [
         "Model",
-        "ImageNet-21K top-1 (%) ↑, ours (mini)",
+        "ImageNet-21K top-1 (%) ↑, ours (mini: Fashion-MNIST)",
         ours,
         paper,
     ]
@@ -189,6 +192,44 @@ def test_a_stand_in_has_no_difference_but_an_order(plan, setup, train):
     assert "not comparable" in caption
     assert "mini scale" in caption
     assert "seeds 0, 1" in caption
+
+
+@pytest.fixture
+def own_row(folder):
+    """A recipe beside the table's, and rows whose chains name it or end before it."""
+    (folder / "steps/imagenet1k_lr8.yaml").write_text("extends: imagenet1k\nlr: 8e-3\n")
+    path, model = folder / "tables/ablation.yaml", "crate_alpha_base_patch32"
+    lines = f"  - label: lr 8e-3\n    model: {model}\n    chain: imagenet21k/imagenet1k_lr8\n"
+    lines += f"  - label: only once\n    model: {model}\n    chain: imagenet21k\n"
+    path.write_text(path.read_text().replace("rows:\n", f"rows:\n{lines}"))
+
+
+def test_a_row_with_a_chain_fills_the_columns_of_its_steps(own_row, plan, setup, finish):
+    settings = setup("mini", "0")
+    for _, _, run, _ in plan.cells(plan.experiments.table("ablation"), "mini", [0]):
+        finish(run, top1={"imagenet21k": 82.6, "imagenet1k_lr8": 78.4}.get(run.stage, 10.0))
+    table = printed(plan, settings)
+    columns = [
+        f"{name} top-1 (%) ↑, ours (mini: Fashion-MNIST)"
+        for name in ("ImageNet-21K", "ImageNet-1K")
+    ]
+    assert [table["lr 8e-3"][column] for column in columns] == ["82.6", "78.4"]
+    assert [table["only once"][column] for column in columns] == ["82.6", ""]
+    assert (
+        "only once, ImageNet-1K top-1: its chain has no step that measures this."
+        in render("ablation", plan, settings).notes
+    )
+
+
+def test_headers_say_what_was_measured(plan, setup, finish):
+    settings = setup("mini", "0")
+    for _, _, run, _ in plan.cells(plan.experiments.table("crate"), "mini", [0]):
+        finish(run, top1=1.0, parameters=1e6)
+    collect("crate", plan, settings)
+    headers = render("crate", plan, settings).headers
+    assert "parameters (M), ours" in headers  # of the published size
+    assert "CIFAR-10 (%) ↑, ours (mini: Open Clip Art in 10 topics)" in headers
+    assert "Flowers-102 (%) ↑, ours (mini: handwritten digits)" in headers
 
 
 def test_one_seed_says_nothing_about_noise(plan, setup, train):
@@ -304,7 +345,10 @@ def test_less_is_better_where_the_column_says_so(folder, setup, train):
     down = rewritten(folder, "    tolerance: 0.5", "    tolerance: 0.5\n    direction: down")
     # the control's 10.0 would be least, but does not compete
     assert bold_rows(down, settings)[2] == ["+ overcomplete"]
-    assert "ImageNet-1K top-1 (%) ↓, ours (mini)" in render("ablation", down, settings).headers
+    assert (
+        "ImageNet-1K top-1 (%) ↓, ours (mini: Fashion-MNIST)"
+        in render("ablation", down, settings).headers
+    )
 
 
 @pytest.mark.parametrize("name", ["None", "NA", "nan"])
@@ -338,7 +382,7 @@ def test_a_partial_table_marks_its_gaps(plan, setup, train):
     where = failed.folder(settings.results)
     write_json(where / "run.json", {"status": "failed", "error": "the loss is nan at step 3"})
     table = printed(plan, settings, partial=True)
-    ours = "ImageNet-1K top-1 (%) ↑, ours (mini)"
+    ours = "ImageNet-1K top-1 (%) ↑, ours (mini: Fashion-MNIST)"
     assert [table[row][ours] for row in ROWS] == ["60.5 ± 0.8", "62.0 †", "…", "✗"]
     notes = render("ablation", plan, settings).notes
     assert {"† some seeds are missing or failed.", "✗ the run failed.", "… not run yet."} <= set(
@@ -588,13 +632,13 @@ def models(plan, finish, setup):
 
 
 def test_facts_have_no_winner_and_are_compared_at_every_scale(models):
-    assert models.headers[:4] == ["Model", "depth, ours (mini)", "depth, paper", "Δ"]
+    assert models.headers[:4] == ["Model", "depth, ours", "depth, paper", "Δ"]
     assert not models.bold
     rows = {row[0]: dict(zip(models.headers, row, strict=True)) for row in models.rows}
-    assert rows["CRATE-T/16"]["parameters (M), ours (mini)"] == "6.09"
+    assert rows["CRATE-T/16"]["parameters (M), ours"] == "6.09"
     assert rows["CRATE-T/16"]["parameters (M), paper"] == "6.09"
     assert rows["CRATE-T/16"]["verdict"] == "reproduced"
-    assert rows["ViT-B/16"]["parameters (M), ours (mini)"] == "86.57"
+    assert rows["ViT-B/16"]["parameters (M), ours"] == "86.57"
     assert rows["ViT-B/16"]["parameters (M), paper"] == "86.54*"
     assert rows["ViT-B/16"]["verdict"] == "see note"
     assert not any("stands in" in line for line in models.caption)  # published sizes: no data
@@ -664,7 +708,7 @@ def test_frozen_cells_come_from_the_published_records(plan, setup, train, finish
     for run in (*own.ancestors, own):
         finish(run, top1=88.8)
     rows = printed(plan, asked)
-    key = "ImageNet-1K top-1 (%) ↑, ours (mini)"
+    key = "ImageNet-1K top-1 (%) ↑, ours (mini: Fashion-MNIST)"
     assert rows["CRATE"][key] == "60.0 ‡"
     assert rows["+ residual (CRATE-alpha)"][key] == "88.8"
     assert any(note.startswith("‡ ") for note in render("ablation", plan, asked).notes)
@@ -684,7 +728,7 @@ def test_a_record_of_an_earlier_recipe_is_shown_and_not_compared(plan, setup, tr
     freeze(settings)
     asked = settings.model_copy(update={"frozen": True})
     rows = printed(plan, asked)
-    key = "ImageNet-1K top-1 (%) ↑, ours (mini)"
+    key = "ImageNet-1K top-1 (%) ↑, ours (mini: Fashion-MNIST)"
     assert rows["+ overcomplete"][key] == "99.2 ± 0.3 §"
     assert rows["+ decoupled"][key] == "75.0 †"  # never a mean of two recipes
     rendered = render("ablation", plan, asked)

@@ -9,6 +9,7 @@ import torch
 from crate.data.catalogue import get_dataset
 from crate.launch.run import perform, prepare
 from crate.models.flops import macs
+from crate.planning.loader import Experiments
 from crate.planning.plan import Plan
 from crate.runs import Run
 from crate.runtime import Runtime
@@ -67,6 +68,27 @@ def test_the_best_epoch_is_the_first_of_equals():
     ]
     assert best_epoch(history, 55.0, 4) == {"best_epoch_top1": 60.0, "best_epoch": 2.0}
     assert best_epoch(history, 61.0, 4) == {"best_epoch_top1": 61.0, "best_epoch": 4}
+
+
+def test_names_of_recipes_decide_nothing(folder):
+    """The same recipe under another name gives the same number; another rate starts alike."""
+    (folder / "steps/again.yaml").write_text("extends: imagenet21k\n")
+    (folder / "steps/faster.yaml").write_text("extends: imagenet21k\nlr: 6e-3\n")
+    plan = Plan(Experiments(folder))
+    settings, results, first_losses = plan.experiments.settings({"scale": "smoke"}), {}, {}
+    for step in ("imagenet21k", "again", "faster"):
+        run = Run("smoke", "crate_base_patch32", 0, (step,), "names")
+        prepared = prepare(
+            f"results/{run.folder('').as_posix()}", plan, overrides={"evaluate_updates": 1}
+        )
+        perform(prepared, settings)
+        results[step] = json.loads(prepared.folder.metrics.read_text())
+        lines = [json.loads(line) for line in prepared.folder.history.read_text().splitlines()]
+        first_losses[step] = lines[0]["loss"]
+    assert results["again"] == results["imagenet21k"]
+    # the same initial weights, pictures and augmentation: losses part only after an update
+    assert first_losses["faster"] == first_losses["imagenet21k"]
+    assert results["faster"]["weights_sha256"] != results["imagenet21k"]["weights_sha256"]
 
 
 @pytest.fixture

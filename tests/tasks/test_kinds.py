@@ -59,20 +59,15 @@ FOLDER = {
 
 from typing import Literal
 
-import pydantic
-
-from crate.data.stand_ins import load
-from crate.recipes import Recipe
+from crate.recipes import ImageRecipe
 
 
-class Brightness(Recipe):
+class Brightness(ImageRecipe):
     """Mean value of all pixels of a split."""
 
     METRICS = ("brightness", "images")
 
     task: Literal["brightness"] = "brightness"
-    image_size: pydantic.PositiveInt = 224
-    eval_resize: pydantic.PositiveInt | None = None
 
 
 RECIPE = Brightness
