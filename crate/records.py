@@ -210,6 +210,17 @@ class RunFolder:
         record = read_json(self.record) or {}
         write_json(self.record, {**record, "status": status, "error": error, "ended": now()})
 
+    def stopped(self) -> bool:
+        """Whether the run began, has no result, and is not under way: it was stopped or killed.
+
+        A job of the cluster counts as under way as long as job.json is there.
+        """
+        status = (read_json(self.record) or {}).get("status")
+        if status == "running" and not self.job.exists():
+            with lock(self.lock) as free:  # a killed process holds it no more
+                return free
+        return status == "stopped"
+
     def finish(self, metrics: dict[str, Any], details: dict[str, Any]) -> None:
         """Record the result: run.json first, metrics.json last; then delete checkpoints.
 

@@ -24,7 +24,7 @@ from crate.errors import RunError
 from crate.planning.plan import Plan
 from crate.planning.settings import Settings
 from crate.published import published_results, read_history, read_record
-from crate.records import canonical_json, read_json, write_text
+from crate.records import RunFolder, canonical_json, read_json, write_text
 from crate.runs import Run
 
 
@@ -52,7 +52,7 @@ def collect(table: str, plan: Plan, settings: Settings, *, partial: bool = False
     lineages: dict[Run, tuple[str, Result]] = {}  # with the first row that shows the run
     for row, key, run, metric in plan.cells(content, settings.scale, settings.seeds):
         result = look_up(run, metric, plan, settings)
-        if result.status in ("failed", "missing") and not partial:
+        if result.status in ("failed", "stopped", "missing") and not partial:
             path = result.folder / "metrics.json"
             raise RunError(f"{run}: {path} is not there, or out of date")
         for stage, of_stage in ancestry(run, result):
@@ -152,6 +152,8 @@ def look_up(run: Run, metric: str, plan: Plan, settings: Settings) -> Result:
         status = "incomplete"
     if status == "missing" and record.get("status") == "failed":
         status, note = "failed", record.get("error", "")
+    elif status == "missing" and RunFolder(folder).stopped():
+        status, note = "stopped", record.get("error", "it was killed")
     if metrics and metric not in metrics:
         raise RunError(f"{run}: no metric '{metric}' in metrics.json; it has {', '.join(metrics)}")
     if metric in metrics and metric in resolved.recipe.TIMED:  # it depends on the device

@@ -102,7 +102,7 @@ def describe_run(run: Run, result: Result, plan: Plan, settings: Settings) -> li
         took += [f"training {trained} s{resumed}"] if trained else []
         when = f"{record.get('started')} to {record.get('ended')}"
         lines.append(("time", ", ".join([when, *took])))
-        stale = result.status in ("missing", "failed")
+        stale = result.status in ("missing", "stopped", "failed")
         if stale and not plan.is_current(run, settings.results):
             lines.append(("note", "experiments/ or crate/ changed since; a rerun is due"))
     if result.status != "unavailable":

@@ -27,6 +27,7 @@ MARKS = {
     "ok": ("", ""),
     "partial": ("†", "some seeds are missing or failed"),
     "failed": ("✗", "the run failed"),
+    "stopped": ("‖", "stopped or killed before its end; the same command goes on there"),
     "missing": ("…", "not run yet"),
     "empty": ("", ""),
     "released": ("°", "released weights, evaluated here"),
@@ -101,7 +102,7 @@ def cells_of(content: Table, metrics: pd.DataFrame) -> dict[tuple[str, str], Cel
         elif values:
             status = "partial"
         else:
-            worst_first = ("failed", "missing", "unavailable", "earlier")
+            worst_first = ("failed", "stopped", "missing", "unavailable", "earlier")
             status = next(name for name in worst_first if name in set(part["status"]))
         series = pd.Series(values, dtype=float)
         # equal values have no spread, but floating point gives them a small one
@@ -387,7 +388,7 @@ _TEX = {
     "±": r"$\pm$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "Δ": r"$\Delta$", "α": r"$\alpha$",
     "<": "$<$", ">": "$>$", "|": "$|$", "×": r"$\times$", "λ": r"$\lambda$", "η": r"$\eta$",
     "†": r"$\dagger$", "‡": r"$\ddagger$", "°": r"$^\circ$", "¶": r"\P{}", "–": "--",
-    "✗": r"$\times$", "…": r"\ldots{}",
+    "✗": r"$\times$", "‖": r"$\|$", "…": r"\ldots{}",
 }  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from crate.published import (
     write_runs,
     write_training,
 )
-from crate.records import read_json, write_json
+from crate.records import lock, read_json, write_json
 from crate.reporting.collect import (
     collect,
     examples_npz,
@@ -384,6 +384,17 @@ def test_a_partial_table_marks_its_gaps(plan, setup, train):
     table = printed(plan, settings, partial=True)
     ours = "ImageNet-1K top-1 (%) ↑, ours (mini: Fashion-MNIST)"
     assert [table[row][ours] for row in ROWS] == ["60.5 ± 0.8", "62.0 †", "…", "✗"]
+    # killed: its record says running, and nothing holds its lock; stopped: it says so
+    write_json(where / "run.json", {"status": "running"})
+    assert printed(plan, settings, partial=True)[ROWS[3]][ours] == "‖"
+    with lock(where / ".lock"):
+        assert printed(plan, settings, partial=True)[ROWS[3]][ours] == "…"
+    write_json(where / "run.json", {"status": "stopped", "error": "by SIGTERM at update 3"})
+    assert printed(plan, settings, partial=True)[ROWS[3]][ours] == "‖"
+    stopped = "‖ stopped or killed before its end; the same command goes on there."
+    assert stopped in render("ablation", plan, settings).notes
+    write_json(where / "run.json", {"status": "failed", "error": "the loss is nan at step 3"})
+    printed(plan, settings, partial=True)
     notes = render("ablation", plan, settings).notes
     assert {"† some seeds are missing or failed.", "✗ the run failed.", "… not run yet."} <= set(
         notes
