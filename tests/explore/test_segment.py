@@ -214,6 +214,28 @@ def test_official_checkpoints_do_too(segment, weights, plan, tmp_path):
     assert found[0] == found[1] != []
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda w: w.fill_(float("nan")), "holds values that are not finite (NaN or infinity)"),
+        (lambda w: w.long(), "is int64; weights are float16, bfloat16 or float32"),
+        (lambda w: w.to_sparse(), "is a sparse or nested tensor; have it saved as a dense one"),
+        (lambda w: w.to("meta"), "has a shape and no values (a meta tensor); have it saved anew"),
+        (lambda w: [1.0], "is not a tensor but list"),
+    ],
+)
+def test_weights_without_numbers_are_found_before_any_picture(
+    segment, weights, tmp_path, change, reason
+):
+    path = save(tmp_path / "a.png", Image.fromarray(photos()["rocket"]))
+    state = safetensors.torch.load_file(weights)
+    state["norm.weight"] = change(state["norm.weight"])
+    torch.save(state, tmp_path / "odd.pth")
+    status, out, err = segment(path, *SMOKE, given=tmp_path / "odd.pth")
+    assert (status, out) == (1, "")
+    assert err == f"failed: {tmp_path / 'odd.pth'}: 'norm.weight' {reason}\n"
+
+
 def test_requests_that_make_no_sense_are_one_line(segment, weights, tmp_path):
     path = save(tmp_path / "a.png", Image.new("RGB", (9, 9)))
     for words, options, said in [
