@@ -72,9 +72,7 @@ def convert(
         layout = found.layout
         if layout is None:
             raise unknown_layout(found, LAYOUTS.values())
-        named = layout.named(found.weights)
-        _require_plain(named)
-        flat = layout.tidy(named)
+        flat = layout.tidy(layout.named(found.weights))
         shapes = _shapes(flat)
         try:
             expected = _expected(layout, spec, shapes)
@@ -83,6 +81,7 @@ def convert(
             raise UsageError(
                 f"not the weights of {label}: {error}{_models_that_fit(layout, shapes)}"
             ) from None
+        _require_plain(flat)
         layout.check(spec, flat)
         return _converted(expected, flat, where)
 
@@ -108,9 +107,7 @@ def convert_text(
         if layout is None:
             first = next(iter(found.weights))
             raise UsageError(f"holds no CLIP or CLIPA text tower; its first key is '{first}'")
-        named = layout.named(found.weights)
-        _require_plain(named)
-        text = layout.tidy(named)
+        text = layout.tidy(layout.named(found.weights))
         try:
             expected = _expected(layout, spec, _shapes(text))
         except UsageError as error:
@@ -200,7 +197,7 @@ def _about(what: str | Path) -> Iterator[None]:
 
 
 def _require_plain(weights: Mapping[str, Any]) -> None:
-    """Raise `RunError` about a tensor that is not dense: the first parts of a layout compare."""
+    """Raise `RunError` about a tensor that is not dense, before values are compared."""
     from crate.weights import require_dense
 
     for key, value in weights.items():
