@@ -13,6 +13,7 @@ Listing 13 million files at every start is slow, so `crate data prepare` keeps w
 the sizes and times of all shards, are unchanged. Loading without one is only slower.
 """
 
+import collections
 import functools
 import os
 import sys
@@ -25,7 +26,9 @@ import numpy as np
 from crate.data.files import (
     IMAGE_SUFFIXES,
     class_folders,
+    hidden,
     image_files,
+    note_skipped,
     shard_files,
     to_bytes,
     to_texts,
@@ -50,7 +53,7 @@ def list_part(root: Path) -> tuple[list[str], Pictures]:
     Raises:
         RunError: naming the folder or the shard that cannot be read.
     """
-    return _unpacked(root, index_or_scan(root, read_index, scan))
+    return unpacked(root, index_or_scan(root, read_index, scan))
 
 
 def index_or_scan(root: Path, read: Callable[[Path], dict], scan: Callable[[Path], dict]) -> dict:
@@ -69,10 +72,16 @@ def scan(root: Path) -> dict[str, np.ndarray]:
     """The pictures on disk, as the arrays of an index.
 
     classes (C,), labels (N,); of a tree folders (F,), times (F,), files (N,); of shards
-    shards (S,), times (S,), sizes (S,), places (N, 3). Names are bytes.
+    shards (S,), times (S,), sizes (S,), places (N, 3). Names are bytes. Hidden files are skipped,
+    and counted on stderr.
     """
     classes, shards = class_folders(root), shard_files(root)
-    found = _scan_shards(root, shards) if shards and not classes else _scan_tree(root, classes)
+    skipped: collections.Counter[str] = collections.Counter()
+    if shards and not classes:
+        found = _scan_shards(root, shards, skipped)
+    else:
+        found = _scan_tree(root, classes, skipped)
+    note_skipped(root, skipped)
     return {"version": np.array(INDEX_VERSION), **found}
 
 
@@ -88,7 +97,7 @@ def read_index(root: Path) -> dict[str, np.ndarray]:
     """The arrays of the index of a part. Raises `RunError` where it is damaged or out of date."""
 
     def whole(found: dict[str, np.ndarray]) -> bool:
-        _unpacked(root, found)
+        unpacked(root, found)
         rows = found["places"] if "shards" in found else found["files"]
         return len(rows) == len(found["labels"])
 
@@ -149,7 +158,8 @@ def _first_changed(root: Path, names: list[str], states: list, state_of: Callabl
     return ""
 
 
-def _unpacked(root: Path, found: dict[str, np.ndarray]) -> tuple[list[str], Pictures]:
+def unpacked(root: Path, found: dict[str, np.ndarray]) -> tuple[list[str], Pictures]:
+    """Class names and pictures, of the arrays of an index."""
     labels = found["labels"].astype(np.int64)
     if "shards" in found:
         pictures = ShardPictures(root, found["shards"], found["places"], labels)
@@ -161,10 +171,13 @@ def _unpacked(root: Path, found: dict[str, np.ndarray]) -> tuple[list[str], Pict
 # --- trees -----------------------------------------------------------
 
 
-def _scan_tree(root: Path, classes: list[str]) -> dict[str, np.ndarray]:
+def _scan_tree(
+    root: Path, classes: list[str], skipped: collections.Counter
+) -> dict[str, np.ndarray]:
     folders, times, files, counts = [], [], [], []
     for name in classes:
-        found, state = image_files(root / name)
+        found, state, hidden_ones = image_files(root / name)
+        skipped += hidden_ones
         files += [os.fsencode(f"{name}/{file}") for file in found]
         counts.append(len(found))
         folders += [os.path.normpath(f"{name}/{inside}") for inside in state]
@@ -181,7 +194,9 @@ def _scan_tree(root: Path, classes: list[str]) -> dict[str, np.ndarray]:
 # --- shards -----------------------------------------------------------
 
 
-def _scan_shards(root: Path, shards: list[str]) -> dict[str, np.ndarray]:
+def _scan_shards(
+    root: Path, shards: list[str], skipped: collections.Counter
+) -> dict[str, np.ndarray]:
     webdataset = any(name.endswith(".cls") for name, *_ in members(root / shards[0]))
     sizes, times, keys, labels, places = [], [], [], [], []
     for shard, name in enumerate(shards):
@@ -189,11 +204,11 @@ def _scan_shards(root: Path, shards: list[str]) -> dict[str, np.ndarray]:
         sizes.append(state.st_size)
         times.append(state.st_mtime_ns)
         if webdataset:
-            found = _labelled(root / name)
+            found = _labelled(root / name, skipped)
         else:
             found = [
                 (os.path.normpath(member), shard, offset, size)
-                for member, offset, size in members(root / name)
+                for member, offset, size in members(root / name, skipped=skipped)
                 if member.lower().endswith(IMAGE_SUFFIXES)
             ]
         keys.append(to_bytes([key for key, *_ in found]))
@@ -213,11 +228,14 @@ def _scan_shards(root: Path, shards: list[str]) -> dict[str, np.ndarray]:
     }
 
 
-def members(path: Path, *, skip_links: bool = False) -> Iterator[tuple[str, int, int]]:
-    """Name, offset and size of each file of a tar; only headers are read.
+def members(
+    path: Path, *, skip_links: bool = False, skipped: collections.Counter | None = None
+) -> Iterator[tuple[str, int, int]]:
+    """Name, offset and size of each file of a tar that is not hidden; only headers are read.
 
     Args:
         skip_links: leave out members that are links, whose bytes are elsewhere.
+        skipped: counts the hidden ones.
 
     Raises:
         RunError: it is not a tar; it is cut short (after its whole members); or it has a link.
@@ -226,7 +244,10 @@ def members(path: Path, *, skip_links: bool = False) -> Iterator[tuple[str, int,
         with tarfile.open(path, "r:") as tar:
             while (member := tar.next()) is not None:
                 tar.members = []  # it would keep them all
-                if member.isreg():
+                if hidden(member.name):
+                    if skipped is not None and not member.isdir():
+                        skipped["hidden"] += 1
+                elif member.isreg():
                     yield member.name, member.offset_data, member.size
                 elif (member.islnk() or member.issym()) and not skip_links:
                     raise RunError(f"{path}: '{member.name}' is a link; pack the files themselves")
@@ -239,11 +260,11 @@ def members(path: Path, *, skip_links: bool = False) -> Iterator[tuple[str, int,
         raise RunError(f"{path}: cannot be read as a tar ({reason})") from None
 
 
-def _labelled(path: Path) -> list[tuple[str, int, int, int]]:
+def _labelled(path: Path, skipped: collections.Counter) -> list[tuple[str, int, int, int]]:
     """Key, label, offset and size of each picture of a WebDataset shard."""
     pictures, labels = {}, {}
     with path.open("rb", buffering=0) as file:
-        for name, offset, size in members(path):
+        for name, offset, size in members(path, skipped=skipped):
             key, extension = key_of(name)
             if extension != "cls" and f".{extension}" not in IMAGE_SUFFIXES:
                 continue

@@ -12,15 +12,17 @@ import json
 import os
 import re
 import shutil
-import sys
+import stat
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from crate.data.check import counts_text, odd_counts
 from crate.data.datasets import TextSet
+from crate.data.files import Unusable, file_names
 from crate.data.token_files import adopt_tokens, header_path, map_ids, read_header, write_tokens
 from crate.data.tokenizer import Tokenizer, get_tokenizer
+from crate.data.trouble import say
 from crate.errors import RunError
 from crate.records import lock, read_json
 
@@ -74,10 +76,6 @@ def prepare_texts(dataset: TextSet, root: Path) -> list[str]:
     return lines
 
 
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 def _write_parts(dataset: TextSet, root: Path, tokenizer: Tokenizer) -> None:
     files = _of_split(_source_files(root / "source"), dataset.splits)
     sources = [[path.name, path.stat().st_size] for path in files]
@@ -114,13 +112,17 @@ def _source_files(here: Path) -> list[Path]:
         return []
     path = here
     try:
-        files = sorted(file for file in here.iterdir() if not file.name.startswith("."))
+        files = sorted(here / name for name in file_names(here))
         for path in files:
             if path.suffix.lower() not in READERS:
                 raise RunError(
                     f"{path}: not a {', '.join(READERS)} file; unpack it there, or move it away"
                 )
+            if stat.S_ISFIFO(path.stat().st_mode):  # it would be waited for
+                raise RunError(f"{path}: is not a regular file; move it away")
             path.open("rb").close()
+    except Unusable as error:
+        raise RunError(str(error)) from None
     except OSError as error:
         raise RunError(f"{path}: cannot be read ({error.strerror})") from None
     return files

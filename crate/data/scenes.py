@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from crate.data.files import image_size, open_image
+from crate.data.files import image_size, open_image, without_content
 from crate.errors import RunError, UsageError
 
 IGNORED = 255  # in a map: no class; neither trained on nor counted
@@ -44,6 +44,20 @@ class Scenes:
     def picture(self, index: int):
         """A picture in RGB. Raises `RunError` naming the file that cannot be read."""
         raise NotImplementedError
+
+    def look(self, index: int) -> None:
+        """Read a picture's header. Raises `RunError` naming the file."""
+        image_size(Path(self.name(index)))
+
+    def decode(self, index: int) -> None:
+        """Read a picture, and its map. Raises `RunError` naming the file."""
+        self.picture(index)
+        if self.has_maps:
+            self.labels(index)
+
+    def without_content(self) -> list[int]:
+        """The pictures that no byte is stored of, by their sizes alone."""
+        return without_content(Path(self.name(index)) for index in range(len(self)))
 
     def labels(self, index: int) -> np.ndarray:
         """The map of a picture. Raises `RunError` naming the file and what is wrong with it."""

@@ -337,7 +337,9 @@ def changed(key: str, **values):
     ("change", "told"),
     [
         ("[1, 2", "is not JSON (Expecting ',' delimiter"),
-        ("[" * 100_000, "is not JSON ("),
+        ("[" * 100_000 + "]" * 100_000, "is not read: it nests lists or objects too deep"),
+        ('{"images": ' * 100_000 + "{}" + "}" * 100_000, "is not read: it nests lists or objec"),
+        ("[" + "1" * 5_000 + "]", "is not JSON (a number of too many digits)"),
         ("\xff", "is not JSON ("),
         (
             "[]",

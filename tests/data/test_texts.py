@@ -756,13 +756,14 @@ def test_sources_that_cannot_be_read(tmp_path, name, content, told):
         ("folder/", "not a .parquet, .jsonl, .json, .txt file; unpack it there, or move it away"),
         ("folder.txt/", "cannot be read (Is a directory)"),
         ("broken.txt@", "cannot be read (No such file or directory)"),
+        ("pipe.txt|", "is not a regular file; move it away"),
         ("", "cannot be read (Not a directory)"),
     ],
 )
 def test_odd_things_in_source(tmp_path, monkeypatch, name, told):
     monkeypatch.setattr(preparing, "_from_hub", lambda *_: pytest.fail("the hub was asked"))
     source = tmp_path / "lambada" / "source"
-    odd = source / name.strip("/@")
+    odd = source / name.strip("/@|")
     if name:
         write_source(source, "z.txt", ["fine"])
     else:
@@ -771,6 +772,8 @@ def test_odd_things_in_source(tmp_path, monkeypatch, name, told):
         odd.mkdir()
     elif name.endswith("@"):
         odd.symlink_to("nowhere")
+    elif name.endswith("|"):
+        os.mkfifo(odd)
     else:
         odd.write_bytes(b"x")
     with pytest.raises(RunError) as caught:
