@@ -76,6 +76,10 @@ class Recipe(Strict):
         if size is not None and size % spec.patch_size:
             raise UsageError(f"{size} px images do not divide into patches of {spec.patch_size} px")
 
+    def splits(self, dataset: Any) -> list[str]:
+        """The splits of the data set that the stage reads; the evaluated one comes last."""
+        return [self.evaluate] if self.READS_DATA else []
+
     def inputs(self, model: str, dataset: Any, experiments: Path) -> dict:
         """Further inputs that decide the result and enter its identity, such as official files."""
         return {}
@@ -118,6 +122,9 @@ class Training(Recipe):
     def trains(self) -> bool:
         """Whether anything is trained; `epochs: 0` or `updates: 0` only evaluates."""
         return bool(self.epochs or self.updates)
+
+    def splits(self, dataset: Any) -> list[str]:
+        return [*(["train"] if self.trains else []), *super().splits(dataset)]
 
     @property
     def evaluation_keys(self) -> set[str]:

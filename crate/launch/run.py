@@ -179,7 +179,8 @@ def _execute(
     if not recipe.TORCH and (finished or not main):
         return  # without torch there is nothing for the other ranks to do
     if recipe.READS_DATA:
-        check_available(get_dataset(recipe.dataset), settings.data_root)
+        dataset = get_dataset(recipe.dataset)
+        check_available(dataset, settings.data_root, recipe.splits(dataset))
     started = contextlib.nullcontext()
     if recipe.TORCH:
         # else numpy's products use every core; numpy reads this at its first import
