@@ -94,7 +94,7 @@ def read_json(path: Path) -> dict | None:
     """The JSON object at `path`; None if the file is missing or holds anything else."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):  # the last: nested too deep
         return None
     return value if isinstance(value, dict) else None
 

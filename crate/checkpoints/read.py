@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from crate.checkpoints.pickles import MAGIC, read_pickled
-from crate.errors import RunError, UsageError
+from crate.errors import RunError, UsageError, reason_of
 
 AGAIN = "download it again"
 LINK = f"{AGAIN}, from the link to the file"
@@ -51,7 +51,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         with path.open("rb") as file:
             start = file.read(START)
     except OSError as error:
-        raise RunError(f"{path}: cannot be read ({error.strerror})") from None
+        raise RunError(f"{path}: cannot be read ({reason_of(error)})") from None
     reason = _foreign(start)
     if reason:
         raise RunError(f"{path}: {reason}")

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from crate.errors import RunError
+from crate.errors import RunError, reason_of
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".tif", ".tiff", ".webp")
 # Left by macOS, Synology, Linux and Windows; else a hidden name begins with a dot.
@@ -39,7 +39,7 @@ def read_file(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise Unusable(f"{path}: cannot be read ({error.strerror})") from None
+        raise Unusable(f"{path}: cannot be read ({reason_of(error)})") from None
 
 
 def read_text(path: Path) -> str:
@@ -50,6 +50,12 @@ def read_text(path: Path) -> str:
         raise Unusable(f"{path}: cannot be read (it is not UTF-8 text)") from None
 
 
+def shortened(value: object) -> str:
+    """A value as a message shows it, which may be a number of any length."""
+    text = str(value)
+    return text if len(text) <= 24 else f"{text[:20]}… ({len(text):,} digits)"
+
+
 def load_json(path: Path) -> object:
     """The value in a JSON file of a set. Raises `Unusable`."""
     try:
@@ -57,7 +63,7 @@ def load_json(path: Path) -> object:
     except RecursionError:
         raise Unusable(f"{path}: is not read: it nests lists or objects too deep") from None
     except ValueError as error:
-        reason = "a number of too many digits" if "digits" in str(error) else _first_line(error)
+        reason = "a number of too many digits" if "digits" in str(error) else reason_of(error)
         raise Unusable(f"{path}: is not JSON ({reason})") from None
 
 
@@ -82,7 +88,7 @@ def decode_image(source: Path | io.BytesIO, mode: str | None = None):
     except UnidentifiedImageError:
         reason = "its format is unknown"
     except Exception as error:  # a damaged file makes Pillow raise nearly anything
-        reason = getattr(error, "strerror", None) or _first_line(error)
+        reason = reason_of(error)
     raise RunError(f"cannot be read as an image ({reason})")
 
 
@@ -91,7 +97,7 @@ def require_regular(path: Path) -> None:
     try:
         found = path.stat()
     except OSError as error:
-        raise RunError(f"cannot be read as an image ({error.strerror})") from None
+        raise RunError(f"cannot be read as an image ({reason_of(error)})") from None
     if not stat.S_ISREG(found.st_mode):
         raise RunError("cannot be read as an image (it is not a regular file)")
     if not found.st_size:
@@ -141,10 +147,6 @@ def without_content(paths: Iterable[Path]) -> list[int]:
     return found
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__
-
-
 # --- names -----------------------------------------------------------
 
 
@@ -177,7 +179,7 @@ def file_names(folder: Path) -> list[str]:
     try:
         names = os.listdir(folder)
     except OSError as error:
-        raise Unusable(f"{folder}: cannot be read ({error.strerror})") from None
+        raise Unusable(f"{folder}: cannot be read ({reason_of(error)})") from None
     found = [name for name in names if not hidden(name)]
     note_skipped(folder, collections.Counter({"hidden": len(names) - len(found)}))
     return found
@@ -218,7 +220,7 @@ def class_folders(folder: Path) -> list[str]:
         with os.scandir(folder) as entries:
             return sorted(e.name for e in entries if not hidden(e.name) and _is_folder(e))
     except OSError as error:
-        raise RunError(f"{folder}: cannot be read ({error.strerror})") from None
+        raise RunError(f"{folder}: cannot be read ({reason_of(error)})") from None
 
 
 def _is_folder(entry: os.DirEntry) -> bool:
@@ -233,7 +235,7 @@ def shard_files(folder: Path) -> list[str]:
     try:
         names = os.listdir(folder)
     except OSError as error:
-        raise RunError(f"{folder}: cannot be read ({error.strerror})") from None
+        raise RunError(f"{folder}: cannot be read ({reason_of(error)})") from None
     return sorted(name for name in names if name.endswith(".tar") and not hidden(name))
 
 
@@ -263,5 +265,5 @@ def image_files(folder: Path) -> tuple[list[str], dict[str, int], collections.Co
                     elif entry.name.lower().endswith(IMAGE_SUFFIXES):
                         found.append(name)
         except OSError as error:
-            raise RunError(f"{path}: cannot be read ({error.strerror})") from None
+            raise RunError(f"{path}: cannot be read ({reason_of(error)})") from None
     return sorted(found), times, skipped

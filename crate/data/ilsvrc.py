@@ -12,7 +12,7 @@ from crate.data.datasets import ImageSet
 from crate.data.files import IMAGE_SUFFIXES, class_folders, file_names, is_empty, shard_files
 from crate.data.trouble import in_own_words, say
 from crate.environment import import_torchvision
-from crate.errors import RunError
+from crate.errors import RunError, reason_of
 
 NAME = "imagenet1k"  # the folder whose archives are known
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
@@ -101,7 +101,7 @@ def sort_flat(dataset: ImageSet, root: Path, part: str) -> None:
             (folder / wnid).mkdir(exist_ok=True)
             (folder / name).rename(folder / wnid / name)
         except OSError as error:
-            raise RunError(f"{folder / name}: cannot be moved ({error.strerror})") from None
+            raise RunError(f"{folder / name}: cannot be moved ({reason_of(error)})") from None
 
 
 def _validation_classes(root: Path) -> list[str]:

@@ -34,7 +34,7 @@ from crate.data.files import (
     to_texts,
 )
 from crate.data.pictures import FilePictures, Pictures, ShardPictures
-from crate.errors import RunError
+from crate.errors import RunError, reason_of
 from crate.records import atomic_path
 
 INDEX_VERSION = 1
@@ -114,8 +114,7 @@ def load_index(root: Path, whole: Callable[[dict], bool]) -> dict[str, np.ndarra
             found = {name: file[name] for name in file.files}
         good = int(found["version"]) == INDEX_VERSION and whole(found)
     except Exception as error:  # whatever a damaged file makes numpy and zipfile say
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise RunError(f"{index}: is damaged ({reason})") from None
+        raise RunError(f"{index}: is damaged ({reason_of(error)})") from None
     if not good:
         raise RunError(f"{index}: is damaged, or of another version")
     return found
@@ -256,8 +255,7 @@ def members(
             if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                 raise RunError(f"{path}: is cut off or damaged at byte {tar.offset:,}")
     except (tarfile.TarError, OSError, EOFError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise RunError(f"{path}: cannot be read as a tar ({reason})") from None
+        raise RunError(f"{path}: cannot be read as a tar ({reason_of(error)})") from None
 
 
 def _labelled(path: Path, skipped: collections.Counter) -> list[tuple[str, int, int, int]]:

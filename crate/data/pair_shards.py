@@ -41,7 +41,7 @@ from crate.data.listing import (
     refuse_if_changed,
 )
 from crate.data.pictures import ShardPictures
-from crate.errors import RunError
+from crate.errors import RunError, reason_of
 from crate.records import atomic_path
 
 # Kinds of keys that are not pairs, by the headers, as messages name them.
@@ -176,7 +176,7 @@ def read_shard(path: Path) -> tuple[np.ndarray, list[tuple[int, str]], str, coll
     except RunError as error:
         trouble = str(error).removeprefix(f"{path}: ")
     except OSError as error:
-        trouble = f"cannot be read ({error.strerror})"
+        trouble = f"cannot be read ({reason_of(error)})"
     pairs = [place for place in found.values() if place[0] and place[2]]
     no_caption = [key for key, place in found.items() if place[0] and not place[2]]
     no_picture = [key for key, place in found.items() if not place[0]]

@@ -8,7 +8,7 @@ from PIL import Image, ImageOps
 
 from crate.data.colours import to_rgb
 from crate.data.files import open_image
-from crate.errors import RunError
+from crate.errors import RunError, reason_of
 
 LONGEST_STEM = 200  # bytes of a file name's stem; file systems allow names of 255
 
@@ -23,8 +23,7 @@ def open_picture(path: str | Path) -> Image.Image:
     try:
         return to_rgb(ImageOps.exif_transpose(image))
     except Exception as error:  # of EXIF that is damaged
-        reason = str(error).split("\n")[0] or type(error).__name__
-        raise RunError(f"{path}: cannot be read as an image ({reason})") from None
+        raise RunError(f"{path}: cannot be read as an image ({reason_of(error)})") from None
 
 
 def unique_stems(

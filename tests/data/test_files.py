@@ -233,6 +233,48 @@ def test_the_right_part_is_blamed_for_a_class_too_many(tmp_path, imagenet):
         read_part(imagenet, "train", tmp_path)
 
 
+# --- what is empty -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("content", [(), ("._a.JPEG", ".DS_Store"), ("readme.txt",)])
+def test_an_empty_class_is_no_class(tmp_path, imagenet, content, capsys):
+    tree(tmp_path, "train", "val")
+    folder = tmp_path / "imagenet1k/train" / CLASSES[1]
+    for path in folder.iterdir():
+        path.unlink()
+    for name in content:
+        (folder / name).write_text("not a picture")
+    told = "imagenet1k/train: 1 of its classes has no picture, first n01443537; unpack that again"
+    with pytest.raises(RunError, match=told):
+        open_pictures(imagenet, "train", tmp_path)
+    assert len(open_pictures(imagenet, "test", tmp_path)) == 6
+    approximate = dataclasses.replace(imagenet, approximate=True)  # copies lack some classes
+    assert len(open_pictures(approximate, "train", tmp_path)) == 4
+    assert "warning: " in capsys.readouterr().err
+
+
+def test_a_class_tar_without_a_picture_is_no_class(tmp_path):
+    folder = tmp_path / "imagenet1k/train"
+    folder.mkdir(parents=True)
+    for k, name in enumerate(CLASSES):
+        with tarfile.open(folder / f"{name}.tar", "w") as tar:
+            if k:
+                add(tar, "a.JPEG", b"1")
+    dataset = dataclasses.replace(DATASETS["imagenet1k"], classes=3, approximate=True)
+    assert read_part(dataset, "train", tmp_path).labels.tolist() == [1, 2]
+    with pytest.raises(RunError, match="1 of its classes has no picture, first n01440764"):
+        read_part(dataclasses.replace(dataset, approximate=False), "train", tmp_path)
+
+
+def test_classes_that_are_all_empty_are_an_error_in_any_copy(tmp_path, imagenet):
+    for name in CLASSES:
+        (tmp_path / "imagenet1k/train" / name).mkdir(parents=True)
+    for approximate in (False, True):
+        dataset = dataclasses.replace(imagenet, approximate=approximate)
+        with pytest.raises(RunError, match="3 of its classes have no picture, first n01440764"):
+            read_part(dataset, "train", tmp_path)
+
+
 # --- what is no picture -----------------------------------------------------------
 
 

@@ -247,7 +247,9 @@ def test_flowers_whose_lists_cannot_be_read(tmp_path, file):
     savemat(other, {"something": np.arange(3)})
     for content in (good[:140], b"", b"<html>404</html>", os.urandom(300), other.getvalue()):
         path.write_bytes(content)
-        assert refused("flowers102", "train", tmp_path).startswith(f"{path}: cannot be read (")
+        assert refused("flowers102", "train", tmp_path).startswith(
+            f"{path}: is damaged, or not a MATLAB file with '"
+        )
     path.unlink()
     assert refused("flowers102", "val", tmp_path).startswith(
         f"{path}: cannot be read (No such file"
@@ -285,9 +287,14 @@ def test_pets_whose_lists_do_not_fit(tmp_path):
         assert f"{path}, line 4: is not 'name breed species" in refused(
             "pets", "trainval", tmp_path
         )
-    for breed in (0, 38):
+    for breed in (0, 38, -1, 12345678901234567890):
         path.write_text(f"Abyssinian_100 {breed} 1 1\n")
-        assert f"a label is {breed - 1}, those" in refused("pets", "trainval", tmp_path)
+        told = f"{path}, line 1: the breed is {breed}, those of Oxford-IIIT Pets are 1 to 37"
+        assert told in refused("pets", "trainval", tmp_path)
+    path.write_text(f"Abyssinian_100 {'9' * 4_000} 1 1\n")
+    assert "the breed is 99999999999999999999… (4,000 digits), " in refused(
+        "pets", "trainval", tmp_path
+    )
     path.write_bytes(b"\xff\xfe\x00")
     assert f"{path}: cannot be read" in refused("pets", "trainval", tmp_path)
     path.unlink()
@@ -349,6 +356,11 @@ def test_real_labels_that_are_none(real, tmp_path, content, told):
 def test_real_labels_need_the_official_names_and_classes(real, tmp_path):
     (real / "real.json").write_text(json.dumps([[1000]] * 50_000))
     assert "a label is 1000, those of ImageNet-1K" in refused("imagenet1k_real", "val", tmp_path)
+    for digits in (20, 4_000):
+        (real / "real.json").write_text(json.dumps([[10 ** (digits - 1)]] * 50_000))
+        line = refused("imagenet1k_real", "val", tmp_path)
+        assert "real.json: a label is 1000000000000000000" in line
+        assert len(line) < 700
     (real / "real.json").unlink()
     assert "real.json: cannot be read (No such" in refused("imagenet1k_real", "val", tmp_path)
 

@@ -185,6 +185,19 @@ def test_empty_documents_count_as_documents(tmp_path):
     assert check(TOY, tmp_path)[1][0] == f"{folder}/train.bin: 1 document, Toy has 5 {AGAIN}"
 
 
+@pytest.mark.parametrize("blank", ["\n\n\n", " \t\r\n", "\u3000\x0c"])
+def test_a_text_of_white_space_is_no_document(tmp_path, blank):
+    path = tmp_path / "a.bin"
+    with pytest.raises(RunError, match=r"^a test: there is no text in it$"):
+        write_tokens(path, [blank, blank], BYTES, source="a test")
+    header = write_tokens(path, [blank, "text", blank], BYTES, source="a test")
+    assert (header["documents"], header["empty"], header["tokens"]) == (1, 2, 5)
+    ids = [*BYTES.encode(blank.replace("\u3000", " ")), BYTES.end_of_text]
+    np.array(ids * 3, np.uint16).tofile(path)  # found without a header
+    with pytest.raises(RunError, match=r"a\.bin: there is no text in it$"):
+        adopt_tokens(path, BYTES, source="a test")
+
+
 def sha256(path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 

@@ -44,7 +44,8 @@ def _refuse_empty_classes(
     empty = np.setdiff1d(np.arange(len(classes)), pictures.labels)
     if not len(empty):
         return
-    some = f"{len(empty):,} of its classes have no picture, first {classes[empty[0]]}"
+    have = "classes have" if len(empty) > 1 else "classes has"
+    some = f"{len(empty):,} of its {have} no picture, first {classes[empty[0]]}"
     if not dataset.approximate or len(empty) == len(classes):
         raise RunError(f"{folder}: {some}; unpack {'it' if len(empty) > 1 else 'that'} again")
     say_once(f"warning: {folder}: {some}")
