@@ -38,6 +38,7 @@ from crate.errors import RunError, reason_of
 from crate.records import atomic_path
 
 INDEX_VERSION = 1
+ENDINGS = 4  # that a line names
 
 
 def index_path(root: Path) -> Path:
@@ -260,10 +261,11 @@ def members(
 
 def _labelled(path: Path, skipped: collections.Counter) -> list[tuple[str, int, int, int]]:
     """Key, label, offset and size of each picture of a WebDataset shard."""
-    pictures, labels = {}, {}
+    pictures, labels, endings = {}, {}, collections.Counter()
     with path.open("rb", buffering=0) as file:
         for name, offset, size in members(path, skipped=skipped):
             key, extension = key_of(name)
+            endings[extension] += 1
             if extension != "cls" and f".{extension}" not in IMAGE_SUFFIXES:
                 continue
             kind = labels if extension == "cls" else pictures
@@ -279,8 +281,20 @@ def _labelled(path: Path, skipped: collections.Counter) -> list[tuple[str, int, 
     odd = sorted(pictures.keys() ^ labels.keys())
     if odd:
         lacks = "label ('.cls')" if odd[0] in pictures else "picture"
-        raise RunError(f"{path}: '{odd[0]}' has no {lacks}")
+        raise RunError(
+            f"{path}: '{odd[0]}' has no {lacks}, as {len(odd):,} of {len(pictures | labels):,} "
+            f"keys, which end at the first dot; it has {endings_text(endings)}"
+        )
     return [(key, labels[key], *place) for key, place in pictures.items()]
+
+
+def endings_text(endings: collections.Counter) -> str:
+    """How many members end in what: "6 members: 3 '.input.jpg', 3 '.json'"."""
+    if not endings:
+        return "no members"
+    first = [f"{count:,} '.{ending}'" for ending, count in endings.most_common(ENDINGS)]
+    more = ", …" if len(endings) > ENDINGS else ""
+    return f"{endings.total():,} members: {', '.join(first)}{more}"
 
 
 def key_of(name: str) -> tuple[str, str]:

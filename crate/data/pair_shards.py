@@ -33,6 +33,7 @@ from crate.data.files import IMAGE_SUFFIXES, note_skipped, shard_files, to_bytes
 from crate.data.listing import (
     INDEX_VERSION,
     changed_shard,
+    endings_text,
     index_or_scan,
     index_path,
     key_of,
@@ -280,9 +281,22 @@ def list_pairs(root: Path) -> PairShards:
     if not len(shards.names):
         raise RunError(f"{root}: has no shards ('*.tar')")
     if not len(shards):
-        why = "; ".join([*shards.broken(), *shards.left_out()])
-        raise RunError(f"{root}: has no pairs{f': {why}' if why else ''}")
+        why = "; ".join([*shards.broken(), *shards.left_out(), *_seen(shards)])
+        raise RunError(f"{root}: has no pairs: {why}")
     return shards
+
+
+def _seen(shards: PairShards) -> list[str]:
+    """A line that counts what the first shard that can be read has instead of pairs."""
+    for shard in np.flatnonzero(shards.troubles == b"")[:1]:
+        path, endings = shards.path(shard), collections.Counter()
+        for name, *_ in members(path, skip_links=True):
+            endings[key_of(os.path.normpath(name))[1]] += 1
+        return [
+            f"{path.name} has {endings_text(endings)}; a pair is <key>.jpg (or .png …) and "
+            "<key>.txt, and a key ends at the first dot"
+        ]
+    return []
 
 
 def _pair_shards(root: Path, found: dict[str, np.ndarray]) -> PairShards:

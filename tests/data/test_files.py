@@ -116,6 +116,35 @@ def test_hidden_members_of_shards_of_pairs_are_skipped_and_said(tmp_path, capsys
     assert capsys.readouterr().err == f"note: {tmp_path}: 6 hidden files skipped\n"
 
 
+PAIR = "a pair is <key>.jpg (or .png …) and <key>.txt, and a key ends at the first dot"
+
+
+@pytest.mark.parametrize(
+    ("members", "told"),
+    [
+        (
+            [f"{k}.{end}" for k in "xyz" for end in ("input.jpg", "output.txt", "json")],
+            "0.tar has 9 members: 3 '.input.jpg', 3 '.output.txt', 3 '.json'; ",
+        ),
+        (
+            ["x.gif", "x.caption", "y.gif"],
+            "0.tar has 3 members: 2 '.gif', 1 '.caption'; ",
+        ),
+        (["x.gif", "x.txt"], "1 key without a picture (0.tar/x); 0.tar has 2 members: 1 '.gif', "),
+        ([], "0.tar has no members; "),
+        ([f"x.{k}" for k in range(9)], "0.tar has 9 members: 1 '.0', 1 '.1', 1 '.2', 1 '.3', …; "),
+    ],
+)
+def test_shards_without_pairs_say_what_they_have(tmp_path, members, told):
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for name in members:
+            add(tar, name, b"1")
+    with pytest.raises(RunError) as caught:
+        list_pairs(tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path}: has no pairs: {told}")
+    assert str(caught.value).endswith(PAIR)
+
+
 @pytest.mark.parametrize("write", [ade20k, voc2012])
 def test_hidden_files_of_scenes_are_skipped(tmp_path, write):
     folder = write(tmp_path)
