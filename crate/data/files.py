@@ -50,10 +50,10 @@ def read_text(path: Path) -> str:
         raise Unusable(f"{path}: cannot be read (it is not UTF-8 text)") from None
 
 
-def shortened(value: object) -> str:
-    """A value as a message shows it, which may be a number of any length."""
+def shortened(value: object, most: int = 24) -> str:
+    """A value as a message shows it, which may be a number or a text of any length."""
     text = str(value)
-    return text if len(text) <= 24 else f"{text[:20]}… ({len(text):,} digits)"
+    return text if len(text) <= most else f"{text[:20]}… ({len(text):,} characters)"
 
 
 def load_json(path: Path) -> object:
@@ -200,7 +200,7 @@ def require_files(folder: Path, names: list[str], listed_in: Path) -> None:
     if missing:
         raise Unusable(
             f"{folder}: lacks {len(missing):,} of the {len(names):,} files that {listed_in} "
-            f"names, first {missing[0]}"
+            f"names, first {shortened(missing[0], most=255)}"
         )
 
 

@@ -292,7 +292,7 @@ def test_pets_whose_lists_do_not_fit(tmp_path):
         told = f"{path}, line 1: the breed is {breed}, those of Oxford-IIIT Pets are 1 to 37"
         assert told in refused("pets", "trainval", tmp_path)
     path.write_text(f"Abyssinian_100 {'9' * 4_000} 1 1\n")
-    assert "the breed is 99999999999999999999… (4,000 digits), " in refused(
+    assert "the breed is 99999999999999999999… (4,000 characters), " in refused(
         "pets", "trainval", tmp_path
     )
     path.write_bytes(b"\xff\xfe\x00")

@@ -358,7 +358,7 @@ def changed(key: str, **values):
         (changed("categories", id=10**20), "(categories: an id is 100000000000000000000, not a"),
         (
             changed("images", id=10**4000),
-            "(images: an id is 10000000000000000000… (4,001 digits), n",
+            "(images: an id is 10000000000000000000… (4,001 characte",
         ),
         (changed("annotations", id=0), "(annotations: an id is 0, not a whole number from 1 to"),
         (changed("images", file_name=None), "(image 139 has no file_name)"),
