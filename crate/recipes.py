@@ -108,6 +108,13 @@ class Training(Recipe):
     evaluate_epochs: pydantic.PositiveInt | None = None  # also evaluate every so many epochs,
     evaluate_updates: pydantic.PositiveInt | None = None  # or optimizer updates
 
+    @pydantic.field_validator("betas")
+    @classmethod
+    def _betas_below_one(cls, betas: list[float]) -> list[float]:
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"{betas} should be two numbers from 0 to below 1")
+        return betas
+
     @pydantic.model_validator(mode="after")
     def _one_length(self) -> "Training":
         if (self.epochs is None) == (self.updates is None):
@@ -173,6 +180,13 @@ class ImageTraining(Training):
     @property
     def evaluation_keys(self) -> set[str]:
         return super().evaluation_keys | {"eval_resize"}
+
+    @pydantic.field_validator("randaugment")
+    @classmethod
+    def _levels_of_torchvision(cls, randaugment: list[int] | None) -> list[int] | None:
+        if randaugment and not (randaugment[0] >= 1 and 0 <= randaugment[1] <= 30):
+            raise ValueError(f"{randaugment} should be [operations from 1, level from 0 to 30]")
+        return randaugment
 
     @pydantic.model_validator(mode="after")
     def _one_way_to_crop(self) -> "ImageTraining":

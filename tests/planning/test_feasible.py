@@ -113,6 +113,23 @@ def test_what_fits_is_planned(plan):
     assert plan.resolve(run, {"layers": [3, 5, 99, 11]})  # the last alone is read
 
 
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"betas": [0.9, 1.0]}, "betas: [0.9, 1.0] should be two numbers from 0 to below 1"),
+        ({"betas": [-0.1, 0.9]}, "betas: [-0.1, 0.9] should be two numbers from 0 to below 1"),
+        ({"randaugment": [2, 31]}, "randaugment: [2, 31] should be [operations from 1, level from"),
+        ({"randaugment": [2, -1]}, "randaugment: [2, -1] should be [operations from 1, level from"),
+        ({"randaugment": [0, 9]}, "randaugment: [0, 9] should be [operations from 1, level from 0"),
+    ],
+)
+def test_values_outside_their_range_are_told_by_the_plan(plan, changes, reason):
+    with pytest.raises(UsageError) as caught:
+        plan.resolve(Run("smoke", ALPHA, 0, IMAGENET), changes)
+    assert reason in str(caught.value)
+    plan.resolve(Run("smoke", ALPHA, 0, IMAGENET), {"betas": [0, 0.999], "randaugment": [1, 30]})
+
+
 def test_it_needs_no_torch():
     code = "import sys; import crate.planning.feasible; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
