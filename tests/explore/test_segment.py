@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import os
 
 import numpy as np
 import pytest
@@ -190,6 +191,28 @@ def test_what_was_done_is_kept_when_it_is_interrupted(segment, tmp_path, monkeyp
     status, _, err = segment(first, second, *SMOKE)
     assert (status, err) == (130, "stopped\n")
     assert list(loaded(tmp_path / "out" / "objects.json").imgs) == [1]
+
+
+def test_what_is_no_picture_costs_a_warning_each(segment, tmp_path):
+    good = save(tmp_path / "good.png", Image.fromarray(photos()["rocket"]))
+    loop, pipe, empty = (tmp_path / name for name in ("loop.png", "pipe.png", "empty.png"))
+    loop.symlink_to(loop)
+    os.mkfifo(pipe)
+    empty.touch()
+    status, out, err = segment(loop, pipe, good, empty, *SMOKE)
+    assert status == 1
+    assert out.startswith(f"{good}: ")
+    why = "cannot be read as an image"
+    assert err.splitlines() == [
+        f"warning: {loop}: {why} (Too many levels of symbolic links)",
+        f"warning: {pipe}: {why} (it is not a regular file)",
+        f"warning: {empty}: {why} (it is empty)",
+        "failed: 3 of 4 pictures could not be segmented",
+    ]
+    assert (tmp_path / "out/good.png").is_file()
+    loop_out = tmp_path / "out/bad.png"
+    loop_out.symlink_to(loop_out)  # in the place of an overlay
+    assert segment(save(tmp_path / "bad.png", Image.new("RGB", (9, 9))), *SMOKE)[0] == 0
 
 
 def test_a_picture_in_the_output_folder_is_not_overwritten(segment, tmp_path):
