@@ -46,8 +46,8 @@ class Scenes:
         raise NotImplementedError
 
     def look(self, index: int) -> None:
-        """Read a picture's header. Raises `RunError` naming the file."""
-        image_size(Path(self.name(index)))
+        """Read enough of a picture to see that it is one. Raises `RunError` naming the file."""
+        self.picture(index)
 
     def decode(self, index: int) -> None:
         """Read a picture, and its map. Raises `RunError` naming the file."""
@@ -57,7 +57,7 @@ class Scenes:
 
     def without_content(self) -> list[int]:
         """The pictures that no byte is stored of, by their sizes alone."""
-        return without_content(Path(self.name(index)) for index in range(len(self)))
+        return []
 
     def labels(self, index: int) -> np.ndarray:
         """The map of a picture. Raises `RunError` naming the file and what is wrong with it."""
@@ -71,7 +71,17 @@ class Scenes:
         raise UsageError(f"{self.title} has no objects, only maps of classes")
 
 
-class MapScenes(Scenes):
+class FileScenes(Scenes):
+    """Pictures in files, each of the name `name(index)`."""
+
+    def look(self, index: int) -> None:
+        image_size(Path(self.name(index)))
+
+    def without_content(self) -> list[int]:
+        return without_content(Path(self.name(index)) for index in range(len(self)))
+
+
+class MapScenes(FileScenes):
     """Pictures (`.jpg`) and maps (`.png`) of the same names in two folders.
 
     `classes` (256,) int16 is the class of each value of a map: 255 where it is ignored, -1 where

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from crate.data.datasets import ImageSet
 from crate.data.files import Unusable, load_json, open_image, require_files, shortened
-from crate.data.scenes import Scenes, pixels_text
+from crate.data.scenes import FileScenes, pixels_text
 from crate.errors import RunError
 
 ARCHIVES = {
@@ -30,7 +30,7 @@ def read(dataset: ImageSet, root: Path, part: str) -> "CocoScenes":
     return CocoScenes(dataset.title, root / part, path, found)
 
 
-class CocoScenes(Scenes):
+class CocoScenes(FileScenes):
     """Pictures with boxes and masks of their objects, in the order of the pictures' ids."""
 
     has_objects = True
