@@ -48,7 +48,7 @@ onstart:
     workflow.scheduler.job_rate_limiter = None
     driver.check_launcher(SETTINGS)
     driver.fresh_if_forced(workflow.dag_settings)
-    driver.check_data(SETTINGS, needed_datasets(workflow.dag))
+    driver.check_data(SETTINGS, needed_recipes(workflow.dag))
 
 
 onerror:

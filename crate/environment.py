@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 
-from crate.errors import UsageError
+from crate.errors import UsageError, reason_of
 
 # The folder of recipes, scales and tables.
 EXPERIMENTS = Path(os.environ.get("CRATE_EXPERIMENTS", "experiments"))
@@ -74,5 +74,5 @@ def import_torchvision() -> None:
     try:
         import torchvision.transforms.v2  # noqa: F401
     except (RuntimeError, ImportError) as error:
-        reason = str(error).strip().split("\n")[0]
+        reason = reason_of(error)
         raise UsageError(mismatch() or f"torchvision cannot be imported ({reason})") from None

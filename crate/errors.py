@@ -28,6 +28,45 @@ class Stopped(RunError):
         self.number = number
 
 
+def cause_of(error: BaseException) -> BaseException:
+    """The innermost error that led to one: torch's compiler and libraries wrap the real one."""
+    for _ in range(20):  # a chain may loop
+        inner = (
+            getattr(error, "inner_exception", None) or error.__cause__
+        )  # of torch.compile; of all
+        if isinstance(error, BaseExceptionGroup):
+            inner = error.exceptions[0]
+        if not isinstance(inner, BaseException) or type(inner).__name__ == "_RemoteTraceback":
+            return error
+        error = inner
+    return error
+
+
+def reason_of(error: BaseException) -> str:
+    """Why something failed, in one line: what the innermost error says."""
+    cause = cause_of(error)
+    return getattr(cause, "strerror", None) or _line(cause) or type(cause).__name__
+
+
+def told(error: BaseException) -> str:
+    """The kind of the innermost error, and what it says, in one line."""
+    cause = cause_of(error)
+    return f"{type(cause).__name__}: {_line(cause)}"
+
+
+def _line(error: BaseException) -> str:
+    """What an error says that means something: of another process's error, not its traceback."""
+    lines = [line for line in str(error).splitlines() if line.strip(" \"'")]
+    traces = [k for k, line in enumerate(lines) if "Traceback (most recent call last)" in line]
+    if traces:
+        lines = [line for line in lines[traces[-1] + 1 :] if not line.startswith(" ")]
+    first, second, *_ = (*map(str.strip, lines), "", "")
+    first = first.removeprefix(f"{type(error).__name__}: ")
+    if first.endswith(":") and second:
+        first = f"{first} {second}"
+    return "" if first == "None" else first
+
+
 def nearest(name: object, valid: Iterable[str]) -> str:
     """An error's ending: `"; did you mean 'x'?"`, else up to 12 valid names, else ""."""
     names = sorted(map(str, valid))

@@ -77,6 +77,10 @@ class Recipe(Strict):
         if size is not None and size % spec.patch_size:
             raise UsageError(f"{size} px images do not divide into patches of {spec.patch_size} px")
 
+    def splits(self, dataset: Any) -> list[str]:
+        """The splits of the data set that the stage reads; the evaluated one comes last."""
+        return [self.evaluate] if self.READS_DATA else []
+
     def inputs(self, model: str, dataset: Any, experiments: Path) -> dict:
         """Further inputs that decide the result and enter its identity, such as official files."""
         return {}
@@ -109,6 +113,13 @@ class Training(Recipe):
     evaluate_epochs: pydantic.PositiveInt | None = None  # also evaluate every so many epochs,
     evaluate_updates: pydantic.PositiveInt | None = None  # or optimizer updates
 
+    @pydantic.field_validator("betas")
+    @classmethod
+    def _betas_below_one(cls, betas: list[float]) -> list[float]:
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"{betas} should be two numbers from 0 to below 1")
+        return betas
+
     @pydantic.model_validator(mode="after")
     def _one_length(self) -> "Training":
         if (self.epochs is None) == (self.updates is None):
@@ -125,6 +136,9 @@ class Training(Recipe):
     def trains(self) -> bool:
         """Whether anything is trained; `epochs: 0` or `updates: 0` only evaluates."""
         return bool(self.epochs or self.updates)
+
+    def splits(self, dataset: Any) -> list[str]:
+        return [*(["train"] if self.trains else []), *super().splits(dataset)]
 
     @property
     def evaluation_keys(self) -> set[str]:
@@ -204,6 +218,13 @@ class ImageTraining(ImageRecipe, Training):
     @property
     def evaluation_keys(self) -> set[str]:
         return super().evaluation_keys | {"eval_resize", "interpolation"}
+
+    @pydantic.field_validator("randaugment")
+    @classmethod
+    def _levels_of_torchvision(cls, randaugment: list[int] | None) -> list[int] | None:
+        if randaugment and not (randaugment[0] >= 1 and 0 <= randaugment[1] <= 30):
+            raise ValueError(f"{randaugment} should be [operations from 1, level from 0 to 30]")
+        return randaugment
 
     @pydantic.model_validator(mode="after")
     def _one_way_to_crop(self) -> "ImageTraining":

@@ -94,7 +94,7 @@ def read_json(path: Path) -> dict | None:
     """The JSON object at `path`; None if the file is missing or holds anything else."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):  # the last: nested too deep
         return None
     return value if isinstance(value, dict) else None
 
@@ -103,21 +103,43 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def git_commit() -> str:
-    """The commit of the working tree, with `+changes` where it has any; empty outside git."""
-    root = Path(__file__).parent
+def git_commit(folder: Path = Path(__file__).parent) -> str:
+    """The commit of the checkout whose `crate/` a folder is, with `+changes` where it has any.
 
-    def git(*words: str) -> str:
-        done = subprocess.run(
-            ["git", *words], cwd=root, capture_output=True, text=True, timeout=20, check=False
+    "unknown: …" says why it is not known.
+    """
+    # set in a hook, for example; they would name another repository
+    others = ("GIT_DIR", "GIT_WORK_TREE", "GIT_COMMON_DIR", "GIT_INDEX_FILE", "GIT_NAMESPACE")
+    environment = {key: value for key, value in os.environ.items() if key not in others}
+    environment["LC_ALL"] = "C"
+
+    def git(*words: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            ["git", *words],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
         )
-        return done.stdout.strip() if done.returncode == 0 else ""
 
     try:
-        commit = git("rev-parse", "HEAD")
-        return commit + ("+changes" if commit and git("status", "--porcelain", "-uno") else "")
-    except (OSError, subprocess.SubprocessError):
-        return ""
+        top = git("rev-parse", "--show-toplevel")
+        if "dubious ownership" in top.stderr:
+            return "unknown: git does not read another user's checkout (safe.directory)"
+        if top.returncode or not os.path.samefile(top.stdout.rstrip("\n"), folder.parent):
+            return "unknown: the code is a copy, no checkout of its own"
+        commit = git("rev-parse", "--verify", "HEAD")
+        if commit.returncode:
+            return "unknown: the checkout has no commit"
+        changes = git("status", "--porcelain", "--untracked-files=no")
+        changed = "+changes" if changes.stdout else ""
+        return commit.stdout.strip() + ("+unknown" if changes.returncode else changed)
+    except FileNotFoundError:
+        return "unknown: git is not installed"
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"unknown: git does not answer ({type(error).__name__})"
 
 
 @contextlib.contextmanager

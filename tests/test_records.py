@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,12 +16,15 @@ from crate.records import (
     atomic_path,
     canonical_json,
     file_sha256,
+    git_commit,
     lock,
     read_json,
     short_hash,
     write_json,
     write_text,
 )
+
+ROOT = Path(__file__).parent.parent
 
 
 def names(folder: Path) -> list[str]:
@@ -290,3 +294,86 @@ def test_a_lock_in_a_folder_that_cannot_be_written_is_one_line(tmp_path):
         lock(tmp_path / "file" / ".lock"),
     ):
         pass
+
+
+# --- the commit -----------------------------------------------------------
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """`crate/` of a checkout with one commit, and `git(…)` in it."""
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    folder = tmp_path / "suite/crate"
+    folder.mkdir(parents=True)
+    (folder / "a.py").write_text("")
+
+    def git(*words: str, at: Path = folder.parent) -> str:
+        identity = ("-c", "user.name=a", "-c", "user.email=a@b.c")
+        done = subprocess.run(
+            ["git", *identity, *words], cwd=at, capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    git("init", "-q")
+    git("add", "-A")
+    git("commit", "-q", "-m", "one")
+    return folder, git
+
+
+def test_the_commit_of_a_checkout(checkout):
+    folder, git = checkout
+    commit = git("rev-parse", "HEAD")
+    assert git_commit(folder) == commit
+    (folder / "new.py").write_text("")
+    assert git_commit(folder) == commit  # untracked files are not the commit's
+    (folder / "a.py").write_text("changed = 1")
+    assert git_commit(folder) == f"{commit}+changes"
+
+
+COPY = "unknown: the code is a copy, no checkout of its own"
+
+
+@pytest.mark.parametrize("tracked", [False, True])
+def test_a_copy_inside_another_repository_has_no_commit(checkout, tracked):
+    folder, git = checkout
+    inside = folder.parent / "copies/suite/crate"
+    shutil.copytree(folder, inside)
+    if tracked:
+        git("add", "-A")
+        git("commit", "-q", "-m", "two")
+    assert git_commit(inside) == COPY
+
+
+def test_a_copy_without_git_and_a_checkout_without_commits(tmp_path, checkout):
+    folder, _ = checkout
+    alone = tmp_path / "alone/crate"
+    shutil.copytree(folder, alone)
+    assert git_commit(alone) == COPY
+    subprocess.run(["git", "init", "-q"], cwd=alone.parent, check=True)
+    assert git_commit(alone) == "unknown: the checkout has no commit"
+
+
+def test_another_repository_that_the_environment_names_is_not_believed(checkout, monkeypatch):
+    folder, git = checkout
+    monkeypatch.setenv("GIT_DIR", str(ROOT / ".git"))
+    monkeypatch.setenv("GIT_WORK_TREE", str(ROOT))
+    got = git_commit(folder)
+    monkeypatch.delenv("GIT_DIR")
+    monkeypatch.delenv("GIT_WORK_TREE")
+    assert got == git("rev-parse", "HEAD")
+
+
+def test_what_git_refuses_or_cannot_say_is_told(checkout, monkeypatch, tmp_path):
+    folder, _ = checkout
+    monkeypatch.setenv("PATH", str(tmp_path))  # without git
+    assert git_commit(folder) == "unknown: git is not installed"
+    for script, told in (
+        (
+            "echo \"fatal: detected dubious ownership in repository at '/x'\" >&2; exit 128",
+            "unknown: git does not read another user's checkout (safe.directory)",
+        ),
+        ("exit 1", COPY),
+    ):
+        (tmp_path / "git").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "git").chmod(0o755)
+        assert git_commit(folder) == told

@@ -5,10 +5,12 @@ same for all. torch is imported only where weights are converted.
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from crate.checkpoints.find import Found, find_weights, unknown_layout
 from crate.checkpoints.layouts import LAYOUTS
 from crate.checkpoints.layouts.base import Layout, Parts, Shapes, grid_side, read_sizes
 from crate.checkpoints.layouts.clipa import TEXT_LAYOUTS
@@ -33,25 +35,28 @@ OUR_SIZES = {
         "context_length": "text.positions",
     },
 }
-# Our keys that no official file has.
-OUR_SIGNS = ("patch_embedding.projection.weight", "token_embedding.weight", "vision.positions")
 
 
 def convert(
-    weights: Mapping[str, Any], model: str | ModelSpec, *, where: str | Path = "the checkpoint"
+    content: Mapping[str, Any],
+    model: str | ModelSpec,
+    *,
+    name: str | None = None,
+    where: str | Path = "the checkpoint",
+    take: str | None = None,
 ) -> dict[str, "torch.Tensor"]:
     """Official weights under our names, for `load_state_dict(strict=True)`; all or nothing.
 
     Sizes that a specification leaves open (image size and classes, or vocabulary and length of a
     text) are the file's; `infer_sizes` gives them. float16 and bfloat16 (in a .npz: two bytes of
-    void) are widened exactly.
+    void) are widened exactly; float64 is rounded, with a line on stderr.
 
     Args:
-        weights: tensors or numpy arrays by name, in one of `LAYOUTS`; bare, or under "state_dict"
-            or "model"; with or without the prefixes "module." (of a parallel model) and
-            "_orig_mod." (of a compiled one).
+        content: tensors or numpy arrays by name, in one of `LAYOUTS`, wherever they stand in what
+            a file holds (`find.py`).
         model: a model's name, or a specification.
-        where: the file, for messages.
+        name, where: of the specification and of the file, for messages.
+        take: where in the file the weights stand; None: as `find_weights` finds them.
 
     Returns:
         float32 tensors that share no memory with `weights`.
@@ -61,26 +66,28 @@ def convert(
             another shape, with both shapes; or two tensors differ that are one here.
         RunError: a value is not a tensor, not of a floating type, or not finite.
     """
-    spec, label = _named(model)
+    spec, label = _named(model, name)
     with _about(where):
-        file = _unwrapped(weights)
-        layout = _layout_of(file, LAYOUTS.values())
+        found = find_weights(content, LAYOUTS.values(), take=take, where=where)
+        layout = found.layout
         if layout is None:
-            raise _unknown_layout(file)
-        flat = layout.tidy(_checked(layout.named(file)))
+            raise unknown_layout(found, LAYOUTS.values())
+        flat = layout.tidy(layout.named(found.weights))
         shapes = _shapes(flat)
         try:
             expected = _expected(layout, spec, shapes)
         except UsageError as error:
+            _require_tensors(found)
             raise UsageError(
                 f"not the weights of {label}: {error}{_models_that_fit(layout, shapes)}"
             ) from None
+        _require_plain(flat)
         layout.check(spec, flat)
-        return _converted(expected, flat)
+        return _converted(expected, flat, where)
 
 
 def convert_text(
-    weights: Mapping[str, Any], model: str | ModelSpec, *, where: str | Path = "the checkpoint"
+    content: Mapping[str, Any], model: str | ModelSpec, *, where: str | Path = "the checkpoint"
 ) -> dict[str, "torch.Tensor"]:
     """Our `text.*` and `logit_scale` of an official contrastive model, whatever its vision tower.
 
@@ -95,17 +102,18 @@ def convert_text(
     """
     spec, label = _named(model)
     with _about(where):
-        file = _unwrapped(weights)
-        layout = _layout_of(file, TEXT_LAYOUTS)
+        found = find_weights(content, TEXT_LAYOUTS, where=where)
+        layout = found.layout
         if layout is None:
-            first = next(iter(file))
+            first = next(iter(found.weights))
             raise UsageError(f"holds no CLIP or CLIPA text tower; its first key is '{first}'")
-        text = layout.tidy(_checked(layout.named(file)))
+        text = layout.tidy(layout.named(found.weights))
         try:
             expected = _expected(layout, spec, _shapes(text))
         except UsageError as error:
+            _require_tensors(found)
             raise UsageError(f"its text tower is not that of {label}: {error}") from None
-        return _converted(expected, text)
+        return _converted(expected, text, where)
 
 
 def to_official(
@@ -170,10 +178,10 @@ def infer_sizes(state: Mapping[str, "torch.Tensor"], model: str | ModelSpec) -> 
     return sizes
 
 
-def _named(model: str | ModelSpec) -> tuple[ModelSpec, str]:
+def _named(model: str | ModelSpec, name: str | None = None) -> tuple[ModelSpec, str]:
     if isinstance(model, str):
         return resolve(model), model
-    return model, f"a {model.attention}-{model.feedforward} model of width {model.dim}"
+    return model, name or f"a {model.attention}-{model.feedforward} model of width {model.dim}"
 
 
 @contextlib.contextmanager
@@ -185,42 +193,21 @@ def _about(what: str | Path) -> Iterator[None]:
         raise type(error)(f"{what}: {error}") from None
 
 
-# --- what a file holds ----------------------------------------------------------------------------
+# --- names and shapes -----------------------------------------------------------------------------
 
 
-def _unwrapped(weights: Mapping[str, Any]) -> dict[str, Any]:
-    """The tensors by name, without a wrapper and without the prefixes of one."""
-    inner = weights.get("state_dict", weights.get("model", weights))
-    if not isinstance(inner, Mapping) or not inner or not all(isinstance(k, str) for k in inner):
-        raise RunError("holds no mapping of names to tensors")
-    for prefix in ("module.", "_orig_mod."):
-        if all(key.startswith(prefix) for key in inner):
-            inner = {key.removeprefix(prefix): value for key, value in inner.items()}
-    return dict(inner)
+def _require_plain(weights: Mapping[str, Any]) -> None:
+    """Raise `RunError` about a tensor that is not dense, before values are compared."""
+    from crate.weights import require_dense
+
+    for key, value in weights.items():
+        require_dense(value, key)
 
 
-def _layout_of(file: Mapping[str, Any], layouts: Iterable[Layout]) -> Layout | None:
-    """The first layout whose sign a file has."""
-    return next((layout for layout in layouts if layout.recognises(file)), None)
-
-
-def _unknown_layout(file: Mapping[str, Any]) -> UsageError:
-    first = next(iter(file))
-    if any(key in file for key in OUR_SIGNS):
-        return UsageError("is in this suite's own layout already")
-    if any(key.startswith(("visual.", "params/img/")) for key in file):
-        return UsageError(f"is a contrastive model of a layout not read here ('{first}')")
-    signs = ", ".join(dict.fromkeys(layout.sign for layout in LAYOUTS.values()))
-    return UsageError(
-        f"not an official CRATE checkpoint: it has none of {signs}; its first key is '{first}'"
-    )
-
-
-def _checked(flat: dict[str, Any]) -> dict[str, Any]:
-    for key, value in flat.items():
-        if not hasattr(value, "shape"):
-            raise RunError(f"'{key}' is not a tensor but {type(value).__name__}")
-    return flat
+def _require_tensors(found: Found) -> None:
+    """Raise `RunError` about what stands among weights that do not fit, and is no tensor."""
+    for key, kind in found.others.items():
+        raise RunError(f"'{key}' is not a tensor but {kind}")
 
 
 def _shapes(weights: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -258,46 +245,37 @@ def _models_that_fit(layout: Layout, shapes: Shapes) -> str:
         with contextlib.suppress(UsageError):
             _expected(layout, spec, shapes)
             fitting.append(name)
-    return f"; the weights fit {' or '.join(fitting)}" if fitting else ""
+    if fitting:
+        return f"; the weights fit {' or '.join(fitting)}"
+    return (
+        f"; its {len(shapes):,} tensors of the {layout.name} layout fit no model of 'crate "
+        "models': add one of their sizes to models.yaml"
+    )
 
 
 # --- values ---------------------------------------------------------------------------------------
 
 
-def _converted(expected: Parts, flat: Mapping[str, Any]) -> dict[str, "torch.Tensor"]:
+def _converted(
+    expected: Parts, flat: Mapping[str, Any], where: object
+) -> dict[str, "torch.Tensor"]:
     """Tensors that have the right names and shapes, as ours."""
     import torch
 
+    from crate.weights import to_float32
+
     converted: dict[str, torch.Tensor] = {}
+    rounded = 0
     for key, part in expected.items():
-        official = _float32(flat[key], key)
+        official, wide = to_float32(flat[key], key)
+        rounded += wide
         tensor = part.turn(official) if part.turn else official
         if part.lossy and not torch.equal(part.back(tensor), official):
             raise UsageError(f"'{key}': {part.lossy}")
         if part.ours in converted:
             tensor = torch.cat([converted[part.ours], tensor])
         converted[part.ours] = tensor.contiguous()
+    if rounded:
+        tensors = f"{rounded:,} tensor{'s are' if rounded > 1 else ' is'}"
+        print(f"note: {where}: {tensors} float64; rounded to float32", file=sys.stderr)
     return converted
-
-
-def _float32(value: Any, key: str) -> "torch.Tensor":
-    """A copy as float32, exactly. Raises `RunError` unless all values are finite floats."""
-    import numpy as np
-    import torch
-
-    if isinstance(value, np.ndarray):
-        if value.dtype.kind == "V" and value.dtype.itemsize == 2:  # how numpy keeps bfloat16
-            bits = np.ascontiguousarray(value).view(np.int16)
-            tensor = torch.tensor(bits).view(torch.bfloat16)
-        elif value.dtype.kind == "f" and value.dtype.itemsize <= 4:
-            tensor = torch.tensor(value.astype(value.dtype.newbyteorder("="), copy=False))
-        else:
-            raise RunError(f"'{key}' is {value.dtype}, not float32, float16 or bfloat16")
-    else:
-        tensor = value.detach().cpu().clone()
-    if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16):
-        raise RunError(f"'{key}' is {tensor.dtype}, not float32, float16 or bfloat16")
-    tensor = tensor.float()
-    if not tensor.isfinite().all():
-        raise RunError(f"'{key}' holds values that are not finite")
-    return tensor

@@ -29,17 +29,21 @@ BUILDERS = {
 }
 
 
-def import_official(path: Path, name: str, spec: ModelSpec, out: Path) -> str:
+def import_official(
+    path: Path, name: str, spec: ModelSpec, out: Path, *, take: str | None = None
+) -> str:
     """Write an official checkpoint as our .safetensors; returns one line about it.
 
-    The weights are loaded strictly into a model of `spec` before anything is written.
+    The weights, those at `take` of the file, are loaded strictly into a model of `spec` before
+    anything is written.
 
     Raises:
         UsageError, RunError: as `read_checkpoint` and `convert`.
     """
-    if out.resolve() == path.resolve():
+    content = read_checkpoint(path)
+    if _same_file(out, path):
         raise UsageError(f"{out}: is the official file itself; give --out another name")
-    state = convert(read_checkpoint(path), spec, where=path)
+    state = convert(content, spec, name=name, where=path, take=take)
     sizes = infer_sizes(state, spec)
     with torch.device("meta"):
         model = BUILDERS[_kind(spec, sizes)](spec, **sizes)
@@ -67,7 +71,7 @@ def export_run(path: str, to: str, out: Path) -> str:
     if to not in FORMATS:
         raise UsageError(f"cannot export to '{to}'; there are: {', '.join(FORMATS)}")
     run, folder, record, spec, state = read_finished(path)
-    if out.resolve() == folder.weights.resolve():
+    if _same_file(out, folder.weights):
         raise UsageError(f"{out}: is the run's own file; give --out another name")
     sizes = infer_sizes(state, spec)
     kind = _kind(spec, sizes)
@@ -83,6 +87,11 @@ def export_run(path: str, to: str, out: Path) -> str:
     facts["weights_sha256"] = record["result"]["weights_sha256"]
     FORMATS[to](model.eval(), spec, facts, out)
     return f"{out}: {_summary(run.model, state, sizes)}; sha256 {file_sha256(out)}"
+
+
+def _same_file(out: Path, path: Path) -> bool:
+    """Whether writing `out` would replace `path`; a link that loops is no file."""
+    return out.exists() and out.samefile(path)
 
 
 def _kind(spec: ModelSpec, sizes: dict[str, int]) -> str:

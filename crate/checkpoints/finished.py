@@ -8,7 +8,7 @@ from crate.errors import RunError, UsageError
 from crate.models.spec import ModelSpec
 from crate.records import RunFolder, file_sha256, read_json
 from crate.runs import Run, parse_path
-from crate.weights import read_weights
+from crate.weights import read_weights, require_weights
 
 
 class Finished(NamedTuple):
@@ -46,4 +46,5 @@ def read_finished(path: str) -> Finished:
     if not folder.weights.is_file() or file_sha256(folder.weights) != stated:
         raise RunError(f"{folder.weights}: is not the file its metrics were measured on; run again")
     spec = ModelSpec(**record["config"]["model"])
-    return Finished(run, folder, record, spec, read_weights(folder.weights))
+    state = require_weights(read_weights(folder.weights), folder.weights)
+    return Finished(run, folder, record, spec, state)

@@ -6,7 +6,6 @@ from typing import Literal
 import pydantic
 
 from crate.checkpoints.layouts import LAYOUTS
-from crate.checkpoints.read import SUFFIXES
 from crate.errors import RunError, UsageError, unknown
 from crate.models.zoo import MODELS, list_models
 from crate.records import file_sha256
@@ -40,8 +39,8 @@ def manifest(folder: str | Path) -> dict[str, OfficialFile]:
     entries = {}
     for name, content in read_yaml(path).items():
         where = f"{path}: {name}"
-        if "/" in name or Path(name).suffix not in SUFFIXES:
-            raise UsageError(f"{where}: should be a file name ending in {', '.join(SUFFIXES)}")
+        if Path(name).name != name:
+            raise UsageError(f"{where}: should be the name of a file, without its folders")
         if not isinstance(content, dict):
             raise UsageError(f"{where}: {content!r} should be a mapping of keys to values")
         entry = parse(OfficialFile, content, where)

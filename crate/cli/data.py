@@ -19,6 +19,10 @@ def add_parser(commands) -> None:
         parser.add_argument(
             "--data-root", help="the folder of all data sets (default: as config.yaml says)"
         )
+        if name == "check":
+            parser.add_argument(
+                "--thorough", action="store_true", help="decode all pictures and maps (hours)"
+            )
 
 
 def check(options) -> None:
@@ -26,7 +30,7 @@ def check(options) -> None:
     from crate.data.datasets import advice
 
     dataset, data_root = _open(options)
-    complete, problems = check(dataset, data_root)
+    complete, problems = check(dataset, data_root, thorough=options.thorough)
     print("\n".join(complete), end="\n" if complete else "")
     for line in problems:
         print(line, file=sys.stderr)

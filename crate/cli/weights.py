@@ -17,11 +17,16 @@ def add_parser(commands) -> None:
         "--data-root", help="the folder of all data sets (default: as config.yaml says)"
     )
 
-    text = "convert an official checkpoint (.pth, .npz, …) to our weights"
+    text = "convert an official checkpoint (of PyTorch, safetensors or .npz) to our weights"
     parser = add_command(commands, "import", import_file, text, settings=False)
     parser.add_argument("file")
     parser.add_argument("--model", required=True, help="a name of 'crate models' or models.yaml")
     parser.add_argument("--out", required=True, help="the .safetensors file to write")
+    parser.add_argument(
+        "--take",
+        metavar="PLACE",
+        help="where in the file the weights stand, if in several places: model, model_ema, …",
+    )
 
     text = "export the weights of a finished run for other programs"
     parser = add_command(commands, "export", export, text, settings=False)
@@ -73,7 +78,7 @@ def import_file(options) -> None:
     verify_if_listed(path, options.model, EXPERIMENTS)
     from crate.checkpoints.export import import_official
 
-    print(import_official(path, options.model, spec, out))
+    print(import_official(path, options.model, spec, out, take=options.take))
 
 
 def export(options) -> None:

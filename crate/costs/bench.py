@@ -23,7 +23,7 @@ import torch
 from crate import runtime
 from crate.costs.budget import bench_folder, read_bench, workload_key
 from crate.costs.cost import cost, shard_size, workloads
-from crate.errors import RunError, UsageError
+from crate.errors import RunError, UsageError, told
 from crate.planning.plan import Plan
 from crate.planning.settings import Settings
 from crate.records import now, write_json
@@ -82,7 +82,7 @@ def bench(
             try:
                 entry = measure(resolved, workload["kind"], here, seconds)
             except (RuntimeError, RunError) as error:  # out of memory, or a missing input
-                reason = str(error).strip().splitlines()[0]
+                reason = str(error) if isinstance(error, RunError) else told(error)
                 print(f"{what}: not measured ({reason})", file=sys.stderr, flush=True)
                 continue
         origin = {"workload": workload, "run": str(resolved.run), "at": now()}

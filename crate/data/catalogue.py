@@ -67,6 +67,7 @@ _CAPTIONED = {
     "assets": ("fashion-mnist-train", "open-clip-art-32"),
 }
 _FLOWERS, _PETS = "flowers-102/", "oxford-iiit-pet/"
+_ADE20K = ("images", "annotations")
 _ILSVRC_GET = (
     "download ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz "
     "from image-net.org (an account is needed) to {home}, "
@@ -138,10 +139,10 @@ DATASETS = {
             folders={"train": "train", "test": "test"},
             holdout=5_000,
             labels="cifar10",
-            needs=tuple(
-                f"cifar-10-batches-py/{name}"
-                for name in (*(f"data_batch_{k}" for k in range(1, 6)), "test_batch")
-            ),
+            parts_need={
+                "train": tuple(f"cifar-10-batches-py/data_batch_{k}" for k in range(1, 6)),
+                "test": ("cifar-10-batches-py/test_batch",),
+            },
         ),
         ImageSet(
             name="cifar100",
@@ -153,7 +154,7 @@ DATASETS = {
             folders={"train": "train", "test": "test"},
             holdout=5_000,
             labels="cifar100",
-            needs=("cifar-100-python/train", "cifar-100-python/test"),
+            parts_need={part: (f"cifar-100-python/{part}",) for part in ("train", "test")},
         ),
         ImageSet(
             name="flowers102",
@@ -176,10 +177,8 @@ DATASETS = {
             folders={"train": "trainval", "test": "test"},
             holdout=368,
             labels="pets",
-            needs=tuple(
-                f"{_PETS}{name}"
-                for name in ("images", "annotations/trainval.txt", "annotations/test.txt")
-            ),
+            needs=(f"{_PETS}images",),
+            parts_need={part: (f"{_PETS}annotations/{part}.txt",) for part in ("trainval", "test")},
         ),
         ImageSet(
             name="ade20k",
@@ -191,7 +190,10 @@ DATASETS = {
             folders={"train": "training", "test": "validation"},
             holdout=500,
             scenes="ade20k",
-            needs=("ADEChallengeData2016/images", "ADEChallengeData2016/annotations"),
+            parts_need={
+                part: tuple(f"ADEChallengeData2016/{kind}/{part}" for kind in _ADE20K)
+                for part in ("training", "validation")
+            },
             instructions="download "
             "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip to {home}, ",
         ),
@@ -205,10 +207,11 @@ DATASETS = {
             folders={"train": "train", "test": "val"},
             holdout=150,
             scenes="voc2012",
-            needs=tuple(
-                f"VOCdevkit/VOC2012/{name}"
-                for name in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation/val.txt")
-            ),
+            needs=("VOCdevkit/VOC2012/JPEGImages", "VOCdevkit/VOC2012/SegmentationClass"),
+            parts_need={
+                part: (f"VOCdevkit/VOC2012/ImageSets/Segmentation/{part}.txt",)
+                for part in ("train", "val")
+            },
             instructions="download http://host.robots.ox.ac.uk/pascal/VOC/voc2012/"
             "VOCtrainval_11-May-2012.tar to {home}, ",
         ),

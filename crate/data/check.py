@@ -1,5 +1,6 @@
 """Compare a data set on disk with what was published (`crate data check`)."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,22 +8,33 @@ import numpy as np
 
 from crate.data.captions import BERT_SHA256, bert_vocabulary, read_vocabulary
 from crate.data.datasets import Dataset, ImageSet, PairSet, TextSet, advice, check_available, home
-from crate.data.listing import index_path, read_index, scan
+from crate.data.ilsvrc import next_step
+from crate.data.listing import index_path, read_index, scan, unpacked
 from crate.data.pair_shards import list_pairs, read_pair_index
+from crate.data.pictures import Pictures
 from crate.data.readers import reader
+from crate.data.scenes import Scenes
 from crate.data.sources import read_part
 from crate.data.texts import open_tokens
 from crate.data.token_files import map_ids, read_header
 from crate.data.tokenizer import get_tokenizer
+from crate.data.trouble import say
 from crate.environment import import_torchvision
 from crate.errors import RunError
 from crate.records import file_sha256
 
+HEADERS = 20_000  # pictures of a part whose headers are read: a minute on a network file system
+PROGRESS = 50_000  # pictures between two lines of progress
+NAMED = 3  # pictures that a line names
 
-def check(dataset: Dataset, data_root: str | Path) -> tuple[list[str], list[str]]:
+
+def check(
+    dataset: Dataset, data_root: str | Path, *, thorough: bool = False
+) -> tuple[list[str], list[str]]:
     """Count classes and images of every part, and compare files with their published md5 sums.
 
-    Of sets with maps or objects, pictures are counted and annotations tried; maps are not opened.
+    Of pictures, the size of each and the headers of at most `HEADERS` are looked at; `thorough`
+    decodes all of them, and maps. Of sets with objects, annotations are tried.
     Token files are compared with the sha256 of their headers, in full. Of shards of pairs the
     headers are read; a key that is not a pair is left out, and that is not a problem.
 
@@ -49,23 +61,30 @@ def check(dataset: Dataset, data_root: str | Path) -> tuple[list[str], list[str]
         where = root / part if dataset.form == "class_folders" else f"{root}, {part}"
         try:
             if dataset.scenes:
-                labels, line, unusable = _scenes(dataset, part, data_root)
+                pictures = read_part(dataset, part, data_root)
+                line, unusable = _scenes(dataset, part, pictures, data_root)
                 there.append(f"{where}: {line}")
                 wrong += unusable
             elif dataset.labels:
-                labels = read_part(dataset, part, data_root).labels
-                there.append(f"{where}: {len(labels):,} images")
+                pictures = read_part(dataset, part, data_root)
+                there.append(f"{where}: {len(pictures):,} images")
             else:
+                step = next_step(dataset, root, part)
+                wrong += [step] if step else []
                 found = scan(root / part)  # the folder itself, not its index
-                labels, classes[part] = found["labels"], found["classes"].tolist()
+                if step and not len(found["labels"]):
+                    continue
+                names, pictures = unpacked(root / part, found)
+                classes[part] = [os.fsencode(name) for name in names]
                 there.append(_counted(root / part, found))
                 wrong += _wrong_classes(dataset, root / part, found)
+            wrong += bad_pictures(where, pictures, thorough=thorough)
         except RunError as error:
             wrong.append(str(error).removesuffix(f"; {advice(dataset, data_root)}"))
             continue
-        if len(labels) != dataset.splits[split] and not dataset.approximate:
+        if len(pictures) != dataset.splits[split] and not dataset.approximate:
             wrong.append(
-                f"{where}: {len(labels):,} images, {dataset.title} has {dataset.splits[split]:,}"
+                f"{where}: {len(pictures):,} images, {dataset.title} has {dataset.splits[split]:,}"
             )
     train = set(classes.get(dataset.folders.get("train"), ()))
     for part, names in classes.items():
@@ -137,9 +156,10 @@ def odd_counts(dataset: TextSet, split: str, path: Path, header: dict) -> list[s
     ]
 
 
-def _scenes(dataset: ImageSet, part: str, data_root: str | Path) -> tuple[list, str, list[str]]:
-    """Ids of a part's pictures, a line that counts what it has, and lines about unusable ones."""
-    scenes = read_part(dataset, part, data_root)
+def _scenes(
+    dataset: ImageSet, part: str, scenes: Scenes, data_root: str | Path
+) -> tuple[str, list[str]]:
+    """A line that counts what a part has, and lines about what of it is unusable."""
     line, wrong = f"{len(scenes):,} images", list(scenes.problems)
     if scenes.has_maps:
         line += ", each with its map"
@@ -153,7 +173,7 @@ def _scenes(dataset: ImageSet, part: str, data_root: str | Path) -> tuple[list, 
                 f"{where}, {part}: {categories:,} categories, {dataset.title} has "
                 f"{dataset.classes:,}"
             )
-    return scenes.ids, line, wrong
+    return line, wrong
 
 
 def _pairs(dataset: PairSet, data_root: str | Path) -> tuple[list[str], list[str]]:
@@ -208,6 +228,8 @@ def _index_state(folder: Path, read: Callable[[Path], dict]) -> str:
 def _wrong_classes(dataset: ImageSet, folder: Path, found: dict[str, np.ndarray]) -> list[str]:
     labels, names = found["labels"], found["classes"]
     classes = len(names) or len(np.unique(labels))
+    if not len(labels):
+        return [f"{folder}: no images in its {classes:,} {_kind(found)}"]
     wrong = []
     if classes != dataset.classes:
         wrong.append(
@@ -220,6 +242,43 @@ def _wrong_classes(dataset: ImageSet, folder: Path, found: dict[str, np.ndarray]
         first = names[empty[0]].decode()
         wrong.append(f"{folder}: no images in {len(empty):,} of its classes, first {first}")
     return wrong
+
+
+def bad_pictures(where: str | Path, pictures: Pictures | Scenes, *, thorough: bool) -> list[str]:
+    """A line about pictures that cannot be read: how many there are, and what is wrong with some.
+
+    The sizes of all are looked at, and the headers of some; `thorough` decodes all, and maps.
+    """
+    count = len(pictures)
+    looked = range(count) if thorough else evenly(count, HEADERS)
+    bad = dict.fromkeys(pictures.without_content(), "")
+    for number, index in enumerate(looked, 1):
+        if index in bad:
+            continue
+        try:
+            if thorough:
+                pictures.decode(index)
+            else:
+                pictures.look(index)
+        except RunError as error:
+            bad[index] = str(error)
+        if number % PROGRESS == 0:
+            say(f"{where}: looked at {number:,} of {len(looked):,} pictures")
+    if not bad:
+        return []
+    first = [
+        bad[index] or f"{pictures.name(index)}: is empty or missing"
+        for index in sorted(bad)[:NAMED]
+    ]
+    number = f"{len(bad):,} picture{'s' * (len(bad) > 1)}"
+    more = "; …" if len(bad) > NAMED else ""
+    return [f"{where}: {number} of {count:,} cannot be read: {'; '.join(first)}{more}"]
+
+
+def evenly(count: int, wanted: int) -> list[int]:
+    """min(wanted, count) evenly spaced indices below `count`."""
+    chosen = min(wanted, count)
+    return [number * count // chosen for number in range(chosen)]
 
 
 def published_files(dataset: ImageSet) -> dict[str, str]:

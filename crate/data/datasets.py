@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar
 
+from crate.data.files import is_empty
 from crate.errors import RunError, UsageError, unknown
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -42,6 +43,7 @@ class Dataset:
     holdout: int = 0  # taken from train for a split that has no part of its own
     subdir: str = ""  # the set's folder in data_root, if not its name
     needs: tuple[str, ...] = ()  # required files and folders, besides the parts
+    parts_need: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)  # one part's
     approximate: bool = False  # copies differ in size; the count is not enforced
     assets: tuple[str, ...] = ()  # files of crate/data/assets
     instructions: str = ""  # what a person must do before `crate data prepare`, if anything
@@ -155,8 +157,12 @@ def odd_count(dataset: Dataset, count: int) -> str:
     )
 
 
-def check_available(dataset: Dataset, data_root: str | Path) -> None:
+def check_available(
+    dataset: Dataset, data_root: str | Path, splits: Iterable[str] | None = None
+) -> None:
     """Check, before anything is trained, that the files of a data set are there.
+
+    splits: those that are read; None for all. A folder with nothing in it is not there.
 
     Raises:
         RunError: one line that names the first missing file and how to get it.
@@ -169,14 +175,22 @@ def check_available(dataset: Dataset, data_root: str | Path) -> None:
             raise RunError(f"{dataset.title}: {problems[0]}")
         return
     root = home(dataset, data_root)
-    parts = dataset.folders.values() if dataset.form in ("class_folders", "pairs") else ()
-    missing = [root / part for part in parts if not (root / part).is_dir()]
-    needs = list(dataset.needs)
+    read = dataset.folders if splits is None else splits
+    parts = list(dict.fromkeys(split_part(dataset, split) for split in read))
+    needs = [*parts] if dataset.form in ("class_folders", "pairs") else []
+    needs += [
+        *dataset.needs,
+        *(name for part in parts for name in dataset.parts_need.get(part, ())),
+    ]
     if dataset.form == "tokens":
-        needs += [f"{part}{end}" for part in dataset.folders.values() for end in (".bin", ".json")]
-    missing += [root / name for name in needs if not (root / name).exists()]
-    if missing:
-        raise RunError(f"{dataset.title} is not at {missing[0]}: {advice(dataset, data_root)}")
+        needs += [f"{part}{end}" for part in parts for end in (".bin", ".json")]
+    for path in (root / name for name in needs):
+        if not path.exists():
+            raise RunError(f"{dataset.title} is not at {path}: {advice(dataset, data_root)}")
+        if is_empty(path):
+            raise RunError(
+                f"{dataset.title} is not at {path}, which is empty: {advice(dataset, data_root)}"
+            )
 
 
 def advice(dataset: Dataset, data_root: str | Path) -> str:
@@ -189,12 +203,14 @@ def advice(dataset: Dataset, data_root: str | Path) -> str:
     return f"{first}run 'crate data prepare {dataset.name} --data-root {data_root}'"
 
 
-def require_available(datasets: Iterable[Dataset], data_root: str | Path) -> None:
-    """Check all data sets a command needs. Raises `UsageError` listing what is missing."""
+def require_available(
+    datasets: Iterable[tuple[Dataset, Iterable[str] | None]], data_root: str | Path
+) -> None:
+    """Check the splits that a command reads. Raises `UsageError` listing what is missing."""
     missing = []
-    for dataset in datasets:
+    for dataset, splits in datasets:
         try:
-            check_available(dataset, data_root)
+            check_available(dataset, data_root, splits)
         except RunError as error:
             missing.append(str(error))
     if missing:

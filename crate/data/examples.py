@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from crate.errors import RunError
+from crate.errors import RunError, reason_of
 from crate.records import atomic_path
 
 EXAMPLES = 6  # pictures of a split that a run keeps
@@ -66,8 +66,7 @@ def read_examples(path: Path) -> list[dict]:
                 else:
                     example[name] = str(archive[key]) if name == "row" else archive[key]
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        reason = getattr(error, "strerror", None) or str(error).split("\n")[0]
-        raise RunError(f"{path}: examples cannot be read ({reason})") from None
+        raise RunError(f"{path}: examples cannot be read ({reason_of(error)})") from None
     for example in examples.values():
         if "masks" in example and not len(example["masks"]):  # no mask, no size
             example["masks"] = np.zeros((0, *example["image"].shape[:2]), bool)

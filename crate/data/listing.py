@@ -13,6 +13,7 @@ Listing 13 million files at every start is slow, so `crate data prepare` keeps w
 the sizes and times of all shards, are unchanged. Loading without one is only slower.
 """
 
+import collections
 import functools
 import os
 import sys
@@ -25,16 +26,19 @@ import numpy as np
 from crate.data.files import (
     IMAGE_SUFFIXES,
     class_folders,
+    hidden,
     image_files,
+    note_skipped,
     shard_files,
     to_bytes,
     to_texts,
 )
 from crate.data.pictures import FilePictures, Pictures, ShardPictures
-from crate.errors import RunError
+from crate.errors import RunError, reason_of
 from crate.records import atomic_path
 
 INDEX_VERSION = 1
+ENDINGS = 4  # that a line names
 
 
 def index_path(root: Path) -> Path:
@@ -50,7 +54,7 @@ def list_part(root: Path) -> tuple[list[str], Pictures]:
     Raises:
         RunError: naming the folder or the shard that cannot be read.
     """
-    return _unpacked(root, index_or_scan(root, read_index, scan))
+    return unpacked(root, index_or_scan(root, read_index, scan))
 
 
 def index_or_scan(root: Path, read: Callable[[Path], dict], scan: Callable[[Path], dict]) -> dict:
@@ -69,10 +73,16 @@ def scan(root: Path) -> dict[str, np.ndarray]:
     """The pictures on disk, as the arrays of an index.
 
     classes (C,), labels (N,); of a tree folders (F,), times (F,), files (N,); of shards
-    shards (S,), times (S,), sizes (S,), places (N, 3). Names are bytes.
+    shards (S,), times (S,), sizes (S,), places (N, 3). Names are bytes. Hidden files are skipped,
+    and counted on stderr.
     """
     classes, shards = class_folders(root), shard_files(root)
-    found = _scan_shards(root, shards) if shards and not classes else _scan_tree(root, classes)
+    skipped: collections.Counter[str] = collections.Counter()
+    if shards and not classes:
+        found = _scan_shards(root, shards, skipped)
+    else:
+        found = _scan_tree(root, classes, skipped)
+    note_skipped(root, skipped)
     return {"version": np.array(INDEX_VERSION), **found}
 
 
@@ -88,7 +98,7 @@ def read_index(root: Path) -> dict[str, np.ndarray]:
     """The arrays of the index of a part. Raises `RunError` where it is damaged or out of date."""
 
     def whole(found: dict[str, np.ndarray]) -> bool:
-        _unpacked(root, found)
+        unpacked(root, found)
         rows = found["places"] if "shards" in found else found["files"]
         return len(rows) == len(found["labels"])
 
@@ -105,8 +115,7 @@ def load_index(root: Path, whole: Callable[[dict], bool]) -> dict[str, np.ndarra
             found = {name: file[name] for name in file.files}
         good = int(found["version"]) == INDEX_VERSION and whole(found)
     except Exception as error:  # whatever a damaged file makes numpy and zipfile say
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise RunError(f"{index}: is damaged ({reason})") from None
+        raise RunError(f"{index}: is damaged ({reason_of(error)})") from None
     if not good:
         raise RunError(f"{index}: is damaged, or of another version")
     return found
@@ -149,7 +158,8 @@ def _first_changed(root: Path, names: list[str], states: list, state_of: Callabl
     return ""
 
 
-def _unpacked(root: Path, found: dict[str, np.ndarray]) -> tuple[list[str], Pictures]:
+def unpacked(root: Path, found: dict[str, np.ndarray]) -> tuple[list[str], Pictures]:
+    """Class names and pictures, of the arrays of an index."""
     labels = found["labels"].astype(np.int64)
     if "shards" in found:
         pictures = ShardPictures(root, found["shards"], found["places"], labels)
@@ -161,10 +171,13 @@ def _unpacked(root: Path, found: dict[str, np.ndarray]) -> tuple[list[str], Pict
 # --- trees -----------------------------------------------------------
 
 
-def _scan_tree(root: Path, classes: list[str]) -> dict[str, np.ndarray]:
+def _scan_tree(
+    root: Path, classes: list[str], skipped: collections.Counter
+) -> dict[str, np.ndarray]:
     folders, times, files, counts = [], [], [], []
     for name in classes:
-        found, state = image_files(root / name)
+        found, state, hidden_ones = image_files(root / name)
+        skipped += hidden_ones
         files += [os.fsencode(f"{name}/{file}") for file in found]
         counts.append(len(found))
         folders += [os.path.normpath(f"{name}/{inside}") for inside in state]
@@ -181,7 +194,9 @@ def _scan_tree(root: Path, classes: list[str]) -> dict[str, np.ndarray]:
 # --- shards -----------------------------------------------------------
 
 
-def _scan_shards(root: Path, shards: list[str]) -> dict[str, np.ndarray]:
+def _scan_shards(
+    root: Path, shards: list[str], skipped: collections.Counter
+) -> dict[str, np.ndarray]:
     webdataset = any(name.endswith(".cls") for name, *_ in members(root / shards[0]))
     sizes, times, keys, labels, places = [], [], [], [], []
     for shard, name in enumerate(shards):
@@ -189,11 +204,11 @@ def _scan_shards(root: Path, shards: list[str]) -> dict[str, np.ndarray]:
         sizes.append(state.st_size)
         times.append(state.st_mtime_ns)
         if webdataset:
-            found = _labelled(root / name)
+            found = _labelled(root / name, skipped)
         else:
             found = [
                 (os.path.normpath(member), shard, offset, size)
-                for member, offset, size in members(root / name)
+                for member, offset, size in members(root / name, skipped=skipped)
                 if member.lower().endswith(IMAGE_SUFFIXES)
             ]
         keys.append(to_bytes([key for key, *_ in found]))
@@ -213,11 +228,14 @@ def _scan_shards(root: Path, shards: list[str]) -> dict[str, np.ndarray]:
     }
 
 
-def members(path: Path, *, skip_links: bool = False) -> Iterator[tuple[str, int, int]]:
-    """Name, offset and size of each file of a tar; only headers are read.
+def members(
+    path: Path, *, skip_links: bool = False, skipped: collections.Counter | None = None
+) -> Iterator[tuple[str, int, int]]:
+    """Name, offset and size of each file of a tar that is not hidden; only headers are read.
 
     Args:
         skip_links: leave out members that are links, whose bytes are elsewhere.
+        skipped: counts the hidden ones.
 
     Raises:
         RunError: it is not a tar; it is cut short (after its whole members); or it has a link.
@@ -226,7 +244,10 @@ def members(path: Path, *, skip_links: bool = False) -> Iterator[tuple[str, int,
         with tarfile.open(path, "r:") as tar:
             while (member := tar.next()) is not None:
                 tar.members = []  # it would keep them all
-                if member.isreg():
+                if hidden(member.name):
+                    if skipped is not None and not member.isdir():
+                        skipped["hidden"] += 1
+                elif member.isreg():
                     yield member.name, member.offset_data, member.size
                 elif (member.islnk() or member.issym()) and not skip_links:
                     raise RunError(f"{path}: '{member.name}' is a link; pack the files themselves")
@@ -235,16 +256,16 @@ def members(path: Path, *, skip_links: bool = False) -> Iterator[tuple[str, int,
             if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                 raise RunError(f"{path}: is cut off or damaged at byte {tar.offset:,}")
     except (tarfile.TarError, OSError, EOFError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise RunError(f"{path}: cannot be read as a tar ({reason})") from None
+        raise RunError(f"{path}: cannot be read as a tar ({reason_of(error)})") from None
 
 
-def _labelled(path: Path) -> list[tuple[str, int, int, int]]:
+def _labelled(path: Path, skipped: collections.Counter) -> list[tuple[str, int, int, int]]:
     """Key, label, offset and size of each picture of a WebDataset shard."""
-    pictures, labels = {}, {}
+    pictures, labels, endings = {}, {}, collections.Counter()
     with path.open("rb", buffering=0) as file:
-        for name, offset, size in members(path):
+        for name, offset, size in members(path, skipped=skipped):
             key, extension = key_of(name)
+            endings[extension] += 1
             if extension != "cls" and f".{extension}" not in IMAGE_SUFFIXES:
                 continue
             kind = labels if extension == "cls" else pictures
@@ -260,8 +281,20 @@ def _labelled(path: Path) -> list[tuple[str, int, int, int]]:
     odd = sorted(pictures.keys() ^ labels.keys())
     if odd:
         lacks = "label ('.cls')" if odd[0] in pictures else "picture"
-        raise RunError(f"{path}: '{odd[0]}' has no {lacks}")
+        raise RunError(
+            f"{path}: '{odd[0]}' has no {lacks}, as {len(odd):,} of {len(pictures | labels):,} "
+            f"keys, which end at the first dot; it has {endings_text(endings)}"
+        )
     return [(key, labels[key], *place) for key, place in pictures.items()]
+
+
+def endings_text(endings: collections.Counter) -> str:
+    """How many members end in what: "6 members: 3 '.input.jpg', 3 '.json'"."""
+    if not endings:
+        return "no members"
+    first = [f"{count:,} '.{ending}'" for ending, count in endings.most_common(ENDINGS)]
+    more = ", …" if len(endings) > ENDINGS else ""
+    return f"{endings.total():,} members: {', '.join(first)}{more}"
 
 
 def key_of(name: str) -> tuple[str, str]:

@@ -16,6 +16,7 @@ bytes each, read a shard at a time). Without them the headers are read at each s
 a shard is opened: only slower. Nothing here needs torch.
 """
 
+import collections
 import concurrent.futures
 import dataclasses
 import functools
@@ -28,10 +29,11 @@ from typing import BinaryIO
 
 import numpy as np
 
-from crate.data.files import IMAGE_SUFFIXES, shard_files, to_bytes, to_texts
+from crate.data.files import IMAGE_SUFFIXES, note_skipped, shard_files, to_bytes, to_texts
 from crate.data.listing import (
     INDEX_VERSION,
     changed_shard,
+    endings_text,
     index_or_scan,
     index_path,
     key_of,
@@ -40,7 +42,7 @@ from crate.data.listing import (
     refuse_if_changed,
 )
 from crate.data.pictures import ShardPictures
-from crate.errors import RunError
+from crate.errors import RunError, reason_of
 from crate.records import atomic_path
 
 # Kinds of keys that are not pairs, by the headers, as messages name them.
@@ -150,19 +152,19 @@ class Shard(ShardPictures):
 # --- reading headers -----------------------------------------------------------
 
 
-def read_shard(path: Path) -> tuple[np.ndarray, list[tuple[int, str]], str]:
+def read_shard(path: Path) -> tuple[np.ndarray, list[tuple[int, str]], str, collections.Counter]:
     """The pairs of a shard in the order of their keys' first members.
 
     Returns:
         places int64 (n, 4); for each of `FAULTS`, how many keys and the first of them; what is
-        wrong with the file, or nothing.
+        wrong with the file, or nothing; how many files were skipped, by kind.
     """
     found: dict[str, list[int]] = {}  # key → place and size of picture and caption; 0: none
     twice: dict[str, None] = {}
-    trouble = ""
+    trouble, skipped = "", collections.Counter()
     try:
         end = path.stat().st_size
-        for name, offset, size in members(path, skip_links=True):
+        for name, offset, size in members(path, skip_links=True, skipped=skipped):
             key, extension = key_of(os.path.normpath(name))
             first = 2 if extension == "txt" else 0
             if (not first and f".{extension}" not in IMAGE_SUFFIXES) or not os.path.basename(key):
@@ -175,12 +177,12 @@ def read_shard(path: Path) -> tuple[np.ndarray, list[tuple[int, str]], str]:
     except RunError as error:
         trouble = str(error).removeprefix(f"{path}: ")
     except OSError as error:
-        trouble = f"cannot be read ({error.strerror})"
+        trouble = f"cannot be read ({reason_of(error)})"
     pairs = [place for place in found.values() if place[0] and place[2]]
     no_caption = [key for key, place in found.items() if place[0] and not place[2]]
     no_picture = [key for key, place in found.items() if not place[0]]
     bad = [(len(keys), keys[0] if keys else "") for keys in (no_caption, no_picture, list(twice))]
-    return np.array(pairs, np.int64).reshape(-1, ROW), bad, trouble
+    return np.array(pairs, np.int64).reshape(-1, ROW), bad, trouble, skipped
 
 
 def scan_pairs(
@@ -198,7 +200,9 @@ def scan_pairs(
     paths = [root / name for name in shards]
     state = [path.stat() if path.exists() else os.stat_result([0] * 10) for path in paths]
     found: dict[str, list] = {"pairs": [], "bad": [], "firsts": [], "troubles": []}
-    for number, (where, bad, trouble) in enumerate(_read_all(paths, processes), 1):
+    skipped: collections.Counter[str] = collections.Counter()
+    for number, (where, bad, trouble, hidden_ones) in enumerate(_read_all(paths, processes), 1):
+        skipped += hidden_ones
         if places is not None:
             places.write(where.tobytes())
         found["pairs"].append(len(where))
@@ -207,6 +211,7 @@ def scan_pairs(
         found["troubles"].append(trouble)
         if number % BLOCK == 0:
             print(f"{number:,} of {len(paths):,} shards", file=sys.stderr, flush=True)
+    note_skipped(root, skipped)
     return {
         "version": np.array(INDEX_VERSION),
         "shards": to_bytes(shards),
@@ -276,9 +281,22 @@ def list_pairs(root: Path) -> PairShards:
     if not len(shards.names):
         raise RunError(f"{root}: has no shards ('*.tar')")
     if not len(shards):
-        why = "; ".join([*shards.broken(), *shards.left_out()])
-        raise RunError(f"{root}: has no pairs{f': {why}' if why else ''}")
+        why = "; ".join([*shards.broken(), *shards.left_out(), *_seen(shards)])
+        raise RunError(f"{root}: has no pairs: {why}")
     return shards
+
+
+def _seen(shards: PairShards) -> list[str]:
+    """A line that counts what the first shard that can be read has instead of pairs."""
+    for shard in np.flatnonzero(shards.troubles == b"")[:1]:
+        path, endings = shards.path(shard), collections.Counter()
+        for name, *_ in members(path, skip_links=True):
+            endings[key_of(os.path.normpath(name))[1]] += 1
+        return [
+            f"{path.name} has {endings_text(endings)}; a pair is <key>.jpg (or .png …) and "
+            "<key>.txt, and a key ends at the first dot"
+        ]
+    return []
 
 
 def _pair_shards(root: Path, found: dict[str, np.ndarray]) -> PairShards:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from crate.data.files import decode_image
+from crate.data.files import decode_image, look_at, without_content
 from crate.errors import RunError
 
 
@@ -40,6 +40,21 @@ class Pictures:
             reason = str(error)
         raise RunError(f"{self.name(index)}: {reason}")
 
+    def look(self, index: int) -> None:
+        """Read a picture's header. Raises `RunError` naming the file."""
+        try:
+            look_at(self.source(index))
+        except (OSError, RunError) as error:
+            raise RunError(f"{self.name(index)}: {error}") from None
+
+    def decode(self, index: int) -> None:
+        """Read a picture. Raises `RunError` naming the file."""
+        self.read(index)
+
+    def without_content(self) -> list[int]:
+        """The pictures that no byte is stored of, by their sizes alone."""
+        return []
+
     def source(self, index: int) -> Path | io.BytesIO:
         """The file or bytes that Pillow reads a picture from."""
         raise NotImplementedError
@@ -63,6 +78,9 @@ class FilePictures(Pictures):
 
     def name(self, index: int) -> str:
         return str(self.source(index))
+
+    def without_content(self) -> list[int]:
+        return without_content(map(self.source, range(len(self))))
 
 
 class ShardPictures(Pictures):
@@ -100,6 +118,9 @@ class ShardPictures(Pictures):
             member = f"byte {offset}"
         return str(self.root / os.fsdecode(self.shards[shard]) / member)
 
+    def without_content(self) -> list[int]:
+        return np.flatnonzero(self.places[:, 2] == 0).tolist()
+
     def _pread(self, shard: int, size: int, offset: int) -> bytes:
         if shard not in self._open:
             if len(self._open) >= self.OPEN:
@@ -117,6 +138,9 @@ class ArrayPictures(Pictures):
 
     def select(self, indices: np.ndarray) -> "ArrayPictures":
         return ArrayPictures(self.pixels[indices], self.labels[indices])
+
+    def look(self, index: int) -> None:
+        pass
 
     def read(self, index: int):
         from PIL import Image

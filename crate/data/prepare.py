@@ -3,28 +3,25 @@
 With `prepare_texts.py`, for texts, this is the only place that uses the network, and only for sets
 whose reader has `downloads()`: CIFAR, Flowers-102, Pets and the ReaL labels. Archives of other sets
 (a reader's `ARCHIVES`) are unpacked, and shards listed, where a person has put them. ImageNet's
-archives are unpacked by torchvision.
+archives are unpacked by `ilsvrc.py`.
 """
 
-import contextlib
-import http.client
 import os
 import shutil
-import socket
 import tarfile
 import zipfile
-import zlib
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from crate.data.check import check
 from crate.data.datasets import Dataset, ImageSet, PairSet, TextSet, advice, check_available, home
 from crate.data.files import shard_files
+from crate.data.ilsvrc import NAME, next_step, sort_flat, unpack
 from crate.data.listing import index_path, write_index
 from crate.data.pair_shards import places_path, write_pair_index
-from crate.data.prepare_texts import prepare_texts, say
+from crate.data.prepare_texts import prepare_texts
 from crate.data.readers import reader
 from crate.data.sources import read_part
+from crate.data.trouble import in_own_words, say
 from crate.environment import import_torchvision
 from crate.errors import RunError
 
@@ -50,15 +47,19 @@ def prepare(dataset: Dataset, data_root: str | Path) -> list[str]:
         return _download(dataset, data_root)
     if dataset.form == "archive":
         return _unpack_archives(dataset, data_root)
-    if root.name == "imagenet1k":
-        for part in dataset.folders.values():
-            _unpack(root, part)
+    for part in dataset.folders.values():
+        if root.name == NAME:
+            unpack(root, part)
+        sort_flat(dataset, root, part)
     for url, folder, md5 in downloads(dataset):
         if not (root / folder / url.rsplit("/", 1)[1]).is_file():
             _fetch(url, root / folder, md5)
     check_available(dataset, data_root)
     lines = []
     for part in dataset.folders.values():
+        step = next_step(dataset, root, part)
+        if step:
+            raise RunError(step)
         say(f"listing {root / part}")
         count = write_index(root / part)
         if not count:
@@ -116,9 +117,7 @@ def _fetch(url: str, folder: Path, md5: str | None) -> None:
     from torchvision.datasets.utils import download_url, extract_archive
 
     name = url.rsplit("/", 1)[1]
-    with _in_one_line(
-        folder / name, f"to go without a network, put {url} there and run this again"
-    ):
+    with in_own_words(folder / name, url):
         say(f"{folder / name} from {url}")
         if md5 is None:  # a half-downloaded file could not be recognised later
             unfinished = folder / f".{name}.unfinished"
@@ -129,60 +128,6 @@ def _fetch(url: str, folder: Path, md5: str | None) -> None:
             download_url(url, folder, md5=md5)
         if tarfile.is_tarfile(folder / name):
             extract_archive(folder / name, folder)
-
-
-_TROUBLE = (
-    OSError,
-    RuntimeError,
-    EOFError,
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    zlib.error,
-    http.client.HTTPException,
-)
-
-
-@contextlib.contextmanager
-def _in_one_line(path: Path, advice: str) -> Iterator[None]:
-    """Turn any trouble with a file into a `RunError` of one line."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(60)  # urllib has no timeout of its own
-    try:
-        yield
-    except _TROUBLE as error:
-        reason = str(error).split("\n")[0] or type(error).__name__
-        raise RunError(f"{path}: {reason}; {advice}") from None
-    finally:
-        socket.setdefaulttimeout(before)
-
-
-# --- ImageNet's archives -----------------------------------------------------------
-
-
-def _unpack(root: Path, part: str) -> None:
-    """Unpack the ILSVRC 2012 archive of a part to one folder a class, if only the archive is there.
-
-    It happens in a folder of another name, so that a part is whole or not there at all.
-    """
-    import_torchvision()
-    from torchvision.datasets import imagenet
-
-    archive = root / imagenet.ARCHIVE_META[part][0]
-    if not archive.is_file() or ((root / part).is_dir() and any((root / part).iterdir())):
-        return
-    unfinished = root / f".{part}.unfinished"
-    shutil.rmtree(unfinished, ignore_errors=True)
-    with _in_one_line(archive, "download it again, or make room for what is in it"):
-        say(f"unpacking {archive} (its md5 is compared first)")
-        if part == "val":  # its labels are in the devkit
-            if not (root / imagenet.META_FILE).is_file():
-                imagenet.parse_devkit_archive(root)
-            imagenet.parse_val_archive(root, folder=unfinished.name)
-        else:
-            imagenet.parse_train_archive(root, folder=unfinished.name)
-        if (root / part).is_dir():
-            (root / part).rmdir()  # it was empty
-        unfinished.rename(root / part)
 
 
 # --- sets with maps or objects -----------------------------------------------------------
@@ -211,7 +156,7 @@ def _take_out(archive: Path, inside: str) -> None:
     root, unfinished = archive.parent, archive.parent / f".{archive.name}.unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
-        with _in_one_line(archive, "download it again, or make room for what is in it"):
+        with in_own_words(archive):
             say(f"unpacking {archive}")
             if archive.suffix == ".zip":
                 _unzip(archive, inside, unfinished)
@@ -231,7 +176,9 @@ def _unzip(archive: Path, inside: str, to: Path) -> None:
         for name in names:
             path = PurePosixPath(name.replace("\\", "/"))
             if path.is_absolute() or ".." in path.parts:
-                raise zipfile.BadZipFile(f"'{name}' would leave the folder")
+                raise RunError(
+                    f"{archive}: '{name}' would leave the folder; is it the official archive?"
+                )
         wanted = [name for name in names if name == inside or name.startswith(f"{inside}/")]
         file.extractall(to, wanted)  # compares checksums
 

@@ -12,16 +12,18 @@ import json
 import os
 import re
 import shutil
-import sys
+import stat
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from crate.data.check import counts_text, odd_counts
 from crate.data.datasets import TextSet
+from crate.data.files import Unusable, file_names
 from crate.data.token_files import adopt_tokens, header_path, map_ids, read_header, write_tokens
 from crate.data.tokenizer import Tokenizer, get_tokenizer
-from crate.errors import RunError
+from crate.data.trouble import say
+from crate.errors import RunError, cause_of, reason_of
 from crate.records import lock, read_json
 
 
@@ -74,10 +76,6 @@ def prepare_texts(dataset: TextSet, root: Path) -> list[str]:
     return lines
 
 
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 def _write_parts(dataset: TextSet, root: Path, tokenizer: Tokenizer) -> None:
     files = _of_split(_source_files(root / "source"), dataset.splits)
     sources = [[path.name, path.stat().st_size] for path in files]
@@ -114,15 +112,19 @@ def _source_files(here: Path) -> list[Path]:
         return []
     path = here
     try:
-        files = sorted(file for file in here.iterdir() if not file.name.startswith("."))
+        files = sorted(here / name for name in file_names(here))
         for path in files:
             if path.suffix.lower() not in READERS:
                 raise RunError(
                     f"{path}: not a {', '.join(READERS)} file; unpack it there, or move it away"
                 )
+            if stat.S_ISFIFO(path.stat().st_mode):  # it would be waited for
+                raise RunError(f"{path}: is not a regular file; move it away")
             path.open("rb").close()
+    except Unusable as error:
+        raise RunError(str(error)) from None
     except OSError as error:
-        raise RunError(f"{path}: cannot be read ({error.strerror})") from None
+        raise RunError(f"{path}: cannot be read ({reason_of(error)})") from None
     return files
 
 
@@ -231,9 +233,9 @@ def _rows(dataset: TextSet, root: Path, files: list[Path]) -> Iterator[tuple]:
             )
         except Exception as error:
             _raise_if_full(error)
-            if isinstance(_cause(error), datasets.table.CastError):
+            if isinstance(cause_of(error), datasets.table.CastError):
                 raise RunError(f"{here}: its files have different columns") from None
-            raise RunError(_what_is_wrong(files) or f"{here}: {_reason(error)}") from None
+            raise RunError(_what_is_wrong(files) or f"{here}: {reason_of(error)}") from None
         _require_column(rows.features, column, here)
         try:
             yield rows, column, f"{here.name}/{files[0].name}" + (" …" if files[1:] else "")
@@ -250,7 +252,7 @@ def _require_parquet(path: Path, column: str) -> None:
     try:
         features = Features.from_arrow_schema(read_schema(path))
     except (OSError, ValueError) as error:
-        raise RunError(f"{path}: is not a parquet file ({_reason(error)})") from None
+        raise RunError(f"{path}: is not a parquet file ({reason_of(error)})") from None
     _require_column(features, column, path)
 
 
@@ -280,29 +282,18 @@ def _from_hub(datasets, dataset: TextSet, here: Path):
     except Exception as error:
         _raise_if_full(error)
         # sets that are still a script are refused; then only the second failure is informative
-        reason = _reason(error if "script" in str(first) else first)
+        reason = reason_of(error if "script" in str(first) else first)
     raise RunError(
         f"{dataset.title} cannot be had from the hub ({reason}); to go without a network, put its "
         f"files (parquet, jsonl or txt) into {here} and run this again"
     )
 
 
-def _cause(error: BaseException) -> BaseException:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
-
-
 def _raise_if_full(error: Exception) -> None:
     """Raise the error of a full disk, which is the fault of neither the files nor the network."""
-    cause = _cause(error)
+    cause = cause_of(error)
     if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
         raise cause from None
-
-
-def _reason(error: BaseException) -> str:
-    error = _cause(error)
-    return str(error).strip().split("\n")[0] or type(error).__name__
 
 
 def _what_is_wrong(files: list[Path]) -> str:

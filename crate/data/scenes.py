@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from crate.data.files import image_size, open_image
+from crate.data.files import image_size, open_image, without_content
 from crate.errors import RunError, UsageError
 
 IGNORED = 255  # in a map: no class; neither trained on nor counted
@@ -45,6 +45,20 @@ class Scenes:
         """A picture in RGB. Raises `RunError` naming the file that cannot be read."""
         raise NotImplementedError
 
+    def look(self, index: int) -> None:
+        """Read enough of a picture to see that it is one. Raises `RunError` naming the file."""
+        self.picture(index)
+
+    def decode(self, index: int) -> None:
+        """Read a picture, and its map. Raises `RunError` naming the file."""
+        self.picture(index)
+        if self.has_maps:
+            self.labels(index)
+
+    def without_content(self) -> list[int]:
+        """The pictures that no byte is stored of, by their sizes alone."""
+        return []
+
     def labels(self, index: int) -> np.ndarray:
         """The map of a picture. Raises `RunError` naming the file and what is wrong with it."""
         raise UsageError(f"{self.title} has no maps of classes")
@@ -57,7 +71,17 @@ class Scenes:
         raise UsageError(f"{self.title} has no objects, only maps of classes")
 
 
-class MapScenes(Scenes):
+class FileScenes(Scenes):
+    """Pictures in files, each of the name `name(index)`."""
+
+    def look(self, index: int) -> None:
+        image_size(Path(self.name(index)))
+
+    def without_content(self) -> list[int]:
+        return without_content(Path(self.name(index)) for index in range(len(self)))
+
+
+class MapScenes(FileScenes):
     """Pictures (`.jpg`) and maps (`.png`) of the same names in two folders.
 
     `classes` (256,) int16 is the class of each value of a map: 255 where it is ignored, -1 where

@@ -56,6 +56,14 @@ def open_pictures(
     if not len(found):
         where = home(dataset, data_root)
         raise RunError(f"{where}, {part}: no images for the {split} split of {dataset.title}")
+    if split != "train":  # evaluated after hours of training
+        empty = found.without_content()
+        if empty:
+            pictures = f"{len(empty):,} picture{'s' * (len(empty) > 1)}"
+            raise RunError(
+                f"{found.name(empty[0])}: is empty or missing, of {pictures} in the {split} split; "
+                f"'crate data check {dataset.name}' names more"
+            )
     return found
 
 

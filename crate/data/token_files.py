@@ -105,7 +105,8 @@ def write_tokens(
 ) -> dict:
     """Write the token file `path` and its header, document by document; returns the header.
 
-    Documents without any text are left out and counted. Until all is written, what was there stays.
+    Documents of white space alone are left out and counted. Until all is written, what was there
+    stays.
 
     Raises:
         RunError: there is no text at all, some of it is not Unicode, a document is too long, or the
@@ -126,7 +127,7 @@ def write_tokens(
                         f"times as much memory; cut it into pieces of at most {_DOCUMENT:,}"
                     )
             try:
-                rows = tokenizer.encode_documents([text for text in texts if text])
+                rows = tokenizer.encode_documents([text for text in texts if text.strip()])
             except UsageError as error:
                 raise RunError(f"{source}: {error}") from None
             if rows:
@@ -156,17 +157,20 @@ def adopt_tokens(path: Path, tokenizer: Tokenizer, *, source: str) -> dict:
     _require_length(path, None)
     ids = np.memmap(path, _ID, mode="r")
     counts = {"tokens": len(ids), "documents": 0, "empty": 0, "bytes": 0}
+    used = np.zeros(tokenizer.vocab_size, bool)
     for start in range(0, len(ids), _CHUNK):
         piece = ids[start : start + _CHUNK]
         _require_ids(path, piece, start, tokenizer)
         counts["documents"] += int((piece == tokenizer.end_of_text).sum())
         counts["bytes"] += int(tokenizer.lengths[piece].sum())
+        used[piece] = True
+    used[tokenizer.end_of_text] = False
     if ids[-1] != tokenizer.end_of_text:
         raise RunError(
             f"{path}: does not end with an end of text, so it is not whole (uint16, little-endian, "
             "as nanoGPT's?)"
         )
-    if not counts["bytes"]:
+    if not any(tokenizer.decode([token]).strip() for token in np.flatnonzero(used).tolist()):
         raise RunError(f"{path}: there is no text in it")
     return _write_header(path, counts, file_sha256(path), tokenizer, source, None)
 

@@ -26,16 +26,15 @@ def read_any_weights(
     from crate.checkpoints.convert import convert
     from crate.checkpoints.manifest import verify_if_listed
     from crate.checkpoints.read import read_checkpoint
+    from crate.weights import require_weights
 
     ours = "token_embedding.weight" if spec.causal else "class_token"
-    state = None
-    if listed_as is None or path.suffix == ".safetensors":
-        state = read_checkpoint(path)
-        if ours in state:
-            return state
     if listed_as is not None:
         verify_if_listed(path, listed_as, EXPERIMENTS)
-    return convert(read_checkpoint(path) if state is None else state, spec, where=path)
+    state = read_checkpoint(path)
+    if ours in state:
+        return require_weights(state, path)
+    return convert(state, spec, name=listed_as, where=path)
 
 
 def best_device() -> str:

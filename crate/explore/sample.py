@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crate.data.tokenizer import TOKENIZERS, Tokenizer, get_tokenizer
-from crate.errors import RunError, UsageError
+from crate.errors import RunError, UsageError, reason_of
 from crate.explore.networks import best_device, read_any_weights
 from crate.planning.loader import Experiments
 from crate.planning.plan import Plan
@@ -81,7 +81,7 @@ def sample(request: Request) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise RunError(f"the text cannot be written ({error.strerror})") from None
+        raise RunError(f"the text cannot be written ({reason_of(error)})") from None
     seconds = time.perf_counter() - began
     print(
         f"{count:,} tokens, {count / seconds:,.0f} a second; a cache of "

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from crate.data.catalogue import get_dataset
-from crate.errors import RunError, UsageError, nearest
+from crate.errors import RunError, UsageError, nearest, told
 from crate.explore.networks import best_device, read_any_weights
 from crate.explore.pictures import open_picture, unique_stems
 from crate.models.spec import ModelSpec
@@ -70,9 +70,7 @@ def segment(request: Request) -> None:
             except (UsageError, KeyboardInterrupt):
                 raise
             except Exception as error:  # any error that a damaged or unusual image causes
-                reason = (str(error).strip() or type(error).__name__).split("\n")[0]
-                if not isinstance(error, RunError):
-                    reason = f"{path}: {reason}"
+                reason = str(error) if isinstance(error, RunError) else f"{path}: {told(error)}"
                 print(f"warning: {reason}", file=sys.stderr)
                 failed += 1
                 continue

@@ -18,6 +18,7 @@ from crate.planning.settings import Settings
 from crate.recipes import Compute, Recipe
 from crate.records import canonical_json
 from crate.runs import Run
+from crate.tasks.base import splits_read
 
 
 def preflight(target: str, plan: Plan, settings: Settings, *, check_node: bool) -> bool:
@@ -107,10 +108,10 @@ def _folder_checks(
             checks.append((True, f"scratch {scratch} can be written (it must be a shared folder)"))
     except OSError as error:
         checks.append((False, f"scratch {scratch} cannot be written ({error.strerror})"))
-    for name in sorted({recipe.dataset for recipe in recipes if recipe.READS_DATA}):
+    for dataset, splits in splits_read(recipes):
         try:
-            check_available(get_dataset(name), settings.data_root)
-            checks.append((True, f"data set {name} is there, seen from here"))
+            check_available(dataset, settings.data_root, splits)
+            checks.append((True, f"data set {dataset.name} is there, seen from here"))
         except RunError as error:
             checks.append((False, str(error)))
     python = Path(settings.python or sys.executable)

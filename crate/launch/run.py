@@ -14,7 +14,7 @@ import yaml
 from crate.data.catalogue import get_dataset
 from crate.data.datasets import check_available
 from crate.environment import describe_machine
-from crate.errors import RunError, Stopped, UsageError
+from crate.errors import RunError, Stopped, UsageError, told
 from crate.planning.plan import Plan, parent_weights
 from crate.planning.settings import Settings
 from crate.records import (
@@ -139,9 +139,7 @@ def perform(
                     folder.fail("interrupted", status="stopped")
                 raise
             except Exception as error:
-                message = (
-                    f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-                )
+                message = told(error)
                 if main:
                     with contextlib.suppress(OSError), folder.log.open("a") as log:
                         log.write(traceback.format_exc())
@@ -179,7 +177,8 @@ def _execute(
     if not recipe.TORCH and (finished or not main):
         return  # without torch there is nothing for the other ranks to do
     if recipe.READS_DATA:
-        check_available(get_dataset(recipe.dataset), settings.data_root)
+        dataset = get_dataset(recipe.dataset)
+        check_available(dataset, settings.data_root, recipe.splits(dataset))
     started = contextlib.nullcontext()
     if recipe.TORCH:
         # else numpy's products use every core; numpy reads this at its first import

@@ -83,6 +83,7 @@ VIT_CLIPA = {**VIT, "pool": "mean", "outer_bias": False, **TEXT_HUGE}
 BASE_AND_LARGE = {"base": (768, 12, 12), "large": (1024, 16, 24)}
 HUGE = {"huge": (1280, 16, 32)}
 CRATE_SIZES = {"tiny": (384, 6, 12), "small": (576, 12, 12), **BASE_AND_LARGE}
+DEMO = {"demo": (768, 6, 12)}  # of crate-demo.pth: CRATE-Base with half the heads
 CPAL_SIZES = {"tiny": (192, 3, 12)}
 ALPHA_SIZES = {"tiny": (192, 3, 12), "small": (576, 12, 12), **BASE_AND_LARGE, **HUGE}
 VIT_SIZES = {"tiny": (192, 3, 12), "small": (384, 6, 12), **BASE_AND_LARGE, **HUGE}
@@ -97,6 +98,7 @@ PATCH_16 = (16,)  # of autoencoders, not in the name
 FAMILIES = [
     ("crate_{size}_patch{patch}", CRATE, CRATE_SIZES, PATCHES),
     ("crate_cpal_{size}_patch{patch}", CRATE, CPAL_SIZES, (8,)),
+    ("crate_{size}_patch{patch}", CRATE, DEMO, (8,)),
     ("crate_{size}_patch{patch}_mlp", CRATE_MLP, CRATE_SIZES, (8,)),
     ("crate_{size}_patch{patch}_mhsa", CRATE_MHSA, CRATE_SIZES, (8,)),
     ("crate_{size}_patch{patch}_plain", PLAIN, ALPHA_SIZES, PATCHES),

@@ -15,6 +15,7 @@ from crate.data.datasets import Dataset, ImageSet, TextSet, data_identity
 from crate.errors import RunError, UsageError, nearest, unknown
 from crate.models.spec import MODEL_KINDS, ModelSpec
 from crate.models.zoo import list_models, resolve
+from crate.planning.feasible import check_feasible
 from crate.planning.identity import task_identity
 from crate.planning.loader import Experiments
 from crate.planning.settings import Settings
@@ -93,6 +94,7 @@ class Plan:
             )
         try:
             recipe.check_model(spec)
+            check_feasible(recipe, spec, dataset)
         except UsageError as error:
             raise UsageError(f"{run}: {error} (scale {run.scale})") from None
 

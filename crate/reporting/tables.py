@@ -21,6 +21,7 @@ from crate.planning.settings import Settings
 from crate.planning.tables import Column, Row, Table
 from crate.records import write_text
 from crate.reporting.collect import read_metrics
+from crate.reporting.latex import tabular
 
 # status → printed mark and its footnote
 MARKS = {
@@ -371,29 +372,9 @@ def markdown(table: RenderedTable) -> str:
 
 def latex(table: RenderedTable) -> str:
     """A booktabs tabular, with the caption and notes as comments above it."""
-    frame = pd.DataFrame([[_tex(text) for text in row] for row in table.rows])
-    marks = pd.DataFrame("", index=frame.index, columns=frame.columns)
-    for i, j in table.bold:
-        marks.iloc[i, j] = "textbf:--rwrap;"
-    styler = frame.style.hide(axis="index").apply(lambda _: marks, axis=None)
-    styler.format_index(lambda column: _tex(table.headers[column]), axis="columns")
-    body = styler.to_latex(hrules=True, column_format="l" + "r" * (len(table.headers) - 1))
-    comments = [f"% {line}" for line in [*table.caption, *table.notes] if line]
-    return "\n".join(comments) + "\n" + body
-
-
-_TEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
-    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    "±": r"$\pm$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "Δ": r"$\Delta$", "α": r"$\alpha$",
-    "<": "$<$", ">": "$>$", "|": "$|$", "×": r"$\times$", "λ": r"$\lambda$", "η": r"$\eta$",
-    "†": r"$\dagger$", "‡": r"$\ddagger$", "°": r"$^\circ$", "¶": r"\P{}", "–": "--",
-    "✗": r"$\times$", "‖": r"$\|$", "…": r"\ldots{}",
-}  # fmt: skip
-
-
-def _tex(text: str) -> str:
-    return "".join(_TEX.get(character, character) for character in text)
+    lines = [" ".join(line.split()) for line in [*table.caption, *table.notes] if line]
+    comments = "".join(f"% {line}\n" for line in lines)
+    return comments + tabular(table.headers, table.rows, table.bold)
 
 
 def plain_csv(table: RenderedTable) -> str:

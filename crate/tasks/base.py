@@ -1,7 +1,10 @@
 """`Resolved`: a run with everything that decides its result, as every task gets it."""
 
 import dataclasses
+from collections.abc import Iterable
 
+from crate.data.catalogue import get_dataset
+from crate.data.datasets import Dataset
 from crate.models.spec import ModelSpec
 from crate.recipes import Recipe
 from crate.records import canonical_json, short_hash
@@ -26,3 +29,13 @@ class Resolved:
     def identity(self) -> str:
         """Hash of configuration and code; at the start, the parent's weights are added."""
         return short_hash(self.config_json + self.code)
+
+
+def splits_read(recipes: Iterable[Recipe]) -> list[tuple[Dataset, list[str]]]:
+    """The data sets that stages read, by name, each with the splits that are read."""
+    read: dict[str, dict[str, None]] = {}
+    for recipe in recipes:
+        splits = recipe.splits(get_dataset(recipe.dataset))
+        if splits:
+            read.setdefault(recipe.dataset, {}).update(dict.fromkeys(splits))
+    return [(get_dataset(name), list(splits)) for name, splits in sorted(read.items())]

@@ -7,13 +7,14 @@ import os
 import sys
 from pathlib import Path
 
-from crate.data.catalogue import get_dataset
 from crate.data.datasets import require_available
 from crate.errors import RunError, UsageError
 from crate.launch import slurm
 from crate.planning.loader import Experiments
 from crate.planning.plan import Plan
 from crate.planning.settings import SETTINGS_VARIABLE, Settings
+from crate.recipes import Recipe
+from crate.tasks.base import splits_read
 from crate.training import trackers
 from crate.workflow import lock
 from crate.workflow.targets import check_target, command_targets, is_passive, stale_results
@@ -54,13 +55,13 @@ def open_plan(config: dict) -> tuple[Plan, Settings]:
     return plan, settings
 
 
-def check_data(settings: Settings, names: set[str]) -> None:
-    """Exit with one line if a data set is missing, before the first run starts.
+def check_data(settings: Settings, recipes: list[Recipe]) -> None:
+    """Exit with one line if a split that a run reads is missing, before the first run starts.
 
     With Slurm it is only a warning: nodes may see folders that the login node does not.
     """
     try:
-        require_available(map(get_dataset, sorted(names)), settings.data_root)
+        require_available(splits_read(recipes), settings.data_root)
     except UsageError as error:
         if settings.launcher == "slurm":
             print(f"warning: seen from here, {error}", file=sys.stderr)

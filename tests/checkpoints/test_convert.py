@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 
 from crate.checkpoints.convert import convert, infer_sizes, to_official
+from crate.checkpoints.layouts import LAYOUTS
+from crate.checkpoints.manifest import manifest
 from crate.checkpoints.read import read_checkpoint
 from crate.errors import RunError, UsageError
 from crate.models.build import build
@@ -254,18 +256,114 @@ def test_published_sizes_by_name(name, row, d, heads, p, classes):
     torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
 
 
-def test_a_training_checkpoint_of_a_parallel_model_is_unwrapped(tmp_path):
-    official = torch_checkpoint("2023")
-    wrapped = {
+def prefixed(prefix: str, state: dict) -> dict:
+    return {f"{prefix}{key}": value for key, value in state.items()}
+
+
+# What training scripts write: the mapping that holds weights, by its place in what they save.
+WRAPPED = {
+    "the 2023 CRATE's main.py": lambda w: {
         "epoch": 3,
         "arch": "CRATE_tiny",
-        "state_dict": {f"module.{key}": value for key, value in official.items()},
+        "state_dict": prefixed("module.", w),
         "best_acc1": torch.tensor(70.0),
-    }
-    torch.save(wrapped, tmp_path / "model_best.pth.pt")
-    state = convert(read_checkpoint(tmp_path / "model_best.pth.pt"), small("2023"))
+        "optimizer": {"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": []},
+    },
+    "compiled, then parallel": lambda w: {"model": prefixed("module._orig_mod.", w)},
+    "parallel, then compiled": lambda w: {"model": prefixed("_orig_mod.module.", w)},
+    "one mapping in another": lambda w: {"checkpoint": {"ema": {}, "model": w}},
+    "a network in a larger one": lambda w: {
+        "state_dict": prefixed("model.", w) | {"criterion.weight": torch.ones(7)},
+        "hyper_parameters": {"lr": 1e-3},
+    },
+    "an unknown name": lambda w: {"our_best_net": w, "epoch": 1},
+    "options among the weights": lambda w: w | {"epoch": 1, "note": "best so far"},
+}
+
+
+@pytest.mark.parametrize("kind", WRAPPED)
+def test_weights_are_found_wherever_a_script_puts_them(tmp_path, kind):
+    official = torch_checkpoint("2023")
+    torch.save(WRAPPED[kind](official), tmp_path / "model_best.pth.tar")
+    state = convert(read_checkpoint(tmp_path / "model_best.pth.tar"), small("2023"))
     plain = convert(official, small("2023"))
+    assert state.keys() == plain.keys()
     assert all(torch.equal(state[key], plain[key]) for key in plain)
+
+
+@pytest.mark.parametrize(
+    ("average", "kept"), [("model_ema", "model"), ("state_dict_ema", "state_dict"), ("ema", "net")]
+)
+def test_which_of_several_weights_was_taken_is_said_and_can_be_chosen(capsys, average, kept):
+    trained, averaged = torch_checkpoint("2023"), torch_checkpoint("2023")
+    file = {average: prefixed("module.", averaged), kept: trained}
+    state = convert(file, small("2023"), where="a.pth")
+    assert torch.equal(state["head.bias"], trained["mlp_head.1.bias"])
+    told = f"note: a.pth: took '{kept}', not '{average}'; 'crate weights import --take' chooses\n"
+    assert capsys.readouterr().err == told
+    state = convert(file, small("2023"), take=average)
+    assert torch.equal(state["head.bias"], averaged["mlp_head.1.bias"])
+    assert capsys.readouterr().err == ""
+    with pytest.raises(UsageError, match=f"unknown weights 'modl'; .*'?{kept}"):
+        convert(file, small("2023"), take="modl")
+    only = convert({average: averaged, "epoch": 1}, small("2023"))
+    assert torch.equal(only["head.bias"], averaged["mlp_head.1.bias"])
+
+
+def test_what_is_left_out_of_a_larger_network_is_said(capsys):
+    content = prefixed("model.", torch_checkpoint("2023")) | {"loss.weight": torch.ones(7)}
+    convert(content, small("2023"), where="a.ckpt")
+    assert capsys.readouterr().err == "note: a.ckpt: left out 1 tensor beside 'model'\n"
+
+
+@pytest.mark.parametrize("change", [np.asarray, lambda tensor: tensor])
+def test_wider_floats_are_rounded_with_a_note(capsys, change):
+    official = {key: value.double() + 1e-12 for key, value in torch_checkpoint("alpha").items()}
+    state = convert({k: change(v) for k, v in official.items()}, small("alpha"), where="a.pth")
+    assert torch.equal(state["head.weight"], official["mlp_head.1.weight"].float())
+    assert capsys.readouterr().err == (
+        f"note: a.pth: {len(official)} tensors are float64; rounded to float32\n"
+    )
+
+
+# --- crate-demo.pth -------------------------------------------------------------------------------
+
+
+def demo_checkpoint(d=24, classes=9) -> dict:
+    """The 2023 CRATE's names, with a head of two linear maps."""
+    state = torch_checkpoint("2023", d=d, classes=d)
+    return state | {"head.weight": torch.randn(classes, d), "head.bias": torch.randn(classes)}
+
+
+def test_the_demos_two_linear_maps_become_one_head():
+    official, images = demo_checkpoint(), some_images()
+    state = convert({"model": official}, small("2023"))
+    hidden = official_torch(official, images, "2023")
+    expected = hidden @ official["head.weight"].double().T + official["head.bias"].double()
+    torch.testing.assert_close(ours(state, small("2023"), images), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_demo_is_a_model_of_its_own_and_in_the_manifest():
+    spec = resolve("crate_demo_patch8")
+    assert (spec.dim, spec.heads, spec.depth, spec.patch_size) == (768, 6, 12, 8)
+    entry = manifest(ROOT / "experiments")["crate-demo.pth"]
+    assert (entry.model, entry.classes) == ("crate_demo_patch8", 21_842)
+    assert LAYOUTS[entry.format].has(spec)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("head.bias", None, "'head.bias' is missing, or has not 1 axes"),
+        ("mlp_head.1.weight", torch.zeros(24), "'mlp_head.1.weight' is missing, or has not 2 axes"),
+        ("head.weight", torch.zeros(9, 25), "the shapes of 'mlp_head.1' and 'head' do not fit"),
+        ("head.weight", torch.zeros(9, 24).long(), "'head.weight' is int64; weights are float16"),
+    ],
+)
+def test_a_demo_whose_maps_do_not_fit_is_one_line(key, value, reason):
+    with pytest.raises((UsageError, RunError)) as caught:
+        convert(demo_checkpoint() | {key: value}, small("2023"), where="crate-demo.pth")
+    assert str(caught.value).startswith(f"crate-demo.pth: {reason}")
 
 
 def test_the_plain_rows_dictionary_may_be_called_weight():
@@ -438,11 +536,16 @@ def test_other_files_are_refused(weights, error, reason):
     ("value", "reason"),
     [
         (3, "is not a tensor but int"),
-        (torch.zeros(7, dtype=torch.long), "torch.int64, not float32"),
-        (torch.zeros(7, dtype=torch.float64), "torch.float64, not float32"),
-        (torch.full((7,), float("nan")), "values that are not finite"),
-        (np.zeros(7), "float64, not float32"),
-        (np.zeros(7, "V3"), "not float32"),
+        (torch.zeros(7, dtype=torch.long), "is int64; weights are float16, bfloat16 or float32"),
+        (torch.zeros(7, dtype=torch.bool), "is bool; weights are float16, bfloat16 or float32"),
+        (torch.zeros(7, dtype=torch.complex64), "is complex64; weights are float16"),
+        (torch.zeros(7).to_sparse(), "is a sparse or nested tensor; have it saved as a dense one"),
+        (torch.zeros(7, device="meta"), "has a shape and no values (a meta tensor)"),
+        (torch.full((7,), float("nan")), "values that are not finite (NaN or infinity)"),
+        (torch.full((7,), float("inf")), "values that are not finite (NaN or infinity)"),
+        (torch.full((7,), 1e39, dtype=torch.float64), "values that are not finite"),
+        (np.zeros(7, "V3"), "weights are float16, bfloat16 or float32"),
+        (np.zeros(7, np.uint8), "is uint8; weights are float16, bfloat16 or float32"),
     ],
 )
 def test_values_that_are_not_weights_are_refused(value, reason):

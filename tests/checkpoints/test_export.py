@@ -155,6 +155,38 @@ def test_a_refused_import_leaves_nothing(crate, official, tmp_path, words, statu
     assert not list(tmp_path.glob("*a.safetensors*"))
 
 
+def test_import_takes_the_weights_that_it_is_told_to(crate, official, tmp_path):
+    path, model = official
+    weights = torch.load(path, weights_only=True)
+    average = {key: value + 1 for key, value in weights.items()}
+    torch.save({"model": weights, "model_ema": average}, tmp_path / "model_best.pth.tar")
+    words = ("import", "model_best.pth.tar", "--model", "crate_alpha_tiny_patch32")
+    words += ("--out", "a.safetensors")
+    status, _, errors = crate(*words)
+    assert (status, errors.count("\n")) == (0, 1)
+    assert "model_best.pth.tar: took 'model', not 'model_ema'" in errors
+    status, _, errors = crate(*words, "--take", "model_ema")
+    assert (status, errors) == (0, "")
+    state = read_weights(tmp_path / "a.safetensors")
+    assert torch.equal(state["head.bias"], model.state_dict()["head.bias"] + 1)
+    status, _, errors = crate(*words, "--take", "ema")
+    assert status == 2
+    assert errors == "error: model_best.pth.tar: unknown weights 'ema'; valid: model, model_ema\n"
+
+
+def test_import_beside_links_that_loop(crate, official, tmp_path):
+    path, _ = official
+    for name in ("loop.pth", "loop.safetensors"):
+        (tmp_path / name).symlink_to(tmp_path / name)
+    words = ("--model", "crate_alpha_tiny_patch32", "--out")
+    status, _, errors = crate("import", "loop.pth", *words, "a.safetensors")
+    assert (status, errors) == (2, "error: loop.pth: is a link that leads nowhere\n")
+    status, _, errors = crate("import", path, *words, "loop.safetensors")
+    assert (status, errors) == (0, "")  # a file takes the link's place
+    status, _, errors = crate("import", path, *words, path.with_suffix(".safetensors") / "a.safet")
+    assert status == 2
+
+
 # --- export -------------------------------------------------------------------
 
 

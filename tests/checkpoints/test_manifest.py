@@ -29,7 +29,7 @@ def test_the_manifest_agrees_with_the_architectures():
             weights, beside = 4 * (parameters + 2 * spec.depth * spec.dim**2), 300_000
         else:
             weights = 4 * parameter_count(spec, image_size=224, num_classes=entry.classes)
-        assert 0 < entry.bytes - weights < beside
+        assert entry.bytes is None or 0 < entry.bytes - weights < beside
 
 
 @pytest.fixture
@@ -62,8 +62,7 @@ def mine(folder):
         ),
         ({"sha256": "123"}, "my.pth: sha256: "),
         ({"classes": "7"}, "my.pth: classes: '7' should be"),
-        ({"name": "my.zip"}, "my.zip: should be a file name ending in .pth"),
-        ({"name": "a/my.pth"}, "a/my.pth: should be a file name"),
+        ({"name": "a/my.pth"}, "a/my.pth: should be the name of a file, without its folders"),
     ],
 )
 def test_a_mistake_in_the_manifest_is_one_line(mine, changes, reason):

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from crate import cli
 from crate.data.catalogue import DATASETS
@@ -283,12 +284,12 @@ def test_embedded_data_is_complete(crate):
 
 @pytest.fixture
 def tree(tmp_path):
-    """An image folder of two classes for each part of ImageNet-1K (files of no content)."""
+    """An image folder of two classes for each part of ImageNet-1K."""
     for part in ("train", "val"):
         for name in ("n01", "n02"):
             path = tmp_path / "sets" / "imagenet1k" / part / name
             path.mkdir(parents=True)
-            (path / "1.JPEG").touch()
+            Image.new("RGB", (9, 9)).save(path / "1.JPEG")
             (path / "readme.txt").touch()
     return tmp_path / "sets"
 

@@ -296,6 +296,10 @@ def test_a_shard_that_is_not_whole_is_named(copied, cut):
     [
         ({"a.jpg": b"x"}, "'a' has no label ('.cls')"),
         ({"a.cls": b"1"}, "'a' has no picture"),
+        (
+            {"a.input.jpg": b"x", "a.cls": b"1", "b.jpg": b"x", "b.cls": b"0"},
+            "'a' has no picture, as 1 of 3 keys, which end at the first dot; it has 6 members: ",
+        ),
         ({"a.jpg": b"x", "a.cls": b"dog"}, "'a.cls' is not a label: b'dog'"),
         ({"a.jpg": b"x", "a.cls": b"-1"}, "'a.cls' is not a label: b'-1'"),
         ({"a.jpg": b"x", "a.cls": b"9" * 30}, "'a.cls' is not a label: b'9999"),

@@ -19,9 +19,11 @@ from writers import SCENE_WRITERS, WRITERS, coco, coco_file, coco_object, noise
 
 from crate.cli import main
 from crate.data.catalogue import DATASETS
+from crate.data.ilsvrc import unpack
 from crate.data.listing import index_path, list_part
 from crate.data.readers import reader, real
-from crate.data.sources import read_part
+from crate.data.sources import open_pictures, read_part
+from crate.errors import RunError
 
 NOWHERE = "http://127.0.0.1:9/"  # refuses connections: stands for a machine without a network
 
@@ -126,8 +128,10 @@ def test_without_a_network_one_line_says_what_to_do(set_as_published, capsys):
     assert (status, out) == (1, [])
     assert "refused" in errors[-1]
     assert sum(line.startswith("failed: ") for line in errors) == 1
-    assert errors[-1].startswith(f"failed: {archive}: ")
-    assert f"to go without a network, put {NOWHERE}{archive.name} there" in errors[-1]
+    assert errors[-1].startswith(f"failed: {archive}: is damaged or half-downloaded, and ")
+    told = f"to go without a network, delete it, put {NOWHERE}{archive.name} there"
+    assert errors[-1].endswith(told)
+    assert "<urlopen" not in errors[-1]
     assert not folder.exists()
 
 
@@ -263,7 +267,9 @@ def test_a_part_is_unpacked_whole_or_not_at_all(ilsvrc, capsys, monkeypatch):
     monkeypatch.setattr(imagenet, "extract_archive", interrupted)
     status, _, errors = crate(capsys, "prepare", "imagenet1k", "--data-root", data_root)
     assert status == 1
-    assert "ILSVRC2012_img_train.tar: [Errno 28] No space left on device" in errors[-1]
+    archive = ilsvrc / "ILSVRC2012_img_train.tar"
+    room = "no room is left for what is in it; make room and run this again"
+    assert errors[-1] == f"failed: {archive}: {room}"
     assert not (ilsvrc / "train").exists()
     monkeypatch.setattr(imagenet, "extract_archive", extract)
     assert crate(capsys, "prepare", "imagenet1k", "--data-root", data_root)[0] == 0
@@ -276,9 +282,170 @@ def test_a_half_downloaded_archive_of_imagenet(ilsvrc, capsys):
     archive.write_bytes(archive.read_bytes()[:-5000])
     status, _, errors = crate(capsys, "prepare", "imagenet1k", "--data-root", str(ilsvrc.parent))
     assert status == 1
-    assert errors[-1].startswith(f"failed: {archive}: The archive {archive.name} is not present")
-    assert "download it again" in errors[-1]
+    assert errors[-1] == f"failed: {archive}: is damaged or half-downloaded; download it again"
     assert not (ilsvrc / "val").exists()
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda path: path.unlink(), "is missing, and it says which class each picture is of; put"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-50]), "is damaged or half-downloaded"),
+        (lambda path: path.write_bytes(b"<html>404</html>"), "is damaged or half-downloaded; down"),
+    ],
+)
+def test_the_devkit_is_blamed_for_itself_alone(ilsvrc, capsys, damage, reason):
+    devkit = ilsvrc / "ILSVRC2012_devkit_t12.tar.gz"
+    damage(devkit)
+    status, _, errors = crate(capsys, "prepare", "imagenet1k", "--data-root", str(ilsvrc.parent))
+    assert status == 1
+    assert errors[-1].startswith(f"failed: {devkit}: {reason}")
+    assert not (ilsvrc / "val").exists()
+
+
+def flatten(folder: Path) -> None:
+    for path in list(folder.glob("*/*")):
+        path.rename(folder / path.name)
+    for inside in list(folder.iterdir()):
+        if inside.is_dir():
+            inside.rmdir()
+
+
+def empty(folder: Path) -> None:
+    for path in folder.glob("*/*"):
+        path.unlink()
+
+
+def nest(folder: Path) -> None:
+    folder.rename(folder.with_name("moved"))
+    folder.mkdir()
+    folder.with_name("moved").rename(folder / "ILSVRC2012_img_val")
+
+
+AGAIN = "run 'crate data prepare imagenet1k'"
+DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
+
+
+@pytest.mark.parametrize(
+    ("change", "kept", "told", "mended"),
+    [
+        (flatten, [DEVKIT], f"has 5 pictures outside class folders; {AGAIN}, which sorts th", True),
+        (flatten, ["meta.bin"], "has 5 pictures outside class folders; run 'crate data pre", True),
+        (flatten, [], f"has 5 pictures outside class folders; put {DEVKIT} into ", False),
+        (empty, [], "no pictures in its class folders; put the pictures' archive into ", False),
+        (shutil.rmtree, ["ILSVRC2012_img_val.tar", DEVKIT], "is not unpacked yet; run 'cra", True),
+        (
+            nest,
+            [],
+            "/ILSVRC2012_img_val: has the class folders; move them one level up, to ",
+            False,
+        ),
+    ],
+)
+def test_each_state_of_a_half_prepared_set_has_its_own_next_step(
+    ilsvrc, capsys, change, kept, told, mended
+):
+    words = ("imagenet1k", "--data-root", str(ilsvrc.parent))
+    assert crate(capsys, "prepare", *words)[0] == 0
+    whole = sorted((ilsvrc / "val").glob("*/*"))
+    change(ilsvrc / "val")
+    for path in [*ilsvrc.glob("*.tar*"), *ilsvrc.glob("meta.bin")]:
+        if path.name not in kept:
+            path.unlink()
+    status, _, errors = crate(capsys, "check", *words)
+    assert status == 1
+    assert sum(told in line for line in errors) == 1, errors
+    status, _, errors = crate(capsys, "prepare", *words)
+    assert status == (0 if mended else 1)
+    if mended:
+        assert sorted((ilsvrc / "val").glob("*/*")) == whole
+        assert crate(capsys, "check", *words)[0] == 0
+    else:
+        assert told in errors[-1]
+
+
+def test_a_flat_training_part_is_sorted_by_its_names(ilsvrc, capsys):
+    words = ("imagenet1k", "--data-root", str(ilsvrc.parent))
+    assert crate(capsys, "prepare", *words)[0] == 0
+    whole = sorted((ilsvrc / "train").glob("*/*"))
+    flatten(ilsvrc / "train")
+    assert crate(capsys, "prepare", *words)[0] == 0
+    assert sorted((ilsvrc / "train").glob("*/*")) == whole
+    (ilsvrc / "train/holiday.jpg").write_bytes(jpeg(1))
+    status, _, errors = crate(capsys, "prepare", *words)
+    assert status == 1
+    assert errors[-1].endswith(
+        "train: has 1 pictures outside class folders, and their names do not say their class; put "
+        "them into class folders"
+    )
+    assert (ilsvrc / "train/holiday.jpg").is_file()
+
+
+def test_class_folders_and_tars_together_are_told(ilsvrc, capsys):
+    words = ("imagenet1k", "--data-root", str(ilsvrc.parent))
+    assert crate(capsys, "prepare", *words)[0] == 0
+    shutil.copy(ilsvrc / "ILSVRC2012_img_val.tar", ilsvrc / "train/n01000001.tar")
+    _, _, errors = crate(capsys, "check", *words)
+    assert (
+        f"{ilsvrc}/train: has class folders and tars, first n01000001.tar; unpack the" in errors[0]
+    )
+    (ilsvrc / "train/n01000001.tar").rename(ilsvrc / "train/ILSVRC2012_img_train.tar")
+    _, _, errors = crate(capsys, "check", *words)
+    assert f"ILSVRC2012_img_train.tar: is the whole archive; move it to {ilsvrc} and" in errors[0]
+
+
+# --- bad pictures -----------------------------------------------------------
+
+
+def test_check_finds_pictures_without_content_and_thoroughly_all(ilsvrc, capsys):
+    words = ("imagenet1k", "--data-root", str(ilsvrc.parent))
+    assert crate(capsys, "prepare", *words)[0] == 0
+    paths = sorted((ilsvrc / "val").glob("*/*"))
+    content = paths[0].read_bytes()
+    for damage, looked, reason in (
+        (b"", True, "is empty or missing"),
+        (b"not a picture", True, "cannot be read as an image (its format is unknown)"),
+        (content[:-30], False, "cannot be read as an image (image file is trun"),
+    ):
+        paths[0].write_bytes(damage)
+        for thorough in ((), ("--thorough",)):
+            status, _, errors = crate(capsys, "check", *words, *thorough)
+            found = [line for line in errors if "1 picture of 5 cannot be read: " in line]
+            assert len(found) == (1 if looked or thorough else 0), errors
+            assert status == (1 if found else 0)
+            assert all(f"{paths[0]}: {reason}" in line for line in found)
+
+
+def test_many_bad_pictures_are_one_line(ilsvrc, capsys):
+    words = ("imagenet1k", "--data-root", str(ilsvrc.parent))
+    assert crate(capsys, "prepare", *words)[0] == 0
+    for path in (ilsvrc / "val").glob("*/*"):
+        path.write_bytes(b"")
+    _, _, errors = crate(capsys, "check", *words)
+    assert sum("5 pictures of 5 cannot be read: " in line for line in errors) == 1
+    assert len(errors) == 2  # and that the set is not complete
+
+
+@pytest.mark.parametrize("kind", ["file", "tar", "gone"])
+def test_an_empty_picture_ends_a_run_before_its_training(ilsvrc, kind):
+    root = ilsvrc.parent
+    for part in ("train", "val"):
+        unpack(ilsvrc, part)
+    if kind == "tar":
+        folder = ilsvrc / "val"
+        for inside in sorted(folder.iterdir()):
+            with tarfile.open(folder / f"{inside.name}.tar", "w") as tar:
+                for k, path in enumerate(sorted(inside.iterdir())):
+                    add(tar, path.name, b"" if k == 0 else path.read_bytes())
+            shutil.rmtree(inside)
+    else:
+        path = sorted((ilsvrc / "val").glob("*/*"))[1]
+        path.unlink()
+        path.symlink_to("nowhere") if kind == "gone" else path.touch()
+    count = "3 pictures" if kind == "tar" else "1 picture"
+    told = rf"JPEG: is empty or missing, of {count} in the test split; 'crate data check imagenet1k"
+    with pytest.raises(RunError, match=told):
+        open_pictures(DATASETS["imagenet1k"], "test", root)
 
 
 def test_without_archives_one_line_says_which(ilsvrc, capsys):
@@ -380,7 +547,9 @@ def test_without_archives_one_line_says_what_to_download(archived, capsys):
         (root / archive).unlink()
     status, out, errors = crate(capsys, "prepare", name, "--data-root", str(root.parent))
     assert (status, out, len(errors)) == (1, [], 1)
-    first = f"failed: {DATASETS[name].title} is not at {root}/{DATASETS[name].needs[0]}: download "
+    dataset = DATASETS[name]
+    (needed, *_) = (*dataset.needs, *next(iter(dataset.parts_need.values()), ()))
+    first = f"failed: {dataset.title} is not at {root}/{needed}: download "
     assert errors[0].startswith(first + "http://")
     assert all(f"/{archive} " in errors[0] for archive in reader(name).ARCHIVES)
     command = f"run 'crate data prepare {name} --data-root {root.parent}'"

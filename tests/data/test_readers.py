@@ -71,7 +71,8 @@ def test_pictures_and_labels_are_torchvisions(written, any_md5):
 def test_the_files_a_set_needs_are_torchvisions():
     for name, (folder, known) in CIFAR.items():
         files = [file for file, _ in known.train_list + known.test_list]
-        assert DATASETS[name].needs == tuple(f"{folder}/{file}" for file in files)
+        needs = DATASETS[name].parts_need
+        assert [*needs["train"], *needs["test"]] == [f"{folder}/{file}" for file in files]
 
 
 def test_each_split_goes_through_the_loader(written):
@@ -135,7 +136,8 @@ def test_a_set_that_is_not_there_says_how_to_get_it(tmp_path):
     for name in WRITERS:
         with pytest.raises(RunError) as caught:
             check_available(DATASETS[name], tmp_path)
-        told = f"{DATASETS[name].title} is not at {tmp_path}/{name}/{DATASETS[name].needs[0]}: "
+        first = [*DATASETS[name].needs, *next(iter(DATASETS[name].parts_need.values()), ())][0]
+        told = f"{DATASETS[name].title} is not at {tmp_path}/{name}/{first}: "
         command = f"run 'crate data prepare {name} --data-root {tmp_path}'"
         assert str(caught.value) == told + command
 
@@ -245,7 +247,9 @@ def test_flowers_whose_lists_cannot_be_read(tmp_path, file):
     savemat(other, {"something": np.arange(3)})
     for content in (good[:140], b"", b"<html>404</html>", os.urandom(300), other.getvalue()):
         path.write_bytes(content)
-        assert refused("flowers102", "train", tmp_path).startswith(f"{path}: cannot be read (")
+        assert refused("flowers102", "train", tmp_path).startswith(
+            f"{path}: is damaged, or not a MATLAB file with '"
+        )
     path.unlink()
     assert refused("flowers102", "val", tmp_path).startswith(
         f"{path}: cannot be read (No such file"
@@ -283,9 +287,14 @@ def test_pets_whose_lists_do_not_fit(tmp_path):
         assert f"{path}, line 4: is not 'name breed species" in refused(
             "pets", "trainval", tmp_path
         )
-    for breed in (0, 38):
+    for breed in (0, 38, -1, 12345678901234567890):
         path.write_text(f"Abyssinian_100 {breed} 1 1\n")
-        assert f"a label is {breed - 1}, those" in refused("pets", "trainval", tmp_path)
+        told = f"{path}, line 1: the breed is {breed}, those of Oxford-IIIT Pets are 1 to 37"
+        assert told in refused("pets", "trainval", tmp_path)
+    path.write_text(f"Abyssinian_100 {'9' * 4_000} 1 1\n")
+    assert "the breed is 99999999999999999999… (4,000 characters), " in refused(
+        "pets", "trainval", tmp_path
+    )
     path.write_bytes(b"\xff\xfe\x00")
     assert f"{path}: cannot be read" in refused("pets", "trainval", tmp_path)
     path.unlink()
@@ -347,6 +356,11 @@ def test_real_labels_that_are_none(real, tmp_path, content, told):
 def test_real_labels_need_the_official_names_and_classes(real, tmp_path):
     (real / "real.json").write_text(json.dumps([[1000]] * 50_000))
     assert "a label is 1000, those of ImageNet-1K" in refused("imagenet1k_real", "val", tmp_path)
+    for digits in (20, 4_000):
+        (real / "real.json").write_text(json.dumps([[10 ** (digits - 1)]] * 50_000))
+        line = refused("imagenet1k_real", "val", tmp_path)
+        assert "real.json: a label is 1000000000000000000" in line
+        assert len(line) < 700
     (real / "real.json").unlink()
     assert "real.json: cannot be read (No such" in refused("imagenet1k_real", "val", tmp_path)
 

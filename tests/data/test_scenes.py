@@ -337,7 +337,9 @@ def changed(key: str, **values):
     ("change", "told"),
     [
         ("[1, 2", "is not JSON (Expecting ',' delimiter"),
-        ("[" * 100_000, "is not JSON ("),
+        ("[" * 100_000 + "]" * 100_000, "is not read: it nests lists or objects too deep"),
+        ('{"images": ' * 100_000 + "{}" + "}" * 100_000, "is not read: it nests lists or objec"),
+        ("[" + "1" * 5_000 + "]", "is not JSON (a number of too many digits)"),
         ("\xff", "is not JSON ("),
         (
             "[]",
@@ -349,8 +351,16 @@ def changed(key: str, **values):
         (changed("images", id=872), "(images: the id 872 is there twice)"),
         (changed("annotations", id=3), "(annotations: the id 3 is there twice)"),
         (changed("categories", id=2), "(categories: the id 2 is there twice)"),
-        (changed("images", id="139"), '(images: an id is "139", not a whole number from 0)'),
-        (changed("annotations", id=0), "(annotations: an id is 0, not a whole number from 1)"),
+        (
+            changed("images", id="139"),
+            '(images: an id is "139", not a whole number from 0 to 2⁶³ - 1)',
+        ),
+        (changed("categories", id=10**20), "(categories: an id is 100000000000000000000, not a"),
+        (
+            changed("images", id=10**4000),
+            "(images: an id is 10000000000000000000… (4,001 characte",
+        ),
+        (changed("annotations", id=0), "(annotations: an id is 0, not a whole number from 1 to"),
         (changed("images", file_name=None), "(image 139 has no file_name)"),
         (changed("images", height=0), "(image 139 has no width and height)"),
         (changed("images", height=2**33), "(image 139 is too large, "),

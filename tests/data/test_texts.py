@@ -185,6 +185,19 @@ def test_empty_documents_count_as_documents(tmp_path):
     assert check(TOY, tmp_path)[1][0] == f"{folder}/train.bin: 1 document, Toy has 5 {AGAIN}"
 
 
+@pytest.mark.parametrize("blank", ["\n\n\n", " \t\r\n", "\u3000\x0c"])
+def test_a_text_of_white_space_is_no_document(tmp_path, blank):
+    path = tmp_path / "a.bin"
+    with pytest.raises(RunError, match=r"^a test: there is no text in it$"):
+        write_tokens(path, [blank, blank], BYTES, source="a test")
+    header = write_tokens(path, [blank, "text", blank], BYTES, source="a test")
+    assert (header["documents"], header["empty"], header["tokens"]) == (1, 2, 5)
+    ids = [*BYTES.encode(blank.replace("\u3000", " ")), BYTES.end_of_text]
+    np.array(ids * 3, np.uint16).tofile(path)  # found without a header
+    with pytest.raises(RunError, match=r"a\.bin: there is no text in it$"):
+        adopt_tokens(path, BYTES, source="a test")
+
+
 def sha256(path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -756,13 +769,14 @@ def test_sources_that_cannot_be_read(tmp_path, name, content, told):
         ("folder/", "not a .parquet, .jsonl, .json, .txt file; unpack it there, or move it away"),
         ("folder.txt/", "cannot be read (Is a directory)"),
         ("broken.txt@", "cannot be read (No such file or directory)"),
+        ("pipe.txt|", "is not a regular file; move it away"),
         ("", "cannot be read (Not a directory)"),
     ],
 )
 def test_odd_things_in_source(tmp_path, monkeypatch, name, told):
     monkeypatch.setattr(preparing, "_from_hub", lambda *_: pytest.fail("the hub was asked"))
     source = tmp_path / "lambada" / "source"
-    odd = source / name.strip("/@")
+    odd = source / name.strip("/@|")
     if name:
         write_source(source, "z.txt", ["fine"])
     else:
@@ -771,6 +785,8 @@ def test_odd_things_in_source(tmp_path, monkeypatch, name, told):
         odd.mkdir()
     elif name.endswith("@"):
         odd.symlink_to("nowhere")
+    elif name.endswith("|"):
+        os.mkfifo(odd)
     else:
         odd.write_bytes(b"x")
     with pytest.raises(RunError) as caught:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import os
 
 import numpy as np
 import pytest
@@ -192,6 +193,28 @@ def test_what_was_done_is_kept_when_it_is_interrupted(segment, tmp_path, monkeyp
     assert list(loaded(tmp_path / "out" / "objects.json").imgs) == [1]
 
 
+def test_what_is_no_picture_costs_a_warning_each(segment, tmp_path):
+    good = save(tmp_path / "good.png", Image.fromarray(photos()["rocket"]))
+    loop, pipe, empty = (tmp_path / name for name in ("loop.png", "pipe.png", "empty.png"))
+    loop.symlink_to(loop)
+    os.mkfifo(pipe)
+    empty.touch()
+    status, out, err = segment(loop, pipe, good, empty, *SMOKE)
+    assert status == 1
+    assert out.startswith(f"{good}: ")
+    why = "cannot be read as an image"
+    assert err.splitlines() == [
+        f"warning: {loop}: {why} (Too many levels of symbolic links)",
+        f"warning: {pipe}: {why} (it is not a regular file)",
+        f"warning: {empty}: {why} (it is empty)",
+        "failed: 3 of 4 pictures could not be segmented",
+    ]
+    assert (tmp_path / "out/good.png").is_file()
+    loop_out = tmp_path / "out/bad.png"
+    loop_out.symlink_to(loop_out)  # in the place of an overlay
+    assert segment(save(tmp_path / "bad.png", Image.new("RGB", (9, 9))), *SMOKE)[0] == 0
+
+
 def test_a_picture_in_the_output_folder_is_not_overwritten(segment, tmp_path):
     (tmp_path / "out").mkdir()
     path = save(tmp_path / "out" / "own.png", Image.fromarray(photos()["rocket"]))
@@ -212,6 +235,28 @@ def test_official_checkpoints_do_too(segment, weights, plan, tmp_path):
         assert segment(path, *SMOKE, given=file)[0] == 0
         found.append(json.loads((tmp_path / "out" / "objects.json").read_text())["annotations"])
     assert found[0] == found[1] != []
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda w: w.fill_(float("nan")), "holds values that are not finite (NaN or infinity)"),
+        (lambda w: w.long(), "is int64; weights are float16, bfloat16 or float32"),
+        (lambda w: w.to_sparse(), "is a sparse or nested tensor; have it saved as a dense one"),
+        (lambda w: w.to("meta"), "has a shape and no values (a meta tensor); have it saved anew"),
+        (lambda w: [1.0], "is not a tensor but list"),
+    ],
+)
+def test_weights_without_numbers_are_found_before_any_picture(
+    segment, weights, tmp_path, change, reason
+):
+    path = save(tmp_path / "a.png", Image.fromarray(photos()["rocket"]))
+    state = safetensors.torch.load_file(weights)
+    state["norm.weight"] = change(state["norm.weight"])
+    torch.save(state, tmp_path / "odd.pth")
+    status, out, err = segment(path, *SMOKE, given=tmp_path / "odd.pth")
+    assert (status, out) == (1, "")
+    assert err == f"failed: {tmp_path / 'odd.pth'}: 'norm.weight' {reason}\n"
 
 
 def test_requests_that_make_no_sense_are_one_line(segment, weights, tmp_path):

@@ -310,6 +310,13 @@ def test_other_weights_are_refused():
         assert "\n" not in str(error.value)
         return str(error.value)
 
+    spec = resolve(CRATE_GPT, **SMALL)
+    for key, odd, reason in (
+        ("lm_head.weight", torch.zeros(VOCABULARY, 24).to_sparse(), "is a sparse or nested tensor"),
+        ("transformer.wte.weight", torch.zeros(2, 24, device="meta"), "has a shape and no values"),
+    ):
+        with pytest.raises(RunError, match=f"'{key}' {reason}"):
+            convert(official | {key: odd}, spec)
     assert "'lm_head.weight' is not 'transformer.wte.weight'" in told(
         official | {"lm_head.weight": torch.zeros(VOCABULARY, 24)}
     )

@@ -41,8 +41,8 @@ def sentence() -> str:
         sum(int(each[key]) for each in orders()) for key in ("pairs", "same", "reverse", "noise")
     )
     return (
-        f"of {pairs} pairs of neighbours in the papers' orders, {same} come out the same way beyond "
-        f"seed noise, {reverse} the other way, and {noise} within it"
+        f"of {pairs} pairs of neighbours in the papers' orders, {same} come out the same way "
+        f"beyond seed noise, {reverse} the other way, and {noise} within it"
     )
 
 

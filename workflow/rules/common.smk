@@ -74,8 +74,7 @@ def caption_of(table):
     }
 
 
-def needed_datasets(dag):
-    """The data sets of all runs that will start."""
+def needed_recipes(dag):
+    """The recipes of all runs that will start."""
     jobs = [job for job in dag.needrun_jobs() if job.rule.name in STEPS]
-    recipes = [run_of(job.wildcards).recipe for job in jobs]
-    return {recipe.dataset for recipe in recipes if recipe.READS_DATA}
+    return [run_of(job.wildcards).recipe for job in jobs]

@@ -7,6 +7,9 @@ alpha-jax     the .npz of CRATE-alpha's JAX code: the same under params/, kernel
               those of attention as (d, K, d/K) and (K, d/K, d)
 crate-torch   the 2023 CRATE code: to_patch_embedding = LayerNorm, Linear, LayerNorm on a patch
               flattened as (p, p, 3), to_out with a bias, a dictionary weight (d, d)
+crate-demo    as crate-torch (crate-demo.pth, of the notebooks on emergence), with a head of two
+              linear maps, mlp_head.1 (d, d) and head (classes, d); nothing stands between them, so
+              ours is their product
 
 No file shows whether the feed-forward has a residual connection (CRATE-alpha, or its row
 "+ decoupled"): the caller knows, who names the model.
@@ -14,6 +17,7 @@ No file shows whether the feed-forward has a residual connection (CRATE-alpha, o
 Sources: UCSC-VLAA/CRATE-alpha; Ma-Lab-Berkeley/CRATE, model/crate.py.
 """
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from crate.checkpoints.layouts.base import (
@@ -27,6 +31,7 @@ from crate.checkpoints.layouts.base import (
     join_heads_in,
     join_heads_out,
 )
+from crate.errors import UsageError
 from crate.models.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -74,6 +79,29 @@ def torch_parts(spec: ModelSpec, tokens: int, num_classes: int) -> Parts:
     if not spec.outer_bias:
         del parts["conv1.bias"], parts["mlp_head.1.bias"]
     return parts
+
+
+def is_demo(weights: Mapping[str, Any]) -> bool:
+    return "head.weight" in weights
+
+
+def with_one_head(weights: dict[str, Any]) -> dict[str, Any]:
+    """The head's two linear maps as one: W₂(W₁x + b₁) + b₂, multiplied in float64."""
+    from crate.weights import to_float32
+
+    weights, maps = dict(weights), []
+    for name in ("mlp_head.1", "head"):
+        for key, axes in ((f"{name}.weight", 2), (f"{name}.bias", 1)):
+            if len(getattr(weights.get(key), "shape", ())) != axes:
+                raise UsageError(f"'{key}' is missing, or has not {axes} axes")
+            maps.append(to_float32(weights[key], key)[0].double())
+    first, bias, second, last = maps
+    if (len(bias), len(last)) != (len(first), len(second)) or second.shape[1] != len(first):
+        raise UsageError("the shapes of 'mlp_head.1' and 'head' do not fit each other")
+    del weights["head.weight"], weights["head.bias"]
+    weights["mlp_head.1.weight"] = (second @ first).float()
+    weights["mlp_head.1.bias"] = (second @ bias + last).float()
+    return weights
 
 
 def dictionaries(spec: ModelSpec, there: str, here: str, single: str = "D") -> Parts:
@@ -153,6 +181,16 @@ LAYOUTS = (
         sized_by={"tokens": "params/pos_embedding", "num_classes": "params/head/bias"},
         section="params/",
         tidy=flax_params,
+    ),
+    Layout(  # before crate-torch, whose sign it has too
+        name="crate-demo",
+        kind="vision",
+        sign="to_patch_embedding.2.weight",
+        fits=has_2023,
+        parts=torch_parts,
+        sized_by={"tokens": "pos_embedding", "num_classes": "mlp_head.1.weight"},
+        confirm=is_demo,
+        tidy=with_one_head,
     ),
     Layout(
         name="crate-torch",

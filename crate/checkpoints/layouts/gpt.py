@@ -106,6 +106,11 @@ def own_weights(weights: dict[str, Any]) -> dict[str, Any]:
     embedding, head = weights.get(EMBEDDING), weights.pop(HEAD, None)
     if embedding is None:
         return weights
+    if head is not None:
+        from crate.weights import require_dense
+
+        require_dense(head, HEAD)
+        require_dense(embedding, EMBEDDING)
     tied = head is None or (
         tuple(head.shape) == tuple(embedding.shape) and bool((head == embedding).all())
     )

@@ -11,6 +11,7 @@ import numpy as np
 
 from crate.data.files import Unusable, read_file
 from crate.data.pictures import ArrayPictures
+from crate.errors import reason_of
 
 
 class _Array:
@@ -58,8 +59,7 @@ def read_batch(path: Path, labels: str) -> tuple[np.ndarray, np.ndarray]:
         if found.ndim != 1:
             raise ValueError("its labels are not a list")
     except Exception as error:  # a damaged pickle raises nearly anything
-        reason = str(error).split("\n")[0] or type(error).__name__
-        raise Unusable(f"{path}: is not a batch of CIFAR ({reason})") from None
+        raise Unusable(f"{path}: is not a batch of CIFAR ({reason_of(error)})") from None
     return pixels.transpose(0, 2, 3, 1), found
 
 

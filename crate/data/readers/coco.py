@@ -5,8 +5,8 @@ import math
 from pathlib import Path
 
 from crate.data.datasets import ImageSet
-from crate.data.files import Unusable, load_json, open_image, require_files
-from crate.data.scenes import Scenes, pixels_text
+from crate.data.files import Unusable, load_json, open_image, require_files, shortened
+from crate.data.scenes import FileScenes, pixels_text
 from crate.errors import RunError
 
 ARCHIVES = {
@@ -30,7 +30,7 @@ def read(dataset: ImageSet, root: Path, part: str) -> "CocoScenes":
     return CocoScenes(dataset.title, root / part, path, found)
 
 
-class CocoScenes(Scenes):
+class CocoScenes(FileScenes):
     """Pictures with boxes and masks of their objects, in the order of the pictures' ids."""
 
     has_objects = True
@@ -73,9 +73,10 @@ def _not_coco(found: object) -> str:
         ids = [entry.get("id") for entry in entries]
         # pycocotools takes the annotation 0 to mean "none"
         lowest = 1 if key == "annotations" else 0
-        odd = [id for id in ids if type(id) is not int or id < lowest]
+        odd = [id for id in ids if type(id) is not int or not lowest <= id < 2**63]
         if odd:
-            return f"{key}: an id is {json.dumps(odd[0])}, not a whole number from {lowest}"
+            shown = shortened(json.dumps(odd[0]))
+            return f"{key}: an id is {shown}, not a whole number from {lowest} to 2⁶³ - 1"
         if len(set(ids)) < len(ids):
             seen = set()
             twice = next(id for id in ids if id in seen or seen.add(id))

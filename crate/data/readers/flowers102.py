@@ -38,9 +38,8 @@ def _array(path: Path, key: str) -> np.ndarray:
     content = io.BytesIO(read_file(path))
     try:
         return loadmat(content, variable_names=[key])[key].ravel().astype(np.int64)
-    except Exception as error:  # a damaged file makes scipy raise nearly anything
-        reason = str(error).split("\n")[0] or type(error).__name__
-        raise Unusable(f"{path}: cannot be read ({reason})") from None
+    except Exception:  # a damaged file makes scipy raise nearly anything
+        raise Unusable(f"{path}: is damaged, or not a MATLAB file with '{key}'") from None
 
 
 def downloads() -> list[tuple[str, str, str | None]]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from crate.data.datasets import ImageSet
-from crate.data.files import Unusable, read_text, require_files, to_bytes
+from crate.data.files import Unusable, read_text, require_files, shortened, to_bytes
 from crate.data.pictures import FilePictures, Pictures
 from crate.environment import import_torchvision
 
@@ -23,6 +23,11 @@ def read(dataset: ImageSet, root: Path, part: str) -> Pictures:
             labels.append(int(breed) - 1)
         except ValueError:
             raise Unusable(f"{path}, line {number}: is not 'name breed species breed'") from None
+        if not 0 < int(breed) <= dataset.classes:
+            raise Unusable(
+                f"{path}, line {number}: the breed is {shortened(breed)}, those of {dataset.title} "
+                f"are 1 to {dataset.classes}"
+            )
         files.append(f"{name}.jpg")
     require_files(folder / "images", files, path)
     return FilePictures(folder / "images", to_bytes(files), np.array(labels, dtype=np.int64))

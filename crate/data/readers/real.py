@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from crate.data.datasets import ImageSet
-from crate.data.files import Unusable, load_json
+from crate.data.files import Unusable, load_json, shortened
 from crate.data.listing import list_part
 from crate.data.pictures import Pictures
 from crate.errors import RunError
@@ -28,6 +28,12 @@ def read(dataset: ImageSet, root: Path, part: str) -> Pictures:
     )
     if not lists or len(labels) != COUNT:
         raise Unusable(f"{path}: is not a list of {COUNT:,} lists of labels")
+    over = [label for found in labels for label in found if label >= dataset.classes]
+    if over:
+        raise Unusable(
+            f"{path}: a label is {shortened(over[0])}, those of {dataset.title} are 0 to "
+            f"{dataset.classes - 1:,}"
+        )
     _, pictures = list_part(root / part)
     numbers = []
     for index in range(len(pictures)):

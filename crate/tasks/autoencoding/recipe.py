@@ -4,6 +4,7 @@ from typing import Literal
 
 import pydantic
 
+from crate.data.datasets import ImageSet
 from crate.models.flops import kept_patches
 from crate.models.spec import ModelSpec
 from crate.recipes import ImageTraining
@@ -19,6 +20,9 @@ class Autoencoding(ImageTraining):
     task: Literal["autoencoding"] = "autoencoding"
     mask_ratio: float = pydantic.Field(0.75, gt=0, lt=1)  # share of the patches that is masked
     normalise_patches: bool = False  # target patches have mean 0 and standard deviation 1
+
+    def splits(self, dataset: ImageSet) -> list[str]:
+        return ["train", self.evaluate]  # the reconstruction of training images is measured too
 
     @property
     def evaluation_keys(self) -> set[str]:

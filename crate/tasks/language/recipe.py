@@ -4,6 +4,7 @@ from typing import Literal
 
 import pydantic
 
+from crate.data.datasets import TextSet
 from crate.recipes import Training
 
 
@@ -28,6 +29,10 @@ class Language(Training):
     @property
     def trains(self) -> bool:
         return super().trains and self.predictor == "model"
+
+    def splits(self, dataset: TextSet) -> list[str]:
+        counts = self.predictor != "model"  # a control counts the training text
+        return [*(["train"] if counts else []), *super().splits(dataset)]
 
     @property
     def evaluation_keys(self) -> set[str]:

@@ -4,6 +4,7 @@ from typing import Literal
 
 import pydantic
 
+from crate.data.datasets import ImageSet
 from crate.recipes import ImageRecipe
 
 
@@ -27,6 +28,9 @@ class Layerwise(ImageRecipe):
     pictures: pydantic.PositiveInt = 1000  # images of each split, at most
     epsilon: pydantic.PositiveFloat = 0.1  # ε of the coding rates
     weight: pydantic.NonNegativeFloat = 0.1  # λ of ‖Z‖₀ in the objective
+
+    def splits(self, dataset: ImageSet) -> list[str]:
+        return [*([] if dataset.scenes else ["train"]), self.evaluate]
 
     @pydantic.model_validator(mode="after")
     def _one_process(self) -> "Layerwise":

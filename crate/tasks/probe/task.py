@@ -23,7 +23,7 @@ from crate.data.augment import normalise
 from crate.data.catalogue import get_dataset
 from crate.data.datasets import ImageSet, odd_count
 from crate.data.images import MemoryImages, StreamedImages, open_split
-from crate.errors import RunError, Stopped, UsageError, unknown
+from crate.errors import RunError, Stopped, UsageError, reason_of, unknown
 from crate.models.features import image_features
 from crate.models.probes import LinearProbe, neighbour_votes
 from crate.records import RunFolder, atomic_path, canonical_json, file_sha256, lock, short_hash
@@ -234,7 +234,7 @@ def _warn_unusable(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, KeyError, ValueError, safetensors.SafetensorError) as error:
-        reason = str(error).split("\n")[0]
+        reason = reason_of(error)
         print(f"{path}: not used ({reason}); computing the features again", file=sys.stderr)
 
 

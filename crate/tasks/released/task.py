@@ -35,7 +35,7 @@ def run(
     """
     classes = get_dataset(resolved.recipe.dataset).classes
     path = locate(resolved.run.model, classes, EXPERIMENTS, data_root)
-    state = convert(read_checkpoint(path), resolved.spec, where=path)
+    state = convert(read_checkpoint(path), resolved.spec, name=resolved.run.model, where=path)
     if resolved.spec.kind == "contrastive":
         model = build_contrastive(resolved.spec, **infer_sizes(state, resolved.spec))
     else:

@@ -4,6 +4,7 @@ from typing import Literal
 
 import pydantic
 
+from crate.data.datasets import ImageSet
 from crate.recipes import Predictor, Training
 
 
@@ -32,6 +33,12 @@ class Segmentation(Training):
     auxiliary: pydantic.NonNegativeFloat = 0.0  # loss weight of UPerNet's auxiliary head; 0: none
     # whole_image: the most frequent class everywhere
     predictor: Predictor = pydantic.Field("model", alias="answer")
+
+    def splits(self, dataset: ImageSet) -> list[str]:
+        if self.predictor != "model":
+            most_frequent = self.predictor == "whole_image"  # counted on the training maps
+            return [*(["train"] if most_frequent else []), self.evaluate]
+        return super().splits(dataset)
 
     @property
     def evaluation_keys(self) -> set[str]:
