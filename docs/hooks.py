@@ -129,8 +129,8 @@ def earlier(table: str) -> str:
     changed = list(behind.values()).count(False)
     return (
         f"**Of earlier recipes:** those of {changed} of {len(behind)} runs of a seed behind this "
-        f"table have changed since it was published. `snakemake --cores all table_{table}` makes it "
-        "with today's.\n\n"
+        f"table have changed since it was published. `snakemake --cores all table_{table}` makes "
+        "it with today's.\n\n"
     )
 
 

@@ -1,12 +1,13 @@
-"""Tables in LaTeX: a booktabs tabular that pdflatex compiles, whatever the labels.
+"""Tables in LaTeX that pdflatex compiles with booktabs, whatever the labels.
 
 Text becomes ASCII: base LaTeX's symbols and accents, and U+… for a character that it has not.
 """
 
+import itertools
+import math
 import re
+import textwrap
 import unicodedata
-
-import pandas as pd
 
 # A bracket or a star would be read as an argument of the command before it (\\, \toprule).
 ASCII = {
@@ -64,18 +65,116 @@ def tex(text: str) -> str:
     return "".join(parts)
 
 
-def tabular(headers: list[str], rows: list[list[str]], bold: set[tuple[int, int]]) -> str:
-    """A tabular with booktabs' rules, the first column to the left.
+# A line of an article (345 pt) in \\small, in characters; a column takes two more than its text.
+LINE, BETWEEN, WRAPPED = 70, 2, 16
+# The lines of \\small that fit on a page (550 pt) beside a caption, and a note's characters a line.
+PAGE, NOTE = 40, 90
 
+
+def table_float(
+    name: str,
+    caption: str,
+    columns: list[tuple[str, str]],
+    rows: list[list[str]],
+    bold: set[tuple[int, int]],
+    notes: list[str],
+) -> str:
+    """A table as floats: caption, label `tab:<name>`, tabulars with booktabs' rules, notes as text.
+
+    Columns of one group stand under a common header. Groups that do not fit into a line go into
+    a further tabular below, which repeats the first column; what does not fit on a page, into a
+    further float of the same number. Needs only \\usepackage{booktabs}.
+
+    columns: (group, header) of each column, of which the first, the rows' names, has no group.
     bold: (row, column) of the cells that are printed so.
     """
-    frame = pd.DataFrame([[tex(text) for text in row] for row in rows])
-    marks = pd.DataFrame("", index=frame.index, columns=frame.columns)
-    for i, j in bold:
-        marks.iloc[i, j] = "textbf:--rwrap;"
-    styler = frame.style.hide(axis="index").apply(lambda _: marks, axis=None)
-    styler.format_index(lambda column: tex(headers[column]), axis="columns")
-    return styler.to_latex(hrules=True, column_format="l" + "r" * (len(headers) - 1))
+    pieces = [
+        (len(rows) + 5, _tabular(columns, rows, bold, block) + "\n\n\\medskip")
+        for block in _blocks(columns, rows)
+    ]
+    pieces += [
+        (
+            0.85 * math.ceil(len(note) / NOTE),
+            rf"\begin{{minipage}}{{\linewidth}}\footnotesize\raggedright {tex(note)}\par"
+            r"\end{minipage}\par",
+        )
+        for note in notes
+    ]
+    floats: list[list[str]] = [[]]
+    used = 0.0
+    for lines, text in pieces:
+        if floats[-1] and used + lines > PAGE:
+            floats.append([])
+            used = 0.0
+        floats[-1].append(text)
+        used += lines
+    label = rf"\label{{tab:{re.sub('[^A-Za-z0-9:-]', '-', name)}}}"
+    captions = [rf"\caption{{{tex(caption)}}}" + label]
+    captions += [rf"\addtocounter{{table}}{{-1}}\caption{{{tex(caption)} (continued)}}"] * (
+        len(floats) - 1
+    )
+    begin = r"\begin{table}" + "\n" + r"\centering\small\setlength{\tabcolsep}{4pt}"
+    return "".join(
+        "\n".join([begin, heading, *texts, r"\end{table}"]) + "\n"
+        for heading, texts in zip(captions, floats, strict=True)
+    )
+
+
+def _width(columns: list[tuple[str, str]], rows: list[list[str]], j: int) -> int:
+    """Characters that column j takes."""
+    header = max(map(len, textwrap.wrap(columns[j][1], WRAPPED)), default=0)
+    return max([header, *(len(row[j]) for row in rows)]) + BETWEEN
+
+
+def _blocks(columns: list[tuple[str, str]], rows: list[list[str]]) -> list[list[int]]:
+    """The columns of each tabular; a group that is too wide by itself is cut where it must be."""
+    first = _width(columns, rows, 0)
+    blocks: list[list[int]] = [[]]
+    used = first
+    for _, group in itertools.groupby(range(1, len(columns)), lambda j: columns[j][0]):
+        group = list(group)
+        widths = [_width(columns, rows, j) for j in group]
+        if blocks[-1] and used + sum(widths) > LINE:
+            blocks.append([])
+            used = first
+        for j, width in zip(group, widths, strict=True):
+            if blocks[-1] and used + width > LINE:
+                blocks.append([])
+                used = first
+            blocks[-1].append(j)
+            used += width
+    return [[0, *block] for block in blocks]
+
+
+def _tabular(
+    columns: list[tuple[str, str]],
+    rows: list[list[str]],
+    bold: set[tuple[int, int]],
+    chosen: list[int],
+) -> str:
+    groups, rules, place = [""], [], 2
+    for label, group in itertools.groupby(chosen[1:], lambda j: columns[j][0]):
+        count = len(list(group))
+        room = sum(_width(columns, rows, j) for j in chosen[place - 1 : place - 1 + count])
+        groups.append(rf"\multicolumn{{{count}}}{{c}}{{{_stacked(label, max(room, WRAPPED))}}}")
+        rules.append(rf"\cmidrule(lr){{{place}-{place + count - 1}}}")
+        place += count
+    lines = [rf"\begin{{tabular}}{{l{'r' * (len(chosen) - 1)}}}", r"\toprule"]
+    if any(columns[j][0] for j in chosen):
+        lines += [" & ".join(groups) + r" \\", "".join(rules)]
+    lines += [" & ".join(_stacked(columns[j][1], WRAPPED) for j in chosen) + r" \\", r"\midrule"]
+    for i, row in enumerate(rows):
+        cells = [rf"\textbf{{{tex(row[j])}}}" if (i, j) in bold else tex(row[j]) for j in chosen]
+        lines.append(" & ".join(cells) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
+
+
+def _stacked(text: str, width: int) -> str:
+    """A header in as many lines as it needs."""
+    lines = textwrap.wrap(text, width)
+    if len(lines) < 2:
+        return tex(text)
+    return r"\shortstack{" + r" \\ ".join(map(tex, lines)) + "}"
 
 
 def _plain(text: str) -> str:

@@ -21,7 +21,7 @@ from crate.planning.settings import Settings
 from crate.planning.tables import Column, Row, Table
 from crate.records import write_text
 from crate.reporting.collect import read_metrics
-from crate.reporting.latex import tabular
+from crate.reporting.latex import table_float
 
 # status → printed mark and its footnote
 MARKS = {
@@ -352,7 +352,7 @@ def write_table(name: str, plan: Plan, settings: Settings) -> list[Path]:
     """Write `tables/<name>.{md,tex,csv}`; returns their paths."""
     table = render(name, plan, settings)
     base = Path(settings.results) / settings.scale / "tables" / name
-    texts = {"md": markdown(table), "tex": latex(table), "csv": plain_csv(table)}
+    texts = {"md": markdown(table), "tex": latex(name, table), "csv": plain_csv(table)}
     for suffix, text in texts.items():
         write_text(base.with_suffix(f".{suffix}"), text)
     return [base.with_suffix(f".{suffix}") for suffix in texts]
@@ -370,11 +370,12 @@ def markdown(table: RenderedTable) -> str:
     return "\n\n".join([" ".join(table.caption), body, notes]) + "\n"
 
 
-def latex(table: RenderedTable) -> str:
-    """A booktabs tabular, with the caption and notes as comments above it."""
-    lines = [" ".join(line.split()) for line in [*table.caption, *table.notes] if line]
-    comments = "".join(f"% {line}\n" for line in lines)
-    return comments + tabular(table.headers, table.rows, table.bold)
+def latex(name: str, table: RenderedTable) -> str:
+    """A LaTeX float; what is not title and source of the caption stands below as text."""
+    columns = [(label, part) if part else ("", label) for _, label, part in table.columns]
+    caption, *rest = table.caption
+    notes = [" ".join(line.split()) for line in [*rest, *table.notes] if line]
+    return table_float(name, caption, columns, table.rows, table.bold, notes)
 
 
 def plain_csv(table: RenderedTable) -> str:

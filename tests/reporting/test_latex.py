@@ -8,8 +8,7 @@ import unicodedata
 
 import pytest
 
-from crate.reporting.latex import MATH, tabular, tex
-from crate.reporting.tables import RenderedTable, latex
+from crate.reporting.latex import MATH, table_float, tex
 
 LABELS = [
     "[ours] CRATE",
@@ -74,25 +73,59 @@ def test_any_character_is_ascii_of_known_commands_in_pairs():
         assert not set(bare) & set("&%#"), character
 
 
+NAMED = [("", "Model"), ("", "[x]")]
+
+
 def test_what_begins_a_row_is_no_argument_of_the_row_before():
-    body = tabular(["[m]", "x"], [["[a]", "1"], ["*b", "2"]], {(1, 1)})
+    body = table_float("t", "c", NAMED, [["[a]", "1"], ["*b", "2"]], {(1, 1)}, [])
     assert not re.search(r"(\\\\|rule)\s*[\[*]", body)
     assert r"\textbf{2}" in body
 
 
-def test_a_caption_of_several_lines_stays_a_comment():
-    table = RenderedTable(
-        headers=["a", "b"],
-        rows=[["c", "d"]],
-        bold=set(),
-        caption=["one\ntwo", ""],
-        notes=["three\r\n\\four"],
-        columns=[],
-        orders={},
+def test_caption_label_groups_and_notes():
+    columns = [("", "Model"), ("top-1 (%) ↑", "ours"), ("top-1 (%) ↑", "paper"), ("size", "ours")]
+    text = table_float(
+        "a_b", "A title.", columns, [["m", "1", "2", "3"]], {(0, 2)}, ["Not comparable.", "α"]
     )
-    lines = latex(table).split("\n")
-    assert lines[:2] == ["% one two", "% three \\four"]
-    assert lines[2].startswith("\\begin{tabular}")
+    assert text.splitlines() == [
+        r"\begin{table}",
+        r"\centering\small\setlength{\tabcolsep}{4pt}",
+        r"\caption{A title.}\label{tab:a-b}",
+        r"\begin{tabular}{lrrr}",
+        r"\toprule",
+        r" & \multicolumn{2}{c}{top-1 (\%) $\uparrow$} & \multicolumn{1}{c}{size} \\",
+        r"\cmidrule(lr){2-3}\cmidrule(lr){4-4}",
+        r"Model & ours & paper & ours \\",
+        r"\midrule",
+        r"m & 1 & \textbf{2} & 3 \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+        "",
+        r"\medskip",
+        *(
+            rf"\begin{{minipage}}{{\linewidth}}\footnotesize\raggedright {note}\par"
+            r"\end{minipage}\par"
+            for note in ("Not comparable.", r"$\alpha$")
+        ),
+        r"\end{table}",
+    ]
+
+
+def test_a_wide_table_goes_on_below_and_a_long_one_on_the_next_page():
+    columns = [
+        ("", "Model"),
+        *((f"group {k}", part) for k in range(6) for part in ("ours", "paper")),
+    ]
+    row = ["a model", *(["12.3 ± 0.4", "12.0"] * 6)]
+    wide = table_float("t", "c", columns, [row], set(), [])
+    assert wide.count(r"\begin{table}") == 1
+    assert wide.count(r"\begin{tabular}") > 1
+    assert wide.count("Model & ") == wide.count(r"\begin{tabular}")  # the names are repeated
+    assert [wide.count(f"group {k}") for k in range(6)] == [1] * 6
+    long = table_float("t", "c", columns, [row] * 20, set(), ["a note"])
+    assert long.count(r"\begin{table}") > 1
+    assert long.count(r"\label") == 1
+    assert long.count(r"\addtocounter{table}{-1}") == long.count(r"\begin{table}") - 1
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="there is no pdflatex")
@@ -101,10 +134,17 @@ def test_pdflatex_compiles_every_label(tmp_path):
     labels = [*LABELS, *("".join(known[k : k + 40]) for k in range(0, len(known), 40))]
     rows = [[label, label[:40], "1"] for label in labels]
     pages = [
-        tabular([label, "[b]", "*"], rows[k : k + 20], {(0, 0), (1, 2)})
+        table_float(
+            "t",
+            label,
+            [("", label), (label, "[b]"), (label, "*")],
+            rows[k : k + 20],
+            {(0, 0), (1, 2)},
+            [label],
+        )
         for k, label in zip(range(0, len(rows), 20), LABELS * 50, strict=False)
     ]
-    source = "\n\\newpage\n".join(pages)
+    source = "\n\\clearpage\n".join(pages)
     (tmp_path / "a.tex").write_text(
         "\\documentclass{article}\n\\usepackage{booktabs}\n\\begin{document}\n"
         f"{source}\n\\end{{document}}\n"

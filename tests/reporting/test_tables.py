@@ -478,39 +478,54 @@ def test_markdown_survives_odd_labels(odd):
 
 
 def test_latex_survives_odd_labels(odd, tmp_path):
-    text = odd[1].read_text()
-    body = "\n".join(line for line in text.splitlines() if not line.startswith("%"))
-    assert body.startswith(r"\begin{tabular}{lrrrrr}")
-    assert body.rstrip().endswith(r"\end{tabular}")
-    assert [body.count(rf"\{rule}") for rule in ("toprule", "midrule", "bottomrule")] == [1, 1, 1]
-    assert "table}" not in body  # no float: the paper that includes it decides
-    assert "caption" not in body
+    body = odd[1].read_text()
+    assert body.startswith(r"\begin{table}")
+    assert r"\label{tab:ablation}" in body
+    # the long label leaves room for two columns a part
+    assert [body.count(rf"\{rule}") for rule in ("toprule", "midrule", "bottomrule")] == [3, 3, 3]
     assert (
         r"50\% \& a\_b \#1 \{x\} \textasciitilde{} \textasciicircum{} \$ \textbackslash{} $|$ "
         r"$\alpha$ $<$$\eta$$>$ & " in body
     )
-    rows = [line for line in body.splitlines() if line.endswith(r"\\")]
-    assert len(rows) == 1 + 6
-    assert {len(re.split(r"(?<!\\)&", row)) for row in rows} == {6}
+    rows = [line for line in body.splitlines() if line.endswith(r" \\")]
+    assert len(rows) == 3 * (2 + 6)
     assert r"\textbf{60.1 $\pm$ 0.2}" in body
     bare = re.sub(r"\\.", "", body)
     assert bare.count("{") == bare.count("}")
     assert bare.count("$") % 2 == 0
     assert bare.isascii()
+    compiled(tmp_path, body)
+
+
+def compiled(folder: Path, *bodies: str) -> str:
+    """What pdflatex says of pages of an article; nothing if it is not here."""
     found = shutil.which("pdflatex") and subprocess.run(
         ["kpsewhich", "booktabs.sty"], capture_output=True, check=False
     )
-    if found and found.returncode == 0:
-        (tmp_path / "paper.tex").write_text(
-            "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\n"
-            f"\\input{{{odd[1]}}}\n\\end{{document}}\n"
-        )
-        subprocess.run(
-            ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"],
-            cwd=tmp_path,
-            check=True,
-            capture_output=True,
-        )
+    if not found or found.returncode:
+        return ""
+    pages = "\n\\clearpage\n".join(bodies)
+    (folder / "paper.tex").write_text(
+        "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\n"
+        f"{pages}\n\\end{{document}}\n"
+    )
+    words = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+    done = subprocess.run(words, cwd=folder, check=True, capture_output=True, text=True)
+    return done.stdout
+
+
+def test_every_table_fits_the_text_width_and_the_page(plan, tmp_path):
+    """All tables of mini, from the published records."""
+    settings = plan.experiments.settings({"frozen": "true", "seeds": "0,1,2"})
+    shutil.copytree(Path(__file__).parents[2] / "results/published", tmp_path / "results/published")
+    bodies = []
+    for name in plan.experiments.tables:
+        collect(name, plan, settings)
+        bodies.append(write_table(name, plan, settings)[1].read_text())
+    said = compiled(tmp_path, *bodies)
+    assert "Overfull" not in said
+    assert "too large" not in said
+    assert "not comparable with the paper" in bodies[0]
 
 
 # --- all metrics, publishing -----------------------------------------------------------
