@@ -210,30 +210,22 @@ class ImageTraining(ImageRecipe, Training):
     crop_area_min: float = pydantic.Field(1.0, gt=0, le=1)  # least area of random crops; 1: off
     center_crop: bool = False  # train on the centre crop that evaluation sees
     flip: bool = True
-    randaugment: list[pydantic.NonNegativeInt] | None = pydantic.Field(  # [operations, level]
-        None, min_length=2, max_length=2
-    )
+    randaugment: list[int] | None = pydantic.Field(None, min_length=2, max_length=2)  # [ops, level]
     last_batch: LastBatch = "drop"  # what becomes of images that do not fill an epoch's last batch
 
     @property
     def evaluation_keys(self) -> set[str]:
         return super().evaluation_keys | {"eval_resize", "interpolation"}
 
-    @pydantic.field_validator("randaugment")
-    @classmethod
-    def _levels_of_torchvision(cls, randaugment: list[int] | None) -> list[int] | None:
-        if randaugment and not (randaugment[0] >= 1 and 0 <= randaugment[1] <= 30):
-            raise ValueError(f"{randaugment} should be [operations from 1, level from 0 to 30]")
-        return randaugment
-
     @pydantic.model_validator(mode="after")
     def _one_way_to_crop(self) -> "ImageTraining":
         if self.center_crop and self.crop_area_min < 1:
             raise ValueError("give only one of 'center_crop' and 'crop_area_min'")
-        most = RANDAUGMENT_LEVELS[self.pipeline]
-        if self.randaugment and self.randaugment[1] > most:
+        most, drawn = RANDAUGMENT_LEVELS[self.pipeline], self.randaugment
+        if drawn and not (drawn[0] >= 1 and 0 <= drawn[1] <= most):
             raise ValueError(
-                f"randaugment {self.randaugment}: levels of {self.pipeline} end at {most}"
+                f"randaugment: {drawn} should be [operations from 1, level from 0 to {most}], as the "
+                f"pipeline is {self.pipeline}"
             )
         return self
 

@@ -60,7 +60,7 @@ def _check_length(recipe: Training, dataset: Dataset) -> None:
             )
         per_epoch = max(1, size // (recipe.batch_size * window))
     else:
-        per_epoch = size // recipe.batch_size
+        per_epoch = recipe.per_epoch(size) if size >= recipe.batch_size else 0
     if not per_epoch:
         raise UsageError(
             f"batch_size: {recipe.batch_size:,} is more than the {size:,} training {unit} of "

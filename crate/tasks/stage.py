@@ -109,7 +109,7 @@ class TrainingStage(abc.ABC):
         size, batch = len(source), self.recipe.batch_size
         per_epoch = self.recipe.per_epoch(size)
         updates = self.recipe.total_updates(per_epoch)
-        if not per_epoch or not updates:
+        if size < batch or not updates:
             raise UsageError(
                 f"{self.run}: {size:,} {self.UNIT} in batches of {batch:,} give no update; lower "
                 "batch_size or train longer"

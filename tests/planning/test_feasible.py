@@ -118,7 +118,7 @@ def test_what_fits_is_planned(plan):
     [
         ({"betas": [0.9, 1.0]}, "betas: [0.9, 1.0] should be two numbers from 0 to below 1"),
         ({"betas": [-0.1, 0.9]}, "betas: [-0.1, 0.9] should be two numbers from 0 to below 1"),
-        ({"randaugment": [2, 31]}, "randaugment: [2, 31] should be [operations from 1, level from"),
+        ({"randaugment": [2, 11]}, "randaugment: [2, 11] should be [operations from 1, level from"),
         ({"randaugment": [2, -1]}, "randaugment: [2, -1] should be [operations from 1, level from"),
         ({"randaugment": [0, 9]}, "randaugment: [0, 9] should be [operations from 1, level from 0"),
     ],
@@ -127,7 +127,9 @@ def test_values_outside_their_range_are_told_by_the_plan(plan, changes, reason):
     with pytest.raises(UsageError) as caught:
         plan.resolve(Run("smoke", ALPHA, 0, IMAGENET), changes)
     assert reason in str(caught.value)
-    plan.resolve(Run("smoke", ALPHA, 0, IMAGENET), {"betas": [0, 0.999], "randaugment": [1, 30]})
+    plan.resolve(Run("smoke", ALPHA, 0, IMAGENET), {"betas": [0, 0.999], "randaugment": [1, 10]})
+    torchvision = {"randaugment": [1, 30], "pipeline": "torchvision"}
+    plan.resolve(Run("smoke", ALPHA, 0, IMAGENET), torchvision)
 
 
 def test_it_needs_no_torch():
