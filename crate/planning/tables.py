@@ -1,10 +1,19 @@
 """The schema of scales and tables: rows, columns, figures and the papers' numbers."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 
 from crate.schema import Strict
+
+
+def _check_chain(chain: str) -> str:
+    if not all(chain.split("/")):
+        raise ValueError(f"'{chain}' should be steps joined by '/', such as imagenet21k/imagenet1k")
+    return chain
+
+
+Chain = Annotated[str, pydantic.AfterValidator(_check_chain)]
 
 
 class Scale(Strict):
@@ -31,8 +40,8 @@ class Row(Strict):
     model: str
     control: bool = False  # a reference point, not a competitor: no bold, no ranking
     metric: str | None = None  # replaces the columns' metrics
-    chain: str | None = None  # replaces the columns' chains
-    steps: dict[str, str | None] = {}  # column → chain of this cell; null: an empty cell
+    chain: Chain | None = None  # replaces the columns' chains
+    steps: dict[str, Chain | None] = {}  # column → chain of this cell; null: an empty cell
     paper: dict[str, PaperValue] = {}  # column → the paper's number
 
     def chain_of(self, key: str, column: "Column") -> str | None:
@@ -43,7 +52,7 @@ class Row(Strict):
 class Column(Strict):
     label: str
     metric: str
-    chain: str
+    chain: Chain
     direction: Literal["up", "down"] | None = "up"  # which is better; null: neither, no ranking
     unit: str = ""
     factor: pydantic.PositiveFloat = 1.0  # printed value = metric × factor
