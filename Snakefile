@@ -14,7 +14,6 @@ from crate.planning.identity import definition_identity
 from crate.runs import parse_path
 from crate.published import record_file
 
-
 PLAN, SETTINGS = driver.open_plan(workflow)
 RESULTS = f"{SETTINGS.results}/{SETTINGS.scale}"
 
