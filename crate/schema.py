@@ -10,14 +10,12 @@ import types
 import typing
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pydantic
 
 from crate.errors import UsageError, nearest
 from crate.sources import Items, Mapping, place_of
-
-LARGEST = 10**12  # of any number; fields have narrower bounds
 
 
 class Strict(pydantic.BaseModel):
@@ -31,12 +29,15 @@ class Strict(pydantic.BaseModel):
         serialize_by_alias=True,  # keys as they stand in files
     )
 
+    LARGEST: ClassVar[dict[str, float]] = {}  # field → its largest number, where 10¹² is too much
+
     @pydantic.field_validator("*", mode="before")
     @classmethod
-    def _no_absurd_number(cls, value: Any) -> Any:
+    def _no_absurd_number(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
+        largest = cls.LARGEST.get(info.field_name, 10**12)
         for number in value if isinstance(value, list) else [value]:
-            if isinstance(number, int | float) and LARGEST < abs(number) < float("inf"):
-                raise ValueError(f"{_shown(number)} should be at most {LARGEST:,}")
+            if isinstance(number, int | float) and largest < abs(number) < float("inf"):
+                raise ValueError(f"{_shown(number)} should be at most {largest:,}")
         return value
 
 

@@ -29,6 +29,8 @@ class Scale(Strict):
 class PaperValue(Strict):
     """A paper's number as printed, its source, and how reliable that is (marks A to C)."""
 
+    LARGEST = {"value": 1e30}  # operations of a training
+
     value: float
     source: str
     mark: Literal["A", "B", "C"]
@@ -56,7 +58,9 @@ class Column(Strict):
     direction: Literal["up", "down"] | None = "up"  # which is better; null: neither, no ranking
     unit: str = ""
     factor: pydantic.PositiveFloat = 1.0  # printed value = metric × factor
-    decimals: pydantic.NonNegativeInt | None = 1  # null: three digits and an SI prefix
+    decimals: Annotated[int, pydantic.Field(ge=0, le=12)] | None = (
+        1  # null: three digits and an SI prefix
+    )
     tolerance: pydantic.NonNegativeFloat | None = None  # reproduced if |ours − paper| is within it
 
 

@@ -438,3 +438,51 @@ def test_later_words_and_files_add_to_options(folder):
 def test_plain_dictionaries_are_checked_too():
     with pytest.raises(UsageError, match=r"^here: max_jobs: 'x' should be a valid integer"):
         parse(Settings, {"max_jobs": "x"}, "here")
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("min_lr=1", "'min_lr' 1 is above 'lr' "),
+        ("lr=1e-9", "is above 'lr' 1e-09"),
+        ("epochs=9223372036854775808", "epochs: 9223372036854775808 should be at most 1,000,000"),
+        ("batch_size=1e9", "batch_size: 1000000000.0 should be at most 10,000,000"),
+        ("image_size=99999", "image_size: 99999 should be at most 16,384"),
+        ("betas=[0.9,1e20]", "betas: 1e+20 should be at most 1,000,000,000,000"),
+        ("compute.threads=100000", "compute.threads: 100000 should be at most 1,024"),
+        ("compute.memory_gb=1e7", "compute.memory_gb: 10000000.0 should be at most 100,000"),
+        ("compute.memory_gb=0x10", "compute.memory_gb: '0x10' should be a valid integer"),
+        ("compute.hours=1:30", "compute.hours: '1:30' should be a valid number"),
+    ],
+)
+def test_a_recipe_without_sense_is_refused_by_the_plan(folder, word, told):
+    words = [word] if word.startswith("min_lr") or "lr" not in word else [word, "min_lr=1e-8"]
+    with pytest.raises(UsageError) as caught:
+        Experiments(folder).recipe("imagenet1k", "mini", nested(read_words(words, "--set")))
+    assert str(caught.value).startswith("--set: ")
+    assert told in str(caught.value)
+
+
+def test_digits_of_a_recipe_are_decimal(folder):
+    changes = nested(read_words(["compute.memory_gb=010"], "--set"))
+    assert Experiments(folder).recipe("imagenet1k", "paper", changes).compute.memory_gb == 10
+
+
+@pytest.mark.parametrize("tau", ["1.01", "-2", "1e300"])
+def test_a_cosine_is_at_most_1(folder, tau):
+    with pytest.raises(UsageError, match=r"^--set: tau: "):
+        Experiments(folder).recipe(
+            "coco_maskcut_cpal", "paper", read_words([f"tau={tau}"], "--set")
+        )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("metric: top1,", "metric: top1, tolerance: 1e30,", "line 4: columns.a.tolerance: 1e+30"),
+        ("metric: top1,", "metric: top1, decimals: 40,", "line 4: columns.a.decimals: 40"),
+        ("metric: top1,", "metric: top1, factor: 1e200,", "line 4: columns.a.factor: 1e+200"),
+    ],
+)
+def test_a_table_without_sense_is_refused(folder, old, new, told):
+    assert told in plan_refusal(folder, "tables/new.yaml", TABLE.replace(old, new))
