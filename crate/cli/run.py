@@ -24,6 +24,7 @@ def add_parser(commands) -> None:
 
 def run(options) -> None:
     from crate.environment import mismatch
+    from crate.launch.ranks import RANKS_VARIABLE
     from crate.launch.run import perform, prepare
     from crate.sources import nested, read_words
     from crate.training.trackers import check_installed
@@ -37,7 +38,8 @@ def run(options) -> None:
     fresh = options.fresh or bool(os.environ.get("CRATE_FRESH"))
     if settings.launcher == "local":
         prepared = prepare(options.path, plan, expected=options.identity, overrides=overrides)
-        perform(prepared, settings, fresh=fresh)
+        launched = bool(os.environ.get(RANKS_VARIABLE))
+        perform(prepared, settings, fresh=fresh, launched=launched)
     else:
         from crate.launch.wait import launch
 

@@ -157,7 +157,7 @@ def submit_job(
     write(job)  # first: if this process is killed while it submits, the next one finds the job
     submitted = None
     # the ranks of a job around this process and its settings must not reach the new job
-    hidden = ("CRATE_SETTINGS", "CRATE_DRIVER", "CRATE_FRESH")
+    hidden = ("CRATE_SETTINGS", "CRATE_DRIVER", "CRATE_FRESH", "CRATE_RANKS")
     try:
         with clean_env(extra_names=hidden), _slurm_conf():
             if settings.launcher == "submitit-local":

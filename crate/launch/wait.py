@@ -30,6 +30,8 @@ GONE_SECONDS = 10.0  # how late a job's last writes may appear on a shared file 
 # Final states after which the run is submitted again
 LOST = ("BOOT_FAIL", "NODE_FAIL", "PREEMPTED", "TIMEOUT")
 
+CAUSE = "error|no such file|killed|denied|^failed: "
+
 
 class Interrupts:
     """Records SIGINT and SIGTERM instead of raising, so that a submission is never cut short."""
@@ -295,6 +297,6 @@ def _last_lines(folder: Path) -> list[str]:
 
 def _cause(lines: list[str]) -> str:
     """The line of a log that names the cause; srun's messages about its tasks come after it."""
-    causes = [x for x in lines if re.search("error|no such file|killed|denied", x, re.IGNORECASE)]
+    causes = [x for x in lines if re.search(CAUSE, x, re.IGNORECASE)]
     causes = [x for x in causes if not re.search(r"task \d+: |STEP|_step_signal", x)] or causes
     return (causes or lines)[-1]
