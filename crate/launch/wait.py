@@ -175,13 +175,13 @@ class Waiter:
     def _submit_job(self, items: list[Item], prepared: list[Prepared]) -> Job:
         experiments = self.plan.experiments.folder
         return submit_job(
-            items, prepared, self.settings, self.root, experiments, lambda: self.interrupts.received
+            items, prepared, self.settings, self.root, experiments, self._stop_requested
         )
 
     def _join_pack(self, compute: Compute) -> Job | None:
         folder = self.root / f"pack-{short_hash(canonical_json(compute.model_dump()))}"
         limit = self.settings.pack
-        pack = Pack(folder, limit, self.plan, self._submit_job, lambda: self.interrupts.received)
+        pack = Pack(folder, limit, self.plan, self._submit_job, self._stop_requested)
         return pack.join(self.item, self.folder)
 
     def _wait(self, job: Job) -> str:
@@ -276,15 +276,23 @@ class Waiter:
 
     def _check_driver(self, job: Job) -> None:
         """Exit if the Snakemake process that started this one was killed; the job goes on."""
-        if not self.driver:
-            return
-        try:
-            os.kill(self.driver, 0)
-        except ProcessLookupError:
+        if self._driver_gone():
             self.say(f"snakemake is gone; job {job.id} goes on, the same command attaches to it")
             sys.exit(1)
+
+    def _driver_gone(self) -> bool:
+        try:
+            if self.driver:
+                os.kill(self.driver, 0)
+        except ProcessLookupError:
+            return True
         except PermissionError:
             pass
+        return False
+
+    def _stop_requested(self) -> bool:
+        """Whether to give up while there is no job yet."""
+        return self.interrupts.received or self._driver_gone()
 
 
 def _last_lines(folder: Path) -> list[str]:
