@@ -64,9 +64,15 @@ def parse(schema: type[Strict], content: dict, where: str | Path) -> Any:
 def blame(
     content: dict, location: Iterable[str | int], where: str | Path, message: str
 ) -> UsageError:
-    """A `UsageError` that names the file and line of a value; `where`, if they are not known."""
+    """A `UsageError` that names the file and line of a value; `where`, if they are not known.
+
+    where: the file, perhaps with the name of an entry (`released.yaml: a.pth`).
+    """
     place, _ = place_of(content, location)
-    return UsageError(f"{place or where}: {message}")
+    if place is None:
+        return UsageError(f"{where}: {message}")
+    _, within, entry = str(where).partition(f"{place.source}: ")
+    return UsageError(f"{place}: {f'{entry}: ' if within else ''}{message}")
 
 
 def _as_written(annotation: Any, value: Any, text: str | None = None) -> Any:

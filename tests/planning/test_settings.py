@@ -9,6 +9,7 @@ from crate.errors import UsageError
 from crate.planning.loader import Experiments
 from crate.planning.plan import Plan
 from crate.planning.settings import Settings
+from crate.runs import parse_path
 from crate.schema import parse
 from crate.sources import expand_path, merge, nested, read_words, read_yaml
 
@@ -486,3 +487,32 @@ def test_a_cosine_is_at_most_1(folder, tau):
 )
 def test_a_table_without_sense_is_refused(folder, old, new, told):
     assert told in plan_refusal(folder, "tables/new.yaml", TABLE.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("results/smoke/runs/m/seed{}/x".format("1" * 5000), "is not a whole number"),
+        ("results/smoke/runs/m/seed٣/x", "is not a whole number"),
+        ("results/smoke/runs/{}/seed0/x".format("m" * 300), "more than 255 bytes"),
+        ("results/smoke/trials/{}/runs/m/seed0/x".format("é" * 130), "more than 255 bytes"),
+        ("{}/smoke/runs/m/seed0/x".format("r" * 256), "more than 255 bytes"),
+    ],
+)
+def test_a_path_of_a_run_that_no_file_system_takes(path, told):
+    with pytest.raises(UsageError, match=told) as caught:
+        parse_path(path)
+    assert len(str(caught.value)) < 400
+
+
+def test_two_slashes_are_one():
+    assert parse_path("r/smoke/runs/m/seed0/a//b/metrics.json")[0].chain == ("a", "b")
+    assert parse_path("r/smoke/runs/m/seed0//a/")[0].chain == ("a",)
+
+
+@pytest.mark.parametrize("words", ["run {}/smoke/runs/m/seed0/x", "plan all --config results={}"])
+def test_a_name_that_no_file_system_takes_is_one_line(folder, capsys, words):
+    assert main(words.format("x" * 300).split()) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: ")
+    assert told.count("\n") == 1
