@@ -516,3 +516,31 @@ def test_a_name_that_no_file_system_takes_is_one_line(folder, capsys, words):
     told = capsys.readouterr().err
     assert told.startswith("error: ")
     assert told.count("\n") == 1
+
+
+ODD = [
+    "", " ", "~", "-", "-1", "0", "010", "1e400", ".nan", "-.inf", "9" * 40, "9" * 400, "9" * 5000,
+    "[", "[]", "[[[[1]]]]", "{", "{}", "{a: {b: c}}", "'", "''", '"\\0"', "é" * 200, "%", "@x",
+    "&a", "*a", "!!python/name:os.system", "!x 1", "|", ">", "# c", "? a", ": ", "a: b: c", "1_0",
+    "$HOME", "$NO_SUCH", "${", "${}", "~no_such", "../..", "/", "true", "null", "on", "1:30", "<<",
+    "2026-01-31", "0-99999999999", "0-", "-0", "1,1", "x" * 300, "\u202e", "\x7f", "[1, {3: 4}]",
+    "{<<: 1}", "{<<: {a: 1}}", "[" * 5000, "{a: " * 3000, "1" * 12 + "." + "1" * 400,
+]  # fmt: skip
+
+
+def test_no_odd_value_of_any_setting_is_more_than_one_line(folder):
+    """Each odd value for each setting, in a file and on the command line."""
+    experiments, path = Experiments(folder), folder.parent / "site.yaml"
+    told = []
+    for key in [*Settings.model_fields, "no_such_key", "k" * 300]:
+        for value in ODD:
+            path.write_text(f"# a site\n{key}: {value}\n", encoding="utf-8")
+            for read, source in ((read_yaml, path), (read_words, [f"{key}={value}"])):
+                try:
+                    experiments.settings(read(source, *["--config"] * (read is read_words)))
+                except UsageError as error:
+                    told.append(str(error))
+    assert len(told) > 1000
+    assert all(text.startswith((str(path), "--config: ")) for text in told)
+    assert not any("\n" in text for text in told)
+    assert max(told, key=len)[:600] == max(told, key=len)
