@@ -14,11 +14,7 @@ from crate.planning.identity import definition_identity
 from crate.runs import parse_path
 from crate.published import record_file
 
-
-configfile: "experiments/config.yaml"
-
-
-PLAN, SETTINGS = driver.open_plan(config)
+PLAN, SETTINGS = driver.open_plan(workflow)
 RESULTS = f"{SETTINGS.results}/{SETTINGS.scale}"
 
 

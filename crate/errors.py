@@ -79,4 +79,5 @@ def nearest(name: object, valid: Iterable[str]) -> str:
 def unknown(kind: str, name: object, valid: Iterable[str], where: str = "") -> UsageError:
     """A `UsageError` for a name that does not exist: `unknown model 'crte'; did you mean …?`."""
     prefix = f"{where}: " if where else ""
-    return UsageError(f"{prefix}unknown {kind} '{name}'{nearest(name, valid)}")
+    shown = text if len(text := str(name)) <= 100 else f"{text[:100]}…"
+    return UsageError(f"{prefix}unknown {kind} '{shown}'{nearest(shown, valid)}")

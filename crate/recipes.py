@@ -13,9 +13,24 @@ import pydantic
 from crate.errors import UsageError
 from crate.schema import Strict
 
+# The largest numbers that make sense; a larger one is a mistake in writing.
+LARGEST = {
+    "nodes": 10_000, "gpus": 64, "processes": 1024, "threads": 1024, "workers": 1024,
+    "micro_batch": 10**7, "hours": 10_000, "memory_gb": 100_000, "checkpoint_seconds": 10**6,
+    "epochs": 10**6, "updates": 10**9, "batch_size": 10**7, "lr": 10**4, "min_lr": 10**4,
+    "warmup_epochs": 10**6, "warmup_updates": 10**9, "eps": 1, "weight_decay": 10**4,
+    "clip_grad": 10**9, "evaluate_epochs": 10**6, "evaluate_updates": 10**9,
+    "image_size": 2**14, "eval_resize": 2**15, "stride": 2**14, "resize": 2**16, "ratio": 100,
+    "mixup": 1000, "cutmix": 1000, "layer": 1000, "layers": 1000, "masks": 1000,
+    "pictures": 10**9, "seconds": 10**6, "block_size": 10**7, "context_length": 10**5,
+    "evaluation_batch": 10**7, "neighbours": 10**7, "temperature": 10**4, "channels": 10**6,
+}  # fmt: skip
+
 
 class Compute(Strict):
     """Resources of a run; not part of its identity, except `autocast` (`Recipe.identity`)."""
+
+    LARGEST = LARGEST
 
     nodes: pydantic.PositiveInt = 1
     gpus: pydantic.NonNegativeInt = 0  # per node, to request; a single process uses a GPU if any
@@ -42,6 +57,8 @@ class Compute(Strict):
 
 class Recipe(Strict):
     """A stage of a run: its task, its data set, and the stages it may follow."""
+
+    LARGEST = LARGEST
 
     METRICS: ClassVar[tuple[str, ...]] = ()  # keys of metrics.json; tuning compares the first
     LOWER_IS_BETTER: ClassVar[bool] = False  # of the first metric
@@ -130,6 +147,12 @@ class Training(Recipe):
             raise ValueError("give only one of 'evaluate_epochs' and 'evaluate_updates'")
         if self.schedule == "cosine_by_epoch" and (self.epochs is None or self.min_lr):
             raise ValueError("schedule 'cosine_by_epoch' needs 'epochs', and falls to 0 (min_lr)")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _falls(self) -> "Training":
+        if self.min_lr > self.lr:
+            raise ValueError(f"'min_lr' {self.min_lr:g} is above 'lr' {self.lr:g}")
         return self
 
     @property
@@ -224,8 +247,8 @@ class ImageTraining(ImageRecipe, Training):
         most, drawn = RANDAUGMENT_LEVELS[self.pipeline], self.randaugment
         if drawn and not (drawn[0] >= 1 and 0 <= drawn[1] <= most):
             raise ValueError(
-                f"randaugment: {drawn} should be [operations from 1, level from 0 to {most}], as the "
-                f"pipeline is {self.pipeline}"
+                f"randaugment: {drawn} should be [operations from 1, level from 0 to {most}], as "
+                f"the pipeline is {self.pipeline}"
             )
         return self
 

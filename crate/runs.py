@@ -8,6 +8,7 @@ A run starts from the weights of its parent, the run of the parent folder. If it
 """
 
 import dataclasses
+import os
 import re
 from pathlib import Path
 
@@ -75,10 +76,12 @@ def parse_path(path: str) -> tuple[Run, str]:
         raise UsageError(
             f"{path}: not the path of a run; expected results/<scale>/runs/<model>/seed<k>/<step>/…"
         )
-    if not match["seed"].isdecimal():
+    if not re.fullmatch(r"[0-9]{1,10}", match["seed"]):
         raise UsageError(
-            f"{path}: the seed '{match['seed']}' is not a whole number; expected seed0"
+            f"{path:.200}: the seed '{match['seed']:.20}' is not a whole number; expected seed0"
         )
-    chain = tuple(match["chain"].split("/"))
+    if max(len(os.fsencode(part)) for part in path.split("/")) > 255:
+        raise UsageError(f"{path:.80}…: a name of more than 255 bytes cannot be a folder")
+    chain = tuple(part for part in match["chain"].split("/") if part)  # a//b is a/b
     run = Run(match["scale"], match["model"], int(match["seed"]), chain, match["trial"])
     return run, match["results"] or "."

@@ -1,18 +1,21 @@
-"""Strict YAML: every key and type is checked; an error is one line that names file and key.
+"""Strict schemas: every key and type is checked; an error is one line with file, line and key.
 
 Schemas themselves are in `recipes.py`, `planning/` and `tasks/<kind>/recipe.py`.
 """
 
 import functools
 import re
+import reprlib
+import types
+import typing
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pydantic
-import yaml
-from yaml.composer import Composer
 
 from crate.errors import UsageError, nearest
+from crate.sources import Items, Mapping, place_of
 
 
 class Strict(pydantic.BaseModel):
@@ -26,98 +29,78 @@ class Strict(pydantic.BaseModel):
         serialize_by_alias=True,  # keys as they stand in files
     )
 
+    LARGEST: ClassVar[dict[str, float]] = {}  # field → its largest number, where 10¹² is too much
 
-# libyaml, if PyYAML was built with it, reads experiments/ eight times as fast. Its own composer
-# crashes on deep nesting, so PyYAML's is used.
-_LOADERS = (Composer, yaml.CSafeLoader) if yaml.__with_libyaml__ else (yaml.SafeLoader,)
-
-
-class _Loader(*_LOADERS):
-    """Safe YAML in which `1e-3` is a number and a duplicate key is an error."""
-
-    def __init__(self, stream: str):
-        _LOADERS[-1].__init__(self, stream)
-        Composer.__init__(self)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
-
-
-def _unique_mapping(loader: _Loader, node: yaml.MappingNode) -> dict:
-    keys: list = []
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node)
-        if key in keys:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"duplicate key '{key}'; keep one", key_node.start_mark
-            )
-        keys.append(key)
-    return loader.construct_mapping(node, deep=True)
-
-
-_Loader.add_constructor("tag:yaml.org,2002:map", _unique_mapping)
-
-
-def read_yaml(path: Path) -> dict:
-    """Read a YAML mapping; {} from an empty file.
-
-    Raises:
-        UsageError: the file cannot be read or is not a mapping; names file and line.
-    """
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"{path}: not UTF-8 text") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f"line {mark.line + 1}: " if mark else ""
-        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or error
-        raise UsageError(f"{path}: {line}{problem}") from None
-    except ValueError as error:  # for example an impossible date: 2024-13-45
-        raise UsageError(f"{path}: {error}") from None
-    except RecursionError:
-        raise UsageError(f"{path}: nested too deeply") from None
-    content = {} if content is None else content
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise UsageError(f"{path}: must be a mapping of names to values")
-    return content
-
-
-def load_value(text: str) -> Any:
-    """Parse a command line's value as YAML. Raises `ValueError` if it is not valid YAML."""
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(str(error)) from None
-
-
-def read_value(text: str) -> Any:
-    """Parse a command line's value as YAML, as Snakemake does; invalid YAML stays text."""
-    try:
-        return load_value(text) if text.strip() else text
-    except ValueError:
-        return text
+    @pydantic.field_validator("*", mode="before")
+    @classmethod
+    def _no_absurd_number(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
+        largest = cls.LARGEST.get(info.field_name, 10**12)
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, int | float) and largest < abs(number) < float("inf"):
+                raise ValueError(f"{_shown(number)} should be at most {largest:,}")
+        return value
 
 
 def parse(schema: type[Strict], content: dict, where: str | Path) -> Any:
-    """`content` as an instance of `schema`; errors name `where`.
+    """`content` as an instance of `schema`.
+
+    A field of text gets an unquoted number as it was written: 0471 and 1e5 are names there.
 
     Raises:
-        UsageError: a wrong key or value; names the nearest valid key, or what was expected.
+        UsageError: a wrong key or value; names its file and line (`where`, if they are not known),
+            and the nearest valid key or what was expected.
     """
+    content = _as_written(schema, content)
     try:
         return schema.model_validate(content)
     except pydantic.ValidationError as error:
         errors = error.errors()
         # a misspelt key gives two errors, unknown and missing: report the unknown one
         first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
-        raise UsageError(f"{where}: {_explain(schema, first)}") from None
+        location, message = _explain(schema, content, first)
+        raise blame(content, location, where, message) from None
+
+
+def blame(
+    content: dict, location: Iterable[str | int], where: str | Path, message: str
+) -> UsageError:
+    """A `UsageError` that names the file and line of a value; `where`, if they are not known.
+
+    where: the file, perhaps with the name of an entry (`released.yaml: a.pth`).
+    """
+    place, _ = place_of(content, location)
+    if place is None:
+        return UsageError(f"{where}: {message}")
+    _, within, entry = str(where).partition(f"{place.source}: ")
+    return UsageError(f"{place}: {f'{entry}: ' if within else ''}{message}")
+
+
+def _as_written(annotation: Any, value: Any, text: str | None = None) -> Any:
+    """`value`, in which what should be text is the text of the file; null stays null."""
+    if isinstance(annotation, type) and issubclass(annotation, Strict):
+        if not isinstance(value, Mapping):
+            return value
+        fields = {f.alias or name: f.annotation for name, f in annotation.model_fields.items()}
+        of = {key: fields.get(key) for key in value}
+    elif isinstance(value, Mapping | Items):
+        kinds = [kind for kind in _options(annotation) if typing.get_origin(kind) in (dict, list)]
+        inner = typing.get_args(kinds[0])[-1] if kinds else None
+        of = dict.fromkeys(value if isinstance(value, Mapping) else range(len(value)), inner)
+    else:
+        wanted = text is not None and value is not None and str in _options(annotation)
+        return text if wanted and type(value) not in _options(annotation) else value
+    changed = type(value)(value)
+    for key, kind in of.items():
+        changed[key] = _as_written(kind, value[key], value.texts.get(key))
+    return changed
+
+
+def _options(annotation: Any) -> tuple:
+    """The types that an annotation allows: those of a union, else itself."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        annotation = typing.get_args(annotation)[0]
+    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    return typing.get_args(annotation) if union else (annotation,)
 
 
 @functools.cache
@@ -126,23 +109,45 @@ def keys_of(schema: type[Strict]) -> dict[str, None]:
     return dict.fromkeys(field.alias or name for name, field in schema.model_fields.items())
 
 
-def _explain(schema: type[Strict], error: dict) -> str:
-    """One pydantic error in plain words."""
-    location = [str(part) for part in error["loc"]]
-    key = ".".join(location)
-    if error["type"] == "extra_forbidden":
-        return f"unknown key '{key}'{nearest(location[-1], _fields_at(schema, location[:-1]))}"
+class _Repr(reprlib.Repr):
+    """Values in messages, cut to a length that can be read."""
+
+    maxstring = maxother = maxlong = 80
+    repr_Mapping, repr_Items = reprlib.Repr.repr_dict, reprlib.Repr.repr_list
+
+
+def _shown(value: Any) -> str:
+    if type(value) is int and value.bit_length() > 1000:  # Python refuses to print the longest
+        return "a number of hundreds of digits"
+    return _Repr().repr(value)
+
+
+def _explain(schema: type[Strict], content: dict, error: dict) -> tuple[list, str]:
+    """The key of one pydantic error, and the error in plain words."""
+    # behind the keys of the content, pydantic names members of a union
+    _, location = place_of(content, error["loc"])
     if error["type"] == "missing":
-        return f"the key '{key}' is missing"
+        location = list(error["loc"])
+    key = ".".join(map(str, location))
+    if error["type"] == "extra_forbidden":
+        valid = _fields_at(schema, location[:-1])
+        return location, f"unknown key '{key}'{nearest(location[-1], valid)}"
+    if error["type"] == "missing":
+        return location, f"the key '{key}' is missing"
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    if error["type"] == "value_error":
-        return f"{key}: {message}" if key else message
-    return f"{key}: {error['input']!r} should be {message}"
+    if error["type"] != "value_error":
+        return location, f"{key}: {_shown(error['input'])} should be {message}"
+    if key and not isinstance(error["input"], dict):
+        return location, f"{key}: {message}"
+    # several keys contradict each other: the line of the one that the message names first
+    inner = functools.reduce(lambda part, name: part[name], location, content)
+    named = [name for name in re.findall(r"'(\w+)'", message) if name in inner]
+    return [*location, *named[:1]], f"{key}: {message}" if key else message
 
 
-def _fields_at(schema: Any, location: list[str]) -> list[str]:
+def _fields_at(schema: Any, location: list) -> list[str]:
     """The valid keys at a place inside a schema, followed through lists, dicts and options."""
-    for part in location:
+    for part in map(str, location):
         fields = getattr(schema, "model_fields", None)
         if fields is None or part not in fields:
             continue  # a list index or a dictionary's key: `schema` is already the element type
@@ -151,12 +156,3 @@ def _fields_at(schema: Any, location: list[str]) -> list[str]:
             arguments = [a for a in getattr(schema, "__args__", ()) if a is not type(None)]
             schema = arguments[-1] if arguments else schema
     return list(keys_of(schema)) if hasattr(schema, "model_fields") else []
-
-
-def merge(base: dict, delta: dict) -> dict:
-    """`base` updated by `delta`: nested dictionaries merge, other values replace."""
-    merged = dict(base)
-    for key, value in delta.items():
-        both = isinstance(merged.get(key), dict) and isinstance(value, dict)
-        merged[key] = merge(merged[key], value) if both else value
-    return merged

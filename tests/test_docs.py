@@ -25,8 +25,8 @@ from crate.data.catalogue import get_dataset
 from crate.models.zoo import list_models
 from crate.planning.loader import Experiments
 from crate.planning.plan import Plan
-from crate.reporting.tuning import nested
 from crate.runs import parse_path
+from crate.sources import merge, nested, read_words
 from crate.workflow import targets
 
 ROOT = Path(__file__).parents[1]
@@ -296,7 +296,7 @@ def check_command(words: list[str], plan: Plan) -> None:
         from snakemake.cli import get_argument_parser
 
         options = get_argument_parser().parse_args(words[1:])
-        pairs = dict(pair.split("=", 1) for pair in options.config or [])
+        pairs = read_words(options.config or [], "--config")
         settings = plan.experiments.settings(pairs)
         assert options.cores or options.dryrun or options.profile, "snakemake would ask for --cores"
         assert all((ROOT / name / "config.yaml").is_file() for name in options.profile or [])
@@ -310,9 +310,9 @@ def check_command(words: list[str], plan: Plan) -> None:
     if not rest:
         return  # a command, named
     options = vars(cli.make_parser().parse_args(words[1:]))
-    pairs = dict(pair.split("=", 1) for pair in options.get("config") or [])
+    pairs = read_words(options.get("config") or [], "--config")
     scale = {"scale": options["scale"]} if options.get("scale") else {}
-    settings = plan.experiments.settings(pairs | scale)
+    settings = plan.experiments.settings(merge(pairs, scale))
     plan.experiments.scale(settings.scale)
     for key in ("target", "path", "run"):
         target = options.get(key)
@@ -327,8 +327,9 @@ def check_command(words: list[str], plan: Plan) -> None:
         assert options.get("column") in [None, *content.columns]
     if options.get("step"):
         grid = dict(pair.split("=", 1) for pair in options["grid"])
-        first = {key: values.split(",")[0] for key, values in grid.items()}
-        plan.experiments.recipe(options["step"], settings.scale, nested(first))
+        first = [f"{key}={values.split(',')[0]}" for key, values in grid.items()]
+        changes = nested(read_words(first, "--grid"))
+        plan.experiments.recipe(options["step"], settings.scale, changes)
         assert options["step"] in {
             s.stage for r in plan.table_runs(table, settings) for s in r.lineage
         }

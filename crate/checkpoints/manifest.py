@@ -9,7 +9,8 @@ from crate.checkpoints.layouts import LAYOUTS
 from crate.errors import RunError, UsageError, unknown
 from crate.models.zoo import MODELS, list_models
 from crate.records import file_sha256
-from crate.schema import Strict, parse, read_yaml
+from crate.schema import Strict, parse
+from crate.sources import read_yaml
 
 
 class OfficialFile(Strict):

@@ -40,8 +40,8 @@ COMMANDS = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status; mistakes and failures print one line."""
-    options = make_parser().parse_args(arguments)
     try:
+        options = make_parser().parse_args(arguments)
         options.command(options)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -20,5 +20,7 @@ def bench(options) -> None:
     plan, settings = open_plan(options)
     plan.runs(options.target, settings)  # reports a mistake before torch is imported
     from crate.costs import bench as measure
+    from crate.launch.ranks import ranks
 
-    measure.bench(plan, options.target, settings, seconds=options.seconds, again=options.again)
+    with ranks(launched=False):
+        measure.bench(plan, options.target, settings, seconds=options.seconds, again=options.again)

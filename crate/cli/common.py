@@ -6,7 +6,8 @@ Command files import at their top only this file, `crate.errors` and the standar
 
 import argparse
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crate.errors import UsageError
@@ -39,7 +40,11 @@ def add_command(
     parser = commands.add_parser(name, help=text, description=text)
     parser.set_defaults(command=function)
     if target:
-        parser.add_argument("target", help="all, table_<name>, figure_<name> or the path of a run")
+        parser.add_argument(
+            "target",
+            type=path,
+            help="all, table_<name>, figure_<name> or the path of a run",
+        )
     if settings:
         parser.add_argument(
             "--config",
@@ -62,32 +67,33 @@ def positive(text: str) -> float:
     return value
 
 
-def read_pairs(words: Sequence[str], option: str) -> dict[str, str]:
-    """Words KEY=VALUE as a dictionary.
+def path(text: str) -> str:
+    """A file or folder with `~` and `$VARIABLE` replaced, for argparse's `type`.
+
+    The shell does the same, but not behind `--out=` or in quotes. A file of that very name wins.
 
     Raises:
-        UsageError: a word is not KEY=VALUE; the message names the option.
+        UsageError: it is empty or too long, or names an unknown variable or user.
     """
-    pairs = {}
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not equals or not key:
-            raise UsageError(f"{option}: '{word}' is not KEY=VALUE")
-        pairs[key] = value
-    return pairs
+    from crate.sources import expand_path
+
+    try:
+        return text if os.path.lexists(text) else expand_path(text)
+    except ValueError as error:
+        raise UsageError(f"a path on the command line: {error}") from None
 
 
-def open_plan(options: argparse.Namespace, site: dict | None = None) -> "tuple[Plan, Settings]":
+def open_plan(options: argparse.Namespace, site: str | None = None) -> "tuple[Plan, Settings]":
     """The plan, and the settings from these sources, the first that sets a key winning:
 
-    the command's --config, the workflow that started this process, the site, config.yaml.
+    the command's --config, the workflow that started this process, the site's file, config.yaml.
     """
     import json
 
     from crate.planning.loader import Experiments
     from crate.planning.plan import Plan
     from crate.planning.settings import SETTINGS_VARIABLE
-    from crate.schema import read_value
+    from crate.sources import merge, read_words, read_yaml
 
     experiments = Experiments()
     try:
@@ -96,9 +102,10 @@ def open_plan(options: argparse.Namespace, site: dict | None = None) -> "tuple[P
         raise UsageError(
             f"the environment variable {SETTINGS_VARIABLE} is not a JSON object"
         ) from None
-    own = {key: read_value(text) for key, text in read_pairs(options.config, "--config").items()}
+    own = read_words(options.config, "--config")
     scale = getattr(options, "scale", None)
     if scale is not None and own.setdefault("scale", scale) != scale:
         raise UsageError(f"--scale {scale} and --config scale={own['scale']} exclude each other")
-    settings = experiments.settings((site or {}) | handed_down | own)
+    at_site = {} if site is None else read_yaml(Path(site))
+    settings = experiments.settings(merge(merge(at_site, handed_down), own))
     return Plan(experiments), settings

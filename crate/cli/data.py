@@ -2,7 +2,7 @@
 
 import sys
 
-from crate.cli.common import add_command
+from crate.cli.common import add_command, path
 from crate.errors import RunError
 
 
@@ -17,7 +17,9 @@ def add_parser(commands) -> None:
         parser = add_command(commands, name, function, line, settings=False)
         parser.add_argument("name", help="a data set")
         parser.add_argument(
-            "--data-root", help="the folder of all data sets (default: as config.yaml says)"
+            "--data-root",
+            type=path,
+            help="the folder of all data sets (default: as config.yaml says)",
         )
         if name == "check":
             parser.add_argument(
@@ -49,5 +51,5 @@ def _open(options) -> tuple:
     from crate.data.catalogue import get_dataset
     from crate.planning.loader import Experiments
 
-    dataset = get_dataset(options.name)
-    return dataset, options.data_root or Experiments().settings().data_root
+    given = {"data_root": options.data_root} if options.data_root else {}
+    return get_dataset(options.name), Experiments().settings(given).data_root

@@ -2,15 +2,19 @@
 
 from pathlib import Path
 
-from crate.cli.common import RUN_PATH, add_command
+from crate.cli.common import RUN_PATH, add_command, path
 
 
 def add_parser(commands) -> None:
     text = "show attention, sparse codes and tokens of a run's model on images of your own"
     parser = add_command(commands, "inspect", inspect, text, settings=False)
-    parser.add_argument("run", help=f"a finished run: {RUN_PATH}")
-    parser.add_argument("images", nargs="+", metavar="image", help="files of any format and size")
-    parser.add_argument("--out", default="inspected", help="a folder (default: inspected)")
+    parser.add_argument("run", type=path, help=f"a finished run: {RUN_PATH}")
+    parser.add_argument(
+        "images", type=path, nargs="+", metavar="image", help="files of any format and size"
+    )
+    parser.add_argument(
+        "--out", type=path, default="inspected", help="a folder (default: inspected)"
+    )
     parser.add_argument(
         "--image-size",
         type=int,

@@ -1,8 +1,6 @@
 """`crate launch`: one run as a job, and the preflight checks of a cluster."""
 
-from pathlib import Path
-
-from crate.cli.common import add_command, open_plan
+from crate.cli.common import add_command, open_plan, path
 from crate.errors import RunError, UsageError
 
 
@@ -10,7 +8,10 @@ def add_parser(commands) -> None:
     text = "complete one run as a job of the cluster that slurm/site.yaml describes"
     parser = add_command(commands, "launch", launch, text, target=True)
     parser.add_argument(
-        "--configfile", default="slurm/site.yaml", help="the site's file (default: %(default)s)"
+        "--configfile",
+        type=path,
+        default="slurm/site.yaml",
+        help="the site's file (default: %(default)s)",
     )
     parser.add_argument(
         "--preflight",
@@ -25,10 +26,9 @@ def add_parser(commands) -> None:
 
 
 def launch(options) -> None:
-    from crate.schema import read_yaml
     from crate.training.trackers import check_installed
 
-    plan, settings = open_plan(options, read_yaml(Path(options.configfile)))
+    plan, settings = open_plan(options, options.configfile)
     check_installed(settings.log)
     if options.preflight:
         from crate.launch.preflight import preflight

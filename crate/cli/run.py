@@ -3,13 +3,13 @@
 import os
 import sys
 
-from crate.cli.common import RUN_PATH, add_command, open_plan, read_pairs
+from crate.cli.common import RUN_PATH, add_command, open_plan, path
 
 
 def add_parser(commands) -> None:
     text = "complete one run; its parent must be finished"
     parser = add_command(commands, "run", run, text)
-    parser.add_argument("path", help=RUN_PATH)
+    parser.add_argument("path", type=path, help=RUN_PATH)
     parser.add_argument("--identity", help="refuse to start if the run's identity is another one")
     parser.add_argument(
         "--set",
@@ -24,8 +24,9 @@ def add_parser(commands) -> None:
 
 def run(options) -> None:
     from crate.environment import mismatch
+    from crate.launch.ranks import RANKS_VARIABLE
     from crate.launch.run import perform, prepare
-    from crate.reporting.tuning import nested
+    from crate.sources import nested, read_words
     from crate.training.trackers import check_installed
 
     warning = mismatch()
@@ -33,11 +34,12 @@ def run(options) -> None:
         print(f"warning: {warning}", file=sys.stderr)
     plan, settings = open_plan(options)
     check_installed(settings.log)
-    overrides = nested(read_pairs(options.overrides, "--set"))
+    overrides = nested(read_words(options.overrides, "--set"))
     fresh = options.fresh or bool(os.environ.get("CRATE_FRESH"))
     if settings.launcher == "local":
         prepared = prepare(options.path, plan, expected=options.identity, overrides=overrides)
-        perform(prepared, settings, fresh=fresh)
+        launched = bool(os.environ.get(RANKS_VARIABLE))
+        perform(prepared, settings, fresh=fresh, launched=launched)
     else:
         from crate.launch.wait import launch
 

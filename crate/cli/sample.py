@@ -2,15 +2,16 @@
 
 from pathlib import Path
 
-from crate.cli.common import RUN_PATH, add_command
+from crate.cli.common import RUN_PATH, add_command, path
 
 
 def add_parser(commands) -> None:
     text = "sample text from a language model, from a prompt of your own"
     parser = add_command(commands, "sample", sample, text, settings=False)
-    parser.add_argument("--run", help=f"a finished run: {RUN_PATH}")
+    parser.add_argument("--run", type=path, help=f"a finished run: {RUN_PATH}")
     parser.add_argument(
         "--weights",
+        type=path,
         metavar="FILE",
         help="in place of --run: an official checkpoint, such as GPT-2's",
     )

@@ -3,17 +3,22 @@
 import argparse
 from pathlib import Path
 
-from crate.cli.common import add_command
+from crate.cli.common import add_command, path
 
 
 def add_parser(commands) -> None:
     text = "find the objects in images of your own (MaskCut)"
     parser = add_command(commands, "segment", segment, text, settings=False)
-    parser.add_argument("images", nargs="+", metavar="image", help="files of any format and size")
+    parser.add_argument(
+        "images", type=path, nargs="+", metavar="image", help="files of any format and size"
+    )
     parser.add_argument("--model", required=True, help="a name of 'crate models' or models.yaml")
-    parser.add_argument("--out", required=True, help="a folder for overlays and objects.json")
+    parser.add_argument(
+        "--out", type=path, required=True, help="a folder for overlays and objects.json"
+    )
     parser.add_argument(
         "--weights",
+        type=path,
         required=True,
         metavar="FILE",
         help="the weights of a finished run, or an official checkpoint",

@@ -2,7 +2,8 @@
 
 import os
 
-from crate.cli.common import add_command, open_plan, read_pairs
+from crate.cli.common import add_command, open_plan
+from crate.errors import UsageError
 
 
 def add_parser(commands) -> None:
@@ -23,5 +24,10 @@ def tune(options) -> None:
     from crate.reporting import tuning
 
     plan, settings = open_plan(options)
-    grid = {key: value.split(",") for key, value in read_pairs(options.grid, "--grid").items()}
+    grid = {}
+    for word in options.grid:
+        key, equals, values = word.partition("=")
+        if not equals or not key:
+            raise UsageError(f"--grid: '{word}' is not KEY=V1,V2,…")
+        grid[key] = values.split(",")
     tuning.tune(options.table, options.step, grid, plan, settings, jobs=options.jobs)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from crate.cli.common import RUN_PATH, add_command
+from crate.cli.common import RUN_PATH, add_command, path
 from crate.errors import UsageError
 
 
@@ -14,14 +14,14 @@ def add_parser(commands) -> None:
     text = "list the known official checkpoints and which of them are on disk"
     parser = add_command(commands, "list", list_known, text, settings=False)
     parser.add_argument(
-        "--data-root", help="the folder of all data sets (default: as config.yaml says)"
+        "--data-root", type=path, help="the folder of all data sets (default: as config.yaml says)"
     )
 
     text = "convert an official checkpoint (of PyTorch, safetensors or .npz) to our weights"
     parser = add_command(commands, "import", import_file, text, settings=False)
-    parser.add_argument("file")
+    parser.add_argument("file", type=path)
     parser.add_argument("--model", required=True, help="a name of 'crate models' or models.yaml")
-    parser.add_argument("--out", required=True, help="the .safetensors file to write")
+    parser.add_argument("--out", type=path, required=True, help="the .safetensors file to write")
     parser.add_argument(
         "--take",
         metavar="PLACE",
@@ -30,9 +30,9 @@ def add_parser(commands) -> None:
 
     text = "export the weights of a finished run for other programs"
     parser = add_command(commands, "export", export, text, settings=False)
-    parser.add_argument("path", help=RUN_PATH)
+    parser.add_argument("path", type=path, help=RUN_PATH)
     parser.add_argument("--to", required=True, help="safetensors, onnx or torch-official")
-    parser.add_argument("--out", required=True, help="the file to write")
+    parser.add_argument("--out", type=path, required=True, help="the file to write")
 
 
 def list_known(options) -> None:
@@ -42,7 +42,8 @@ def list_known(options) -> None:
     from crate.environment import EXPERIMENTS
     from crate.planning.loader import Experiments
 
-    data_root = options.data_root or Experiments().settings().data_root
+    given = {"data_root": options.data_root} if options.data_root else {}
+    data_root = Experiments().settings(given).data_root
     entries = manifest(EXPERIMENTS)
     rows = [
         [
@@ -71,14 +72,14 @@ def import_file(options) -> None:
     from crate.planning.loader import Experiments
     from crate.planning.plan import Plan
 
-    path, out = Path(options.file), Path(options.out)
+    file, out = Path(options.file), Path(options.out)
     spec = Plan(Experiments()).spec(options.model, None)
     if out.suffix != ".safetensors":
         raise UsageError(f"--out {out}: should end in .safetensors")
-    verify_if_listed(path, options.model, EXPERIMENTS)
+    verify_if_listed(file, options.model, EXPERIMENTS)
     from crate.checkpoints.export import import_official
 
-    print(import_official(path, options.model, spec, out, take=options.take))
+    print(import_official(file, options.model, spec, out, take=options.take))
 
 
 def export(options) -> None:

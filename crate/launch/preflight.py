@@ -1,5 +1,6 @@
 """`crate launch --preflight`: show what would be submitted, and check the site without a run."""
 
+import os
 import re
 import sys
 import tempfile
@@ -11,7 +12,12 @@ from crate.data.datasets import check_available
 from crate.errors import RunError, UsageError
 from crate.launch import slurm
 from crate.launch.job import jobs_folder
-from crate.launch.sbatch import job_parameters, make_executor, script_text
+from crate.launch.sbatch import (
+    job_parameters,
+    make_executor,
+    script_text,
+    submission_environment,
+)
 from crate.launch.work import describe_node
 from crate.planning.plan import Plan
 from crate.planning.settings import Settings
@@ -45,17 +51,20 @@ def preflight(target: str, plan: Plan, settings: Settings, *, check_node: bool) 
             run = runs[0]
             compute = recipes[run].compute
             parameters = job_parameters(compute, settings, "crate:preflight", "preflight")
-            executor = make_executor(Path(folder), parameters, settings)
+            root = jobs_folder(settings.results, run.scale, settings)
+            executor = make_executor(root / "crate-preflight", parameters, settings)
             names = sorted({run.stage for run in runs})
             print(f"# {len(runs)} jobs ({', '.join(names)}), at most {settings.max_jobs} at once")
             if settings.launcher == "slurm":
                 script = Path(folder) / "job.sh"
-                text = script_text(executor, jobs_folder(settings.results, run.scale, settings))
-                script.write_text(text)
-                print(text)
-                problem = slurm.test_script(script)
+                script.write_text(script_text(executor))
+                print(script.read_text())
+                with submission_environment():
+                    problem = slurm.test_script(script)
+                passes = bool(problem) and slurm.refusal(problem) != "final"
                 verdict = problem or "Slurm accepts it"
-                checks.append((not problem, f"job for {', '.join(names)}: {verdict}"))
+                verdict += "; a run waits until this passes" if passes else ""
+                checks.append((passes or not problem, f"job for {', '.join(names)}: {verdict}"))
             else:
                 print(f"{parameters}\n")
     scratch = jobs_folder(settings.results, settings.scale, settings)
@@ -76,20 +85,25 @@ def _site_checks(settings: Settings) -> list[tuple[bool, str]]:
     partitions = slurm.partitions()
     if partitions is None:
         return [(False, "Slurm does not answer (sinfo)")]
-    name = settings.partition
-    if name and name not in partitions:
-        checks.append((False, f"partition {name} is not there; there are {', '.join(partitions)}"))
-    else:
-        for each in [name] if name else partitions:
-            part = partitions[each]
-            gpus = ", ".join(sorted(part["gres"])) or "no GPUs"
-            checks.append(
-                (True, f"partition {each}: {part['nodes']} nodes, {gpus}, limit {part['limit']}")
-            )
+    names = [name for name in settings.partition.split(",") if name]  # the first that is free
+    missing = [name for name in names if name not in partitions]
+    if missing:
+        there = ", ".join(partitions)
+        checks.append((False, f"partition {', '.join(missing)} is not there; there are {there}"))
+    for each in [name for name in names or partitions if name in partitions]:
+        part = partitions[each]
+        gpus = ", ".join(sorted(part["gres"])) or "no GPUs"
+        checks.append(
+            (True, f"partition {each}: {part['nodes']} nodes, {gpus}, limit {part['limit']}")
+        )
+    hidden = sorted(name for name in os.environ if name.startswith("SBATCH_"))
+    if hidden:
+        told = f"{', '.join(hidden)} of the shell: not used; the site's file names what is"
+        checks.append((True, told))
     accounts = slurm.accounts()
     if accounts is None:
         checks.append((True, "no accounting here (sacctmgr); the account cannot be checked"))
-    elif settings.account and settings.account not in accounts:
+    elif settings.account and settings.account.lower() not in accounts:
         yours = ", ".join(accounts) or "none"
         checks.append((False, f"account {settings.account} is not yours; yours: {yours}"))
     else:
@@ -135,7 +149,8 @@ def _check_node(recipes: list[Recipe], settings: Settings, scratch: Path) -> tup
             recipe.READS_DATA and not get_dataset(recipe.dataset).embedded for recipe in recipes
         )
         data_root = str(Path(settings.data_root).absolute()) if real else ""
-        job = executor.submit(describe_node, data_root, str(scratch))
+        with submission_environment():
+            job = executor.submit(describe_node, data_root, str(scratch))
         while not job.paths.result_pickle.exists():
             state = slurm.final_state(job.job_id) if settings.launcher == "slurm" else None
             ended = state in slurm.ENDED if state else job.done()

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import importlib
 import os
+import shlex
 import sys
 import traceback
 import warnings
@@ -15,6 +16,7 @@ from crate.data.catalogue import get_dataset
 from crate.data.datasets import check_available
 from crate.environment import describe_machine
 from crate.errors import RunError, Stopped, UsageError, told
+from crate.launch.ranks import await_ranks, ranks
 from crate.planning.plan import Plan, parent_weights
 from crate.planning.settings import Settings
 from crate.records import (
@@ -101,31 +103,45 @@ def prepare(
 
 
 def perform(
-    prepared: Prepared, settings: Settings, *, fresh: bool = False, job: dict | None = None
+    prepared: Prepared,
+    settings: Settings,
+    *,
+    fresh: bool = False,
+    job: dict | None = None,
+    launched: bool = False,
 ) -> None:
     """Bring a run to its end in this process, unless a finished result is on disk.
 
     Args:
         fresh: train again even if a finished result of the same identity exists.
         job: what run.json records about the cluster's job.
+        launched: whether a launcher of the suite started this process as one of several (ranks.py).
 
     Raises:
         UsageError: the data set is missing.
         Stopped: a signal ended the run; its checkpoint is saved.
         RunError: the run failed; run.json has the error.
     """
+    with ranks(launched) as (rank, world):
+        _perform(prepared, settings, fresh, job, rank, world)
+
+
+def _perform(
+    prepared: Prepared, settings: Settings, fresh: bool, job: dict | None, rank: int, world: int
+) -> None:
+    """As `perform`, for one of `world` processes; the first alone writes."""
     run, folder = prepared.resolved.run, prepared.folder
-    main = os.environ.get("RANK", "0") == "0"
+    main = rank == 0
     waiting = f"{run}: another process works on this run; waiting for it"
     with lock(folder.lock, waiting) if main else contextlib.nullcontext():
         finished = main and not fresh and folder.accept(prepared.identity)
         if finished:
             print(f"{run}: already finished, nothing to do", file=sys.stderr)
-            if os.environ.get("WORLD_SIZE", "1") == "1":  # else the other ranks must know
+            if world == 1:  # else the other ranks must know
                 return
         with _logging(folder) if main else contextlib.nullcontext():
             try:
-                _execute(prepared, settings, main, finished, job)
+                _execute(prepared, settings, rank, world, finished, job)
             except Stopped as error:
                 if main:
                     folder.fail(str(error), status="stopped")
@@ -169,9 +185,15 @@ def _logging(folder: RunFolder):
 
 
 def _execute(
-    prepared: Prepared, settings: Settings, main: bool, finished: bool, job: dict | None
+    prepared: Prepared,
+    settings: Settings,
+    rank: int,
+    world: int,
+    finished: bool,
+    job: dict | None,
 ) -> None:
-    """Run the task and record its result; rank 0 (`main`) alone writes."""
+    """Run the task and record its result; rank 0 alone writes."""
+    main = rank == 0
     resolved, folder, parent = prepared.resolved, prepared.folder, prepared.parent
     run, recipe = resolved.run, resolved.recipe
     if not recipe.TORCH and (finished or not main):
@@ -183,6 +205,7 @@ def _execute(
     if recipe.TORCH:
         # else numpy's products use every core; numpy reads this at its first import
         os.environ.setdefault("OPENBLAS_NUM_THREADS", str(recipe.compute.threads))
+        await_ranks(rank, world)
         from crate import runtime
 
         started = runtime.start(recipe.compute)
@@ -236,11 +259,12 @@ def _verified_weights(run, folder: RunFolder) -> str:
         RunError: they are gone, or not those its metrics were measured on.
     """
     recorded = (read_json(folder.metrics) or {}).get("weights_sha256")
+    # its folder holds its children: what is deleted by hand could be more than the damage
+    again = f"'crate run {shlex.quote(str(folder.folder))}' makes it again, and deletes nothing"
     if not folder.weights.is_file():
-        raise RunError(f"{run}: {folder.weights} is gone; delete {folder.metrics} and run it again")
+        raise RunError(f"{run}: {folder.weights} is gone; {again}")
     if file_sha256(folder.weights) != recorded:
         raise RunError(
-            f"{run}: {folder.weights} is not the file its metrics were measured on; "
-            f"delete {folder.folder} and run it again"
+            f"{run}: {folder.weights} is not the file its metrics were measured on; {again}"
         )
     return recorded

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import time
 from pathlib import Path
+from typing import Literal
 
 from crate.errors import RunError, UsageError
 from crate.records import lock, read_json, write_json
@@ -20,6 +21,20 @@ ENDED = (
     "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY",
     "PREEMPTED", "TIMEOUT",
 )  # fmt: skip
+
+# Refusals of sbatch that pass, by Slurm's words (src/common/slurm_errno.c). A limit of submitted
+# jobs passes when a job ends; of other limits, such as of time or size, no job becomes smaller.
+SUBMIT_LIMIT = re.compile(r"\b(QOS|Assoc|Max|Grp)\w*Submit\w*", re.IGNORECASE)
+OTHER_LIMIT = re.compile(r"\b(QOS|Assoc|Max|Grp)(?!\w*Submit)\w*(Limit|Per\w+)\b")
+SHARED_LIMIT = re.compile(r"Grp|PerAccount", re.IGNORECASE)
+UNNAMED_LIMIT = "job submit limit"  # one of several causes, where Slurm names none
+BUSY = re.compile(
+    r"unable to contact|timed out|connection (refused|reset|failure)|zero bytes were transmitted"
+    r"|try again|temporarily una|standby mode|message (receive|send) failure|rate limit|back-?off"
+    r"|(no route to|unreachable|down).{0,9}\bhost|network is unreachable|transport endpoint"
+    r"|broken pipe|i/o error writing|slurm ?ctld.{0,20}(busy|shutting down)|controller.{0,9}busy",
+    re.IGNORECASE,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,11 +157,25 @@ def partitions() -> dict[str, dict] | None:
 
 
 def accounts() -> list[str] | None:
-    """This user's accounts; None on a cluster without accounting."""
+    """This user's accounts in small letters, as Slurm keeps them; None without accounting."""
     output = ask(
         "sacctmgr", "-n", "-P", "show", "assoc", f"user={getpass.getuser()}", "format=account"
     )
     return None if output is None else sorted(set(output.split()))
+
+
+def may_pass(message: str) -> bool:
+    """Whether a job's end may lift a limit: one of ours, or of the account's other users."""
+    return bool(SHARED_LIMIT.search(message)) or queued_jobs() != {}
+
+
+def refusal(message: str) -> Literal["limit", "busy", "final"]:
+    """What a refusal of sbatch means: a limit of submitted jobs, a busy controller, or the end."""
+    if SUBMIT_LIMIT.search(message):
+        return "limit"
+    if UNNAMED_LIMIT in message and not OTHER_LIMIT.search(message):
+        return "limit" if queued_jobs() else "final"
+    return "busy" if BUSY.search(message) else "final"
 
 
 def test_script(path: Path) -> str:

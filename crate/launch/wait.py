@@ -30,6 +30,8 @@ GONE_SECONDS = 10.0  # how late a job's last writes may appear on a shared file 
 # Final states after which the run is submitted again
 LOST = ("BOOT_FAIL", "NODE_FAIL", "PREEMPTED", "TIMEOUT")
 
+CAUSE = "error|no such file|killed|denied|^failed: "
+
 
 class Interrupts:
     """Records SIGINT and SIGTERM instead of raising, so that a submission is never cut short."""
@@ -173,13 +175,13 @@ class Waiter:
     def _submit_job(self, items: list[Item], prepared: list[Prepared]) -> Job:
         experiments = self.plan.experiments.folder
         return submit_job(
-            items, prepared, self.settings, self.root, experiments, lambda: self.interrupts.received
+            items, prepared, self.settings, self.root, experiments, self._stop_requested
         )
 
     def _join_pack(self, compute: Compute) -> Job | None:
         folder = self.root / f"pack-{short_hash(canonical_json(compute.model_dump()))}"
         limit = self.settings.pack
-        pack = Pack(folder, limit, self.plan, self._submit_job, lambda: self.interrupts.received)
+        pack = Pack(folder, limit, self.plan, self._submit_job, self._stop_requested)
         return pack.join(self.item, self.folder)
 
     def _wait(self, job: Job) -> str:
@@ -274,15 +276,23 @@ class Waiter:
 
     def _check_driver(self, job: Job) -> None:
         """Exit if the Snakemake process that started this one was killed; the job goes on."""
-        if not self.driver:
-            return
-        try:
-            os.kill(self.driver, 0)
-        except ProcessLookupError:
+        if self._driver_gone():
             self.say(f"snakemake is gone; job {job.id} goes on, the same command attaches to it")
             sys.exit(1)
+
+    def _driver_gone(self) -> bool:
+        try:
+            if self.driver:
+                os.kill(self.driver, 0)
+        except ProcessLookupError:
+            return True
         except PermissionError:
             pass
+        return False
+
+    def _stop_requested(self) -> bool:
+        """Whether to give up while there is no job yet."""
+        return self.interrupts.received or self._driver_gone()
 
 
 def _last_lines(folder: Path) -> list[str]:
@@ -295,6 +305,6 @@ def _last_lines(folder: Path) -> list[str]:
 
 def _cause(lines: list[str]) -> str:
     """The line of a log that names the cause; srun's messages about its tasks come after it."""
-    causes = [x for x in lines if re.search("error|no such file|killed|denied", x, re.IGNORECASE)]
+    causes = [x for x in lines if re.search(CAUSE, x, re.IGNORECASE)]
     causes = [x for x in causes if not re.search(r"task \d+: |STEP|_step_signal", x)] or causes
     return (causes or lines)[-1]

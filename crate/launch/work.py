@@ -54,7 +54,8 @@ class Work:
 
         os.chdir(self.root)
         environment = submitit.JobEnvironment()
-        if environment.num_tasks > 1:
+        launched = environment.num_tasks > 1
+        if launched:
             # keep the address of the site's `setup`; the device is chosen by LOCAL_RANK
             address = {k: os.environ[k] for k in ("MASTER_ADDR",) if k in os.environ}
             distributed = submitit.helpers.TorchDistributedEnvironment()
@@ -78,7 +79,7 @@ class Work:
                 prepared = prepare(
                     item.path, plan, expected=item.expected, overrides=item.overrides
                 )
-                perform(prepared, settings, fresh=item.fresh, job=job)
+                perform(prepared, settings, fresh=item.fresh, job=job, launched=launched)
             except Stopped as stopped:
                 if stopped.number != signal.SIGUSR2:
                     raise

@@ -10,6 +10,7 @@ This module imports no torch.
 """
 
 import itertools
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,27 +18,33 @@ from crate.data.catalogue import DATASETS
 from crate.environment import EXPERIMENTS
 from crate.errors import UsageError, unknown
 from crate.planning.settings import Settings
-from crate.planning.tables import Scale, Table
+from crate.planning.tables import Row, Scale, Table
 from crate.recipes import Recipe
-from crate.schema import keys_of, merge, parse, read_yaml
+from crate.schema import blame, keys_of, parse
+from crate.sources import Mapping, merge, read_yaml
 from crate.tasks import recipe_types
 
 
-def _shared(delta: dict, content: dict) -> dict:
+def _shared(delta: dict, content: dict) -> Mapping:
     """The part of `delta` whose keys are in `content`, also in nested dictionaries."""
-    return {
-        key: _shared(value, content[key])
-        if isinstance(value, dict) and isinstance(content[key], dict)
-        else value
-        for key, value in delta.items()
-        if key in content
-    }
+    shared = Mapping()
+    for key, value in delta.items():
+        if key in content:
+            both = isinstance(value, dict) and isinstance(content[key], dict)
+            shared.take(key, _shared(value, content[key]) if both else value, delta)
+    return shared
+
+
+def _all_keys() -> set[str]:
+    """The keys of recipes of all kinds."""
+    return set().union(*map(keys_of, recipe_types().values()))
 
 
 class Experiments:
     """All files of `experiments/`, read once; each method checks what it returns.
 
-    Methods raise `UsageError`, in one line that names the file, for unknown names and wrong values.
+    Methods raise `UsageError` for unknown names and wrong values, in one line that names the file
+    and line.
     """
 
     def __init__(self, folder: Path = EXPERIMENTS):
@@ -50,7 +57,7 @@ class Experiments:
         self._tables = self._read_all("tables")
         self._cache: dict[tuple, Any] = {}
 
-    def _read_all(self, kind: str) -> dict[str, dict]:
+    def _read_all(self, kind: str) -> dict[str, Mapping]:
         return {p.stem: read_yaml(p) for p in sorted((self.folder / kind).glob("*.yaml"))}
 
     @property
@@ -66,12 +73,16 @@ class Experiments:
         return list(self._tables)
 
     def settings(self, overrides: dict | None = None) -> Settings:
-        """`config.yaml`, updated by `overrides` (of the command line)."""
+        """`config.yaml`, updated by `overrides` (of a site's file and the command line)."""
         path = self.folder / "config.yaml"
-        own = self._once(("settings",), lambda: read_yaml(path))
-        settings = parse(Settings, own, path)
+        content = self._once(("settings",), lambda: read_yaml(path))
+        settings = parse(Settings, content, path)
         if overrides:
-            settings = parse(Settings, own | overrides, "--config")
+            content = merge(content, overrides)
+            settings = parse(Settings, content, "--config")
+        if settings.scale not in self._scales:
+            told = unknown("scale", settings.scale, self._scales)
+            raise blame(content, ["scale"], "--config", str(told))
         self.scale(settings.scale)
         return settings
 
@@ -82,17 +93,24 @@ class Experiments:
         if name not in self._scales:
             raise unknown("scale", name, self._scales)
         path = self.folder / "scales" / f"{name}.yaml"
-        scale = parse(Scale, self._scales[name], path)
+        content = self._scales[name]
+        scale = parse(Scale, content, path)
+
+        def refuse(kind: str, word: str, valid: Iterable[str], *keys: str) -> UsageError:
+            told = f"{keys[0]}: {unknown(kind, word, valid)}"
+            return blame(content, keys, path, told)
+
         for recipe in scale.steps:
             if recipe not in self._recipes:
-                raise unknown("step", recipe, self._recipes, str(path))
-        fields = set().union(*map(keys_of, recipe_types().values()))
+                raise refuse("step", recipe, self._recipes, "steps", recipe)
+        fields = _all_keys()
         for key in scale.defaults:
             if key not in fields:
-                raise unknown("key", key, fields, f"{path}: defaults")
-        for dataset in (*scale.datasets, *scale.datasets.values()):
-            if dataset not in DATASETS:
-                raise unknown("data set", dataset, DATASETS, f"{path}: datasets")
+                raise refuse("key", key, fields, "defaults", key)
+        for real, stand_in in scale.datasets.items():
+            for dataset in (real, stand_in):
+                if dataset not in DATASETS:
+                    raise refuse("data set", dataset, DATASETS, "datasets", real)
         return scale
 
     def table(self, name: str) -> Table:
@@ -102,26 +120,65 @@ class Experiments:
         if name not in self._tables:
             raise unknown("table", name, self._tables)
         path = self.folder / "tables" / f"{name}.yaml"
-        table = parse(Table, self._tables[name], path)
-        for row in table.rows:
-            for column in (*row.paper, *row.steps):
-                if column not in table.columns:
-                    raise unknown("column", column, table.columns, f"{path}: row '{row.label}'")
-        for kind, parts in (("rows", table.rows), ("columns", table.columns.values())):
-            labels = [part.label for part in parts]
-            for label in labels:
-                if labels.count(label) > 1:
-                    raise UsageError(f"{path}: two {kind} have the label '{label}'; rename one")
+        content = self._tables[name]
+        table = parse(Table, content, path)
+
+        def refuse(kind: str, word: str, valid: Iterable[str], *keys: str | int) -> UsageError:
+            where = f"row '{table.rows[keys[1]].label}'" if keys[0] == "rows" else "figure"
+            return blame(content, keys, path, f"{where}: {unknown(kind, word, valid)}")
+
+        for index, row in enumerate(table.rows):
+            for key in ("paper", "steps"):
+                for column in getattr(row, key):
+                    if column not in table.columns:
+                        raise refuse("column", column, table.columns, "rows", index, key, column)
+        columns = table.columns.values()
+        for kind, labels, keys in (
+            ("rows", [row.label for row in table.rows], range(len(table.rows))),
+            ("columns", [column.label for column in columns], list(table.columns)),
+        ):
+            for place, label in enumerate(labels):
+                if label in labels[:place]:
+                    told = f"two {kind} have the label '{label}'; rename one"
+                    raise blame(content, [kind, keys[place], "label"], path, told)
         if table.figure:
             figure, labels = table.figure, [row.label for row in table.rows]
-            for column in filter(None, (figure.column, figure.against, figure.losses)):
-                if column not in table.columns:
-                    raise unknown("column", column, table.columns, f"{path}: figure")
+            for key in ("column", "against", "losses"):
+                column = getattr(figure, key)
+                if column and column not in table.columns:
+                    raise refuse("column", column, table.columns, "figure", key)
             for key, named in (("panels", figure.panels.values()), ("rows", [figure.rows])):
                 for label in itertools.chain(*named):
                     if label not in labels:
-                        raise unknown("row", label, labels, f"{path}: figure: {key}")
+                        raise refuse("row", label, labels, "figure", key)
         return table
+
+    def blame_cell(
+        self, name: str, row: Row, column: str, error: UsageError, part: str = "chain"
+    ) -> UsageError:
+        """What is wrong with a table's cell, with the line of its model, or of `part`."""
+        if str(error).startswith(f"{self.folder}/"):
+            return error  # the mistake is in the file that it names
+        index = self.table(name).rows.index(row)
+        if part == "chain" and f"'{row.model}'" in str(error):
+            keys = ["rows", index, "model"]
+        elif part == "chain" and column in row.steps:
+            keys = ["rows", index, "steps", column]
+        else:
+            keys = ["rows", index, part] if getattr(row, part) else ["columns", column, part]
+        path = self.folder / "tables" / f"{name}.yaml"
+        return blame(self._tables[name], keys, path, f"row '{row.label}', {column}: {error}")
+
+    def blame_model(
+        self, model: str, scale: str | None, pattern: str, key: str, error: str
+    ) -> UsageError:
+        """What is wrong with a model of models.yaml, or with a pattern of a scale."""
+        if pattern:
+            content, path = self._scales[scale], self.folder / "scales" / f"{scale}.yaml"
+            told = f"models: '{pattern}'{':' if key else ''} {error}"
+            return blame(content, ["models", pattern, key], path, told)
+        path = self.folder / "models.yaml"
+        return blame(self.models, [model, key], path, f"{model}: {error}")
 
     def recipe(self, name: str, scale: str, overrides: dict | None = None) -> Recipe:
         """The recipe `name` at `scale`, with the scale's stand-in for its data set.
@@ -138,23 +195,32 @@ class Experiments:
         base = self._recipes[name].get("extends")
         if base is not None:
             self.recipe(base, scale)  # so that errors name the file that holds them
+
+        def refuse(kind: str, word: Any, valid: Iterable[str], key: str) -> UsageError:
+            before = f"{key}: " if key == "follows" else ""
+            return blame(content, [key], where, f"{before}{unknown(kind, word, valid)}")
+
+        known = _all_keys()
+        for key in content:
+            if key not in known:
+                raise refuse("key", key, {*known, "extends"}, key)
         task = content.get("task")
         if task is None:
-            raise UsageError(f"{where}: the key 'task' is missing")
+            raise blame(content, ["task"], where, "the key 'task' is missing")
         if not isinstance(task, str) or task not in recipe_types():
-            raise unknown("task", task, recipe_types(), where)
+            raise refuse("task", task, recipe_types(), "task")
         recipe = parse(recipe_types()[task], content, where)
         if recipe.dataset not in DATASETS:
-            raise unknown("data set", recipe.dataset, DATASETS, where)
+            raise refuse("data set", recipe.dataset, DATASETS, "dataset")
         for before in recipe.follows:
             if before not in ("start", *self._recipes):
-                raise unknown("step", before, ("start", *self._recipes), f"{where}: follows")
+                raise refuse("step", before, ("start", *self._recipes), "follows")
         if recipe.AS_PUBLISHED:
             return recipe
         stand_in = self.scale(scale).datasets.get(recipe.dataset, recipe.dataset)
         return recipe.model_copy(update={"dataset": stand_in})
 
-    def _step_content(self, name: str, scale: str, seen: tuple[str, ...]) -> dict:
+    def _step_content(self, name: str, scale: str, seen: tuple[str, ...]) -> Mapping:
         """The content of a recipe at a scale, with that of the recipe it extends.
 
         Scale overrides of a recipe also apply to recipes that extend it, unless they set the key
@@ -163,26 +229,30 @@ class Experiments:
 
         seen: recipes that led here, to detect circles.
         """
+        extending = self._recipes[seen[-1]] if seen else {}
         if name not in self._recipes:
-            where = str(self.folder / "steps" / f"{seen[-1]}.yaml") if seen else ""
-            raise unknown("step", name, self._recipes, where)
-        path = self.folder / "steps" / f"{name}.yaml"
+            told = str(unknown("step", name, self._recipes))
+            raise blame(extending, ["extends"], "", told) if seen else UsageError(told)
         if name in seen:
             circle = " → ".join((*seen, name))
-            raise UsageError(f"{path}: extends: recipes extend each other in a circle: {circle}")
-        content = dict(self._recipes[name])
-        base = content.pop("extends", None)
+            told = f"extends: recipes extend each other in a circle: {circle}"
+            raise blame(extending, ["extends"], "", told)
+        content = self._recipes[name].without("extends")
+        base = self._recipes[name].get("extends")
         if not isinstance(base, str | None):
-            raise UsageError(f"{path}: extends: {base!r} should be the name of a recipe")
+            told = f"extends: {base!r} should be the name of a recipe"
+            raise blame(self._recipes[name], ["extends"], "", told)
         schema = recipe_types().get(str(self._task(name)), Recipe)
-        known = {"compute"} if schema.AS_PUBLISHED else keys_of(schema)
-        defaults = {k: v for k, v in self.scale(scale).defaults.items() if k in known}
+        known = {"compute": None} if schema.AS_PUBLISHED else keys_of(schema)
+        self.scale(scale)  # checks what follows
+        at_scale = self._scales[scale]
+        defaults = _shared(at_scale.get("defaults", {}), known)
         if base is None:
             content = merge(content, defaults)
         else:
             content = merge(content, _shared(defaults, content))
             content = merge(self._step_content(base, scale, (*seen, name)), content)
-        return merge(content, self.scale(scale).steps.get(name, {}))
+        return merge(content, at_scale.get("steps", {}).get(name, {}))
 
     def _task(self, name: str) -> Any:
         """The recipe's `task`, its own or that of the recipe it extends; None without one."""

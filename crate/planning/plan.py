@@ -6,6 +6,7 @@ This module imports no torch.
 import dataclasses
 import functools
 import itertools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from crate.recipes import Recipe, Training
 from crate.records import canonical_json, read_json
 from crate.runs import FROM, Run, parse_path
 from crate.tasks.base import Resolved
+
+LARGEST_SETTING = 1_000_000  # of a model: a width, a depth, a step size
 
 
 class Plan:
@@ -116,34 +119,40 @@ class Plan:
             UsageError: an unknown model or setting, or a wrong value; names the file.
         """
         own = self.experiments.models
-        where = f"{self.experiments.folder / 'models.yaml'}: {model}"
+        blame = functools.partial(self.experiments.blame_model, model, scale)
         overrides: dict = {}
         base = model
         if model in own:
             if not isinstance(own[model], dict) or "base" not in own[model]:
-                raise UsageError(f"{where}: the key 'base' is missing")
-            overrides = {str(key): value for key, value in own[model].items() if key != "base"}
+                raise blame("", "", "the key 'base' is missing")
+            overrides = {key: value for key, value in own[model].items() if key != "base"}
             base = own[model]["base"]
         if base not in list_models():
-            raise unknown("model", base, [*list_models(), *own], where if model in own else "")
-        at_scale: dict = {}
-        scale_path = self.experiments.folder / "scales" / f"{scale}.yaml"
+            told = unknown("model", base, [*list_models(), *own])
+            raise blame("", "base", str(told)) if model in own else told
+        layers: list[tuple[str, dict]] = []  # a scale's patterns that match, then models.yaml
         patterns = {} if scale is None else self.experiments.scale(scale).models
         for pattern, delta in patterns.items():
             matching = list_models(pattern)
             if not matching:
-                raise UsageError(
-                    f"{scale_path}: models: '{pattern}' matches no model; 'crate models' lists them"
-                )
+                raise blame(pattern, "", "matches no model; 'crate models' lists them")
             if base in matching:
-                at_scale |= delta
+                layers.append((pattern, delta))
+        layers += [("", overrides)] if overrides else []
         try:
-            return resolve(base, **(at_scale | overrides | (changes or {})))
+            settings = {key: value for _, part in layers for key, value in part.items()}
+            settings |= changes or {}
+            for key, value in settings.items():
+                if isinstance(value, int | float) and abs(value) > LARGEST_SETTING:
+                    raise UsageError(f"{key} must be at most {LARGEST_SETTING:,}")
+            return resolve(base, **settings)
         except UsageError as error:
-            place = (
-                f"{where} (scale {scale or 'paper'})" if model in own else f"{scale_path}: models"
-            )
-            raise UsageError(f"{place}: {error}") from None
+            # the last that sets a key which the error names
+            for pattern, part in reversed(layers):
+                for key in part:
+                    if re.search(rf"\b{re.escape(key)}\b", str(error)):
+                        raise blame(pattern, key, str(error)) from None
+            raise
 
     def _check_chain(self, run: Run, recipe: Recipe) -> None:
         *before, name = run.chain
@@ -177,16 +186,16 @@ class Plan:
         Raises:
             UsageError: a row or column names something unknown; the message names the table's file.
         """
-        path = self.experiments.folder / "tables" / f"{name}.yaml"
         content = self.experiments.table(name)
         runs: dict[Run, None] = {}
         for row, key, run, metric in self.cells(content, settings.scale, settings.seeds):
             try:
                 known = self.resolve(run).recipe.METRICS
             except UsageError as error:
-                raise UsageError(f"{path}: row '{row.label}', {key}: {error}") from None
+                raise self.experiments.blame_cell(name, row, key, error) from None
             if metric not in known:
-                raise unknown("metric", metric, known, f"{path}: row '{row.label}', {key}")
+                told = unknown("metric", metric, known)
+                raise self.experiments.blame_cell(name, row, key, told, "metric")
             if not self.why_unavailable(run, settings) and not self.published_folder(run, settings):
                 runs[run] = None
         return list(runs)

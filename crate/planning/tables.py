@@ -1,12 +1,21 @@
 """The schema of scales and tables: rows, columns, figures and the papers' numbers."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 
 from crate.recipes import Recipe
 from crate.schema import Strict
+
+
+def _check_chain(chain: str) -> str:
+    if not all(chain.split("/")):
+        raise ValueError(f"'{chain}' should be steps joined by '/', such as imagenet21k/imagenet1k")
+    return chain
+
+
+Chain = Annotated[str, pydantic.AfterValidator(_check_chain)]
 
 
 class Scale(Strict):
@@ -22,6 +31,8 @@ class Scale(Strict):
 class PaperValue(Strict):
     """A paper's number as printed, its source, and how reliable that is (marks A to C)."""
 
+    LARGEST = {"value": 1e30}  # operations of a training
+
     value: float
     source: str
     mark: Literal["A", "B", "C"]
@@ -33,8 +44,8 @@ class Row(Strict):
     model: str
     control: bool = False  # a reference point, not a competitor: no bold, no ranking
     metric: str | None = None  # replaces the columns' metrics
-    chain: str | None = None  # the row's own chain; a cell is of the column's step in it
-    steps: dict[str, str | None] = {}  # column → chain of this cell; null: an empty cell
+    chain: Chain | None = None  # the row's own chain; a cell is of the column's step in it
+    steps: dict[str, Chain | None] = {}  # column → chain of this cell; null: an empty cell
     paper: dict[str, PaperValue] = {}  # column → the paper's number
 
     def chain_of(
@@ -65,11 +76,13 @@ class Row(Strict):
 class Column(Strict):
     label: str
     metric: str
-    chain: str
+    chain: Chain
     direction: Literal["up", "down"] | None = "up"  # which is better; null: neither, no ranking
     unit: str = ""
     factor: pydantic.PositiveFloat = 1.0  # printed value = metric × factor
-    decimals: pydantic.NonNegativeInt | None = 1  # null: three digits and an SI prefix
+    decimals: Annotated[int, pydantic.Field(ge=0, le=12)] | None = (
+        1  # null: three digits and an SI prefix
+    )
     tolerance: pydantic.NonNegativeFloat | None = None  # reproduced if |ours − paper| is within it
 
 

@@ -308,7 +308,7 @@ def _panel(recipe: str, quantity: str, unit: str, lines: list, styles: dict) -> 
     for tick in ticks:
         y = place(0, tick)[1]
         parts.append(Markup(grid).format(left, y, right, left - 6, y + 3.5, tick))
-    counted = Column(label="", metric="", chain="", decimals=None)
+    counted = Column(label="", metric="", chain="any", decimals=None)
     below = HEIGHT - 8
     parts.append(Markup(axis).format(left, below, right, below, number(x_end, counted), unit))
     for label, hint, points in lines:

@@ -18,25 +18,11 @@ from crate.planning.plan import Plan
 from crate.planning.settings import Settings
 from crate.records import atomic_path, canonical_json, read_json
 from crate.runs import Run
-from crate.schema import load_value, merge
+from crate.sources import merge, nested, read_words
 
 # `step` is the name of the recipe that is tuned, `setting` what the grid changed in it, and
 # `recipe` the whole configuration tried (JSON)
 FIELDS = ["step", "setting", "model", "seed", "metric", "value", "recipe"]
-
-
-def nested(pairs: dict[str, str]) -> dict:
-    """`{"compute.threads": "2"}` → `{"compute": {"threads": 2}}`, values read as YAML."""
-    changes: dict = {}
-    for key, text in pairs.items():
-        try:
-            value = load_value(text)
-        except ValueError:
-            raise UsageError(f"{key}={text}: the value cannot be read as YAML") from None
-        for part in reversed(key.split(".")):
-            value = {part: value}
-        changes = merge(changes, value)
-    return changes
 
 
 def tune(
@@ -91,7 +77,7 @@ def tune(
         name = f"{recipe}-{re.sub(r'[^A-Za-z0-9.=_-]+', '_', '-'.join(words))}"
         run = Run(settings.scale, model, seed, chain, name)
         # a misspelt key is an error here, before anything runs
-        changes = merge({"evaluate": "validation"}, nested(combination))
+        changes = merge({"evaluate": "validation"}, nested(read_words(words, "--grid")))
         config = plan.resolve(run, changes).config
         tried = canonical_json({key: config[key] for key in ("model", "step")})
         trials.append((run, words, tried))

@@ -6,6 +6,7 @@ The Snakefile runs in Snakemake's process, which must print one line for a mista
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from crate.data.datasets import require_available
 from crate.errors import RunError, UsageError
@@ -17,18 +18,30 @@ from crate.recipes import Recipe
 from crate.tasks.base import splits_read
 from crate.training import trackers
 from crate.workflow import lock
-from crate.workflow.targets import check_target, command_targets, is_passive, stale_results
+from crate.workflow.command import (
+    check_supported,
+    command_settings,
+    command_targets,
+    is_passive,
+)
+from crate.workflow.targets import check_target, stale_results
 
 
-def open_plan(config: dict) -> tuple[Plan, Settings]:
+def open_plan(workflow: Any) -> tuple[Plan, Settings]:
     """Check `experiments/` and the command's targets, and become the driver unless it is a dry run.
 
     Exits with one line: status 2 for a mistake, 1 if the results folder cannot be written.
+
+    Args:
+        workflow: Snakemake's.
     """
     try:
         experiments = Experiments()
         plan = Plan(experiments)
-        settings = experiments.settings(dict(config))
+        settings = experiments.settings(command_settings(workflow))
+        if not workflow.is_main_process:  # it does one job of the driver that started it
+            return plan, settings
+        check_supported(workflow)
         trackers.check_installed(settings.log)
         for name in experiments.scales:
             experiments.scale(name)

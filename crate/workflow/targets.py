@@ -1,50 +1,12 @@
-"""The targets of a Snakemake command: reading them, checking them, and the files behind them."""
+"""The targets of a Snakemake command: checking them, and the files behind them."""
 
-import contextlib
-import functools
 import os
-import sys
 from pathlib import Path
 
 from crate.errors import UsageError, nearest
 from crate.planning.plan import Plan
 from crate.planning.settings import Settings
 from crate.runs import parse_path
-
-# Modes of Snakemake that start no job and must change nothing
-PASSIVE = (
-    "dryrun", "lint", "summary", "detailed_summary", "dag", "rulegraph", "filegraph", "d3dag",
-    "list_rules", "list_target_rules", "list_changes", "list_input_changes", "touch", "report",
-    "print_compilation", "list_untracked", "cleanup_metadata", "unlock", "archive",
-)  # fmt: skip
-
-
-@functools.cache
-def _command_line():
-    """This process's command line as Snakemake parses it; None inside another program."""
-    from snakemake.cli import get_argument_parser
-
-    script = Path(sys.argv[0])
-    if "snakemake" not in (script.stem, script.parent.name):
-        return None  # sys.argv has no targets
-    with (
-        contextlib.suppress(SystemExit, Exception),
-        open(os.devnull, "w") as nowhere,
-        contextlib.redirect_stderr(nowhere),
-    ):
-        return get_argument_parser().parse_known_args(sys.argv[1:])[0]
-    return None
-
-
-def command_targets() -> list[str]:
-    """The targets of this process's command line."""
-    return list(getattr(_command_line(), "targets", None) or [])
-
-
-def is_passive() -> bool:
-    """Whether this Snakemake process starts no job."""
-    options = _command_line()
-    return any(getattr(options, name, None) not in (None, False) for name in PASSIVE)
 
 
 def check_target(target: str, plan: Plan, settings: Settings) -> None:

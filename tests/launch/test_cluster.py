@@ -278,6 +278,101 @@ def test_what_the_cluster_refuses_is_one_line(suite, cluster, settings, told):
     assert code == 0, said
 
 
+@pytest.mark.parametrize(
+    ("which", "name"),
+    [
+        (("user", "root"), "MaxSubmitJobs"),
+        (("qos", "normal"), "MaxSubmitJobsPerUser"),
+        (("qos", "normal"), "MaxSubmitJobsPerAccount"),
+        (("qos", "normal"), "GrpSubmitJobs"),
+    ],
+)
+def test_a_limit_of_submitted_jobs_is_waited_out(suite, cluster, which, name):
+    """More runs than the site takes at once: all of them finish, one after the other."""
+    before = set(cluster.jobs())
+    blocker = cluster("sbatch", "--parsable", "-o", "/dev/null", "--wrap", "sleep 600")
+    cluster("sacctmgr", "-i", "modify", *which, "set", f"{name}=1")
+    try:
+        models = (MODEL, "vit_base_patch32")
+        runs = [f"results/smoke/runs/{model}/seed0/architecture" for model in models]
+        waiters = [crate(suite, cluster, run, scale="smoke") for run in runs]
+        for waiter in waiters:
+            wait_until_it_says(waiter, r"the cluster takes no more jobs now \(.*Submit.*max_jobs")
+            assert waiter.poll() is None
+        cluster("scancel", blocker)
+        for waiter in waiters:
+            code, told = end(waiter)
+            assert code == 0, told
+            assert told.count("takes no more jobs") == 1
+        assert len(set(cluster.jobs()) - before) == 3
+    finally:
+        cluster("sacctmgr", "-i", "modify", *which, "set", f"{name}=-1")
+        with contextlib.suppress(AssertionError):
+            cluster("scancel", blocker)
+
+
+def test_ctrl_c_ends_a_wait_for_the_limit(suite, cluster):
+    blocker = cluster("sbatch", "--parsable", "-o", "/dev/null", "--wrap", "sleep 600")
+    cluster("sacctmgr", "-i", "modify", "user", "root", "set", "MaxSubmitJobs=1")
+    try:
+        waiter = crate(suite, cluster, QUICK, scale="smoke")
+        wait_until_it_says(waiter, "the cluster takes no more jobs now")
+        os.killpg(waiter.pid, signal.SIGINT)
+        assert end(waiter)[0] == 130
+        assert not (suite / QUICK / "job.json").exists()
+    finally:
+        cluster("sacctmgr", "-i", "modify", "user", "root", "set", "MaxSubmitJobs=-1")
+        cluster("scancel", blocker)
+
+
+@pytest.mark.parametrize(
+    "sbatch",
+    [
+        "{requeue: false}",
+        "{requeue: null, comment: null}",
+        "{signal: false, open_mode: null, exclusive: false, no-requeue: true}",
+        "{ntasks-per-node: 1, mem: 1G, nice: 010}",
+        "{export: NONE}",
+        "{export: HOME}",
+    ],
+)
+def test_options_are_taken_away_and_replaced(suite, cluster, sbatch):
+    code, told = end(crate(suite, cluster, QUICK, scale="smoke", sbatch=sbatch))
+    assert code == 0, told
+    job = json.loads((suite / QUICK / "run.json").read_text())["job"]["id"]
+    facts = cluster("scontrol", "--oneliner", "show", "job", job)
+    if "no-requeue" in sbatch:
+        assert "Requeue=0" in facts
+    if "comment" in sbatch:
+        assert "Comment=crate" not in facts
+    if "nice" in sbatch:
+        assert "Nice=10 " in facts
+        assert "MinMemoryNode=1G" in facts
+
+
+def test_what_is_tested_probed_and_submitted_is_the_same(tmp_path, cluster, monkeypatch):
+    """In a folder with a space, under a shell whose SBATCH_ variables are all wrong."""
+    suite = make_suite(tmp_path / "a suite's folder")
+    change(suite / "slurm/site.yaml", ("partition",), "main,urgent")
+    change(suite / "slurm/site.yaml", ("account",), "LAB")
+    change(suite / "slurm/site.yaml", ("sbatch",), {"export": "NONE"})
+    for name in ("PARTITION", "ACCOUNT", "QOS", "RESERVATION", "CONSTRAINT"):
+        monkeypatch.setenv(f"SBATCH_{name}", "wrong")
+    words = (sys.executable, "-m", "crate", "launch", "--preflight", QUICK, "--probe")
+    code, told = end(start(suite, cluster, *words, "--config", "scale=smoke"))
+    assert code == 0, told
+    assert "SBATCH_ACCOUNT, SBATCH_CONSTRAINT, SBATCH_PARTITION" in told
+    assert "ok  partition main: " in told
+    assert "ok  partition urgent: " in told
+    assert "ok  account LAB" in told
+    assert re.search(r"ok  probe job: host .*, scratch there", told)
+    printed = [line for line in told.splitlines() if line.startswith("#SBATCH")]
+    code, told = end(crate(suite, cluster, QUICK, scale="smoke", sbatch="{export: NONE, x: null}"))
+    assert code == 0, told
+    assert "#SBATCH --export=NONE" in printed
+    assert not any("--x" in line for line in printed)
+
+
 def test_a_job_cancelled_behind_our_back_is_told(suite, cluster):
     waiter = crate(suite, cluster, RUN, scale="smoke")
     cluster("scancel", training(suite))

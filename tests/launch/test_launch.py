@@ -37,11 +37,10 @@ def test_a_run_with_gpus_asks_for_one_process_each():
 
 def test_sites_differ():
     site = Settings(
-        launcher="slurm", gpu_flag="gres", gpu_type="a100", memory=False, account=4711,
-        sbatch={"reservation": "crate", "requeue": False},
+        launcher="slurm", gpu_flag="gres", gpu_type="a100", memory=False, account="4711",
     )  # fmt: skip
     asked = job_parameters(EIGHT, site, "name", "token")
-    expected = {"requeue": False, "gres": "gpu:a100:8", "reservation": "crate"}
+    expected = {"requeue": True, "gres": "gpu:a100:8"}
     assert asked["slurm_additional_parameters"] == expected
     assert "mem_gb" not in asked
     assert asked["slurm_account"] == "4711"

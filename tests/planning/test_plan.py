@@ -263,7 +263,7 @@ def test_a_bad_model_of_ones_own_says_why(folder, entry, told):
     (folder / "models.yaml").write_text(f"mine: {entry}\n")
     with pytest.raises(UsageError, match=told) as caught:
         Plan(Experiments(folder)).resolve(Run("paper", "mine", 0, ("imagenet21k",)))
-    assert "models.yaml: mine" in str(caught.value)
+    assert "models.yaml: line 1: mine: " in str(caught.value)
 
 
 # --- cost -----------------------------------------------------------

@@ -293,7 +293,7 @@ def test_two_processes_train_as_one(folder, tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "CRATE_RANKS": "1"}
     both = [start(ranks, RANK=str(rank), LOCAL_RANK=str(rank), **world) for rank in (0, 1)]
     for process in both:
         assert process.wait(120) == 0, process.stderr.read()

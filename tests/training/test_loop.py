@@ -375,7 +375,7 @@ def start_ranks(experiments: Path, results: Path) -> list[subprocess.Popen]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "CRATE_RANKS": "1"}
     return [
         command(experiments, results, RANK=str(rank), LOCAL_RANK=str(rank), **world)
         for rank in (0, 1)

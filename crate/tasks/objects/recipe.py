@@ -1,6 +1,6 @@
 """The recipe of object discovery by MaskCut."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import pydantic
 
@@ -18,7 +18,9 @@ class Objects(Recipe):
     image_size: pydantic.PositiveInt = 480  # side of the square that an image is scaled to
     layer: pydantic.NonNegativeInt  # the block whose features are used, from 0
     feature: Literal["key", "query", "value", "tokens"] = "key"  # tokens: the block's input
-    tau: float = 0.15  # patches are similar above this cosine
+    tau: Annotated[float, pydantic.Field(ge=-1, le=1)] = (
+        0.15  # patches are similar above this cosine
+    )
     masks: pydantic.PositiveInt = 3  # of an image, at most
     crf: bool = False
     solver: Literal["iterative", "dense"] = "iterative"

@@ -144,7 +144,7 @@ def test_two_ranks_find_what_one_finds(work, tmp_path):
         port = str(free.getsockname()[1])
     path = f"two/{alone.resolved.run.folder('').as_posix()}"
     words = [sys.executable, "-m", "crate", "run", path, "--config", "scale=smoke", "results=two"]
-    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "CRATE_RANKS": "1"}
     ranks = [
         subprocess.Popen(
             words, cwd=tmp_path, env=os.environ | world | {"RANK": rank, "LOCAL_RANK": rank}
