@@ -6,7 +6,7 @@ A run says the same when it starts; by then its parents have trained. No torch.
 from crate.data.datasets import Dataset
 from crate.data.splits import withheld
 from crate.errors import UsageError, nearest
-from crate.models.names import has_parameter, parameter_names
+from crate.models.parameter_names import has_parameter, parameter_names
 from crate.models.spec import ModelSpec
 from crate.recipes import Recipe, Training
 

@@ -124,7 +124,8 @@ class Experiments:
         table = parse(Table, content, path)
 
         def refuse(kind: str, word: str, valid: Iterable[str], *keys: str | int) -> UsageError:
-            where = f"row '{table.rows[keys[1]].label}'" if keys[0] == "rows" else "figure"
+            in_row = keys[0] == "rows"
+            where = f"row '{table.rows[keys[1]].label}'" if in_row else f"figure: {keys[1]}"
             return blame(content, keys, path, f"{where}: {unknown(kind, word, valid)}")
 
         for index, row in enumerate(table.rows):

@@ -11,9 +11,9 @@ from crate.data.catalogue import get_dataset
 from crate.data.datasets import TextSet
 from crate.planning.plan import Plan
 from crate.planning.settings import Settings
+from crate.reporting.cells import cells_of
 from crate.reporting.collect import read_losses, read_metrics, read_training
 from crate.reporting.style import COLOURS, MARKERS, OURS, PAPER, axis_label, wrap
-from crate.reporting.tables import cells_of
 
 
 def draw_bars(name: str, plan: Plan, settings: Settings):

@@ -11,8 +11,8 @@ from crate.planning.plan import Plan
 from crate.planning.settings import Settings
 from crate.published import record_file
 from crate.recipes import Training
+from crate.reporting.cells import MARKS, number
 from crate.reporting.collect import Result, ancestry, look_up
-from crate.reporting.tables import MARKS, number
 from crate.runs import Run
 from crate.tasks import recipe_types
 

@@ -23,10 +23,11 @@ from crate.planning.settings import Settings
 from crate.planning.tables import Column, Table
 from crate.published import published_results, read_record
 from crate.records import write_text
+from crate.reporting.cells import MARKS, Cell, cells_of, number
 from crate.reporting.collect import Result, ancestry, metrics_csv, read_metrics, training_curves
 from crate.reporting.explain import config_words, describe_run, wall_seconds
 from crate.reporting.style import COLOURS
-from crate.reporting.tables import MARKS, Cell, RenderedTable, cells_of, number, render
+from crate.reporting.tables import RenderedTable, render
 from crate.runs import Run
 
 TEMPLATE = Path(__file__).with_suffix(".html")

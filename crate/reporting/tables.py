@@ -1,15 +1,13 @@
 """Tables: `metrics/<table>.csv` and the table's YAML → `tables/<table>.{md,tex,csv}`.
 
-`cells_of` computes the values of all cells, `render` turns them into text, and `markdown`, `latex`
-and `plain_csv` print that text. A paper's number is never ranked among ours. Where a stand-in data
-set was used, ours and the paper's are compared only by the order of their rows.
-This module imports no torch.
+`render` turns the cells (cells.py) and their agreement with the paper (agreement.py) into text, and
+`markdown`, `latex` and `plain_csv` print that text. A paper's number is never ranked among ours.
+Where a stand-in data set was used, ours and the paper's are compared only by the order of their
+rows. This module imports no torch.
 """
 
 import dataclasses
 import io
-import itertools
-import math
 from pathlib import Path
 
 import pandas as pd
@@ -20,175 +18,10 @@ from crate.planning.plan import Plan
 from crate.planning.settings import Settings
 from crate.planning.tables import Column, Row, Table
 from crate.records import write_text
+from crate.reporting.agreement import Agreement, agreement, order_agreement, verdict
+from crate.reporting.cells import MARKS, cells_of, number
 from crate.reporting.collect import read_metrics
 from crate.reporting.latex import table_float
-
-# status → printed mark and its footnote
-MARKS = {
-    "ok": ("", ""),
-    "partial": ("†", "some seeds are missing or failed"),
-    "failed": ("✗", "the run failed"),
-    "stopped": ("‖", "stopped or killed before its end; the same command goes on there"),
-    "missing": ("…", "not run yet"),
-    "empty": ("", ""),
-    "released": ("°", "released weights, evaluated here"),
-    "unavailable": ("–", "released weights that are not available here"),
-    "incomplete": (
-        "¶",
-        "the number of images or documents is not that of the data set; not compared",
-    ),
-    "frozen": ("‡", "not run here; from the records in results/published"),
-    "earlier": ("§", "from the records in results/published, of an earlier recipe; not compared"),
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """One value of a table: mean and standard deviation over seeds (ddof 1; NaN for one seed)."""
-
-    mean: float
-    std: float
-    n: int
-    status: str
-    values: tuple[float, ...] = ()
-
-    @property
-    def comparable(self) -> bool:
-        """Whether the cell may be ranked and compared with the paper."""
-        return self.n > 0 and self.status not in ("earlier", "incomplete")
-
-    def text(self, column: Column) -> str:
-        """`71.2 ± 0.3`; no ± for one seed or where all values are equal."""
-        mark = MARKS[self.status][0]
-        if not self.n:
-            return mark
-        shown = number(self.mean, column)
-        if self.n > 1 and self.std:
-            if column.decimals is None:
-                shown += f" ± {number(self.std, column)}"
-            else:  # rounded up: a spread is never printed as ±0.0
-                unit = 10.0**-column.decimals
-                steps = max(1, math.ceil(round(self.std * column.factor / unit, 6)))
-                shown += f" ± {steps * unit:.{column.decimals}f}"
-        return f"{shown} {mark}".strip()
-
-
-def number(value: float, column: Column, sign: str = "") -> str:
-    """A metric's value as the column prints it: decimals, or three digits and an SI prefix."""
-    value = float(value) * column.factor  # numpy rounds 81.65 to 81.6
-    if column.decimals is not None:
-        return f"{round(value, column.decimals) + 0.0:{sign}.{column.decimals}f}"  # never -0.0
-    power = 0
-    while abs(value) >= 999.5 and power < len(_PREFIXES) - 1:
-        value, power = value / 1000, power + 1
-    return f"{value:{sign}.3g} {_PREFIXES[power]}".rstrip()
-
-
-_PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")
-
-
-def cells_of(content: Table, metrics: pd.DataFrame) -> dict[tuple[str, str], Cell]:
-    """All cells by (row label, column key)."""
-    cells = {}
-    for row, key in itertools.product(content.rows, content.columns):
-        part = metrics[(metrics["row"] == row.label) & (metrics["column"] == key)]
-        if len(set(part["status"]) - {"earlier"}):  # never a mean over two recipes
-            part = part.assign(value=part["value"].where(part["status"] != "earlier"))
-        values = tuple(part["value"].dropna())
-        if part.empty:
-            status = "empty"
-        elif len(values) == len(part):
-            statuses = set(part["status"])
-            status = statuses.pop() if len(statuses) == 1 else "frozen"
-        elif values:
-            status = "partial"
-        else:
-            worst_first = ("failed", "stopped", "missing", "unavailable", "earlier")
-            status = next(name for name in worst_first if name in set(part["status"]))
-        series = pd.Series(values, dtype=float)
-        # equal values have no spread, but floating point gives them a small one
-        std = 0.0 if len(values) > 1 and len(set(values)) == 1 else series.std()
-        cells[row.label, key] = Cell(
-            series.mean() if values else math.nan, std, len(values), status, values
-        )
-    return cells
-
-
-# --- comparing with the paper -----------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Agreement:
-    """How far the order of our rows in a column agrees with the paper's."""
-
-    tau: float  # Kendall's τ-b between the paper's values and our means; NaN for ties only
-    pairs: int  # of neighbours in the paper's order
-    agree: int  # of them, those ordered as in the paper, beyond seed noise
-    against: int  # of them, those ordered the other way, beyond seed noise
-    seeds: int  # of the row with the fewest
-
-
-def agreement(rows: list[Row], key: str, cells: dict[tuple[str, str], Cell]) -> Agreement | None:
-    """How our order of rows agrees with the paper's; None for fewer than three rows.
-
-    A pair of neighbours is ordered beyond seed noise if Welch's t interval (95 %) of our
-    difference excludes zero.
-    """
-    from scipy import stats
-
-    pairs = [
-        (row.paper[key].value, cells[row.label, key])
-        for row in rows
-        if not row.control and key in row.paper and cells[row.label, key].comparable
-    ]
-    if len(pairs) < 3:
-        return None
-    pairs.sort(key=lambda pair: pair[0])
-    tau = stats.kendalltau([p for p, _ in pairs], [c.mean for _, c in pairs]).statistic
-    agree = against = 0
-    neighbours = list(itertools.pairwise(pairs))
-    for (lower, a), (higher, b) in neighbours:
-        if min(a.n, b.n) < 2 or lower == higher:
-            continue
-        if not (a.std or b.std):
-            low = high = b.mean - a.mean
-        else:
-            interval = stats.ttest_ind(b.values, a.values, equal_var=False).confidence_interval()
-            low, high = interval.low, interval.high
-        agree += low > 0
-        against += high < 0
-    return Agreement(tau, len(neighbours), agree, against, min(cell.n for _, cell in pairs))
-
-
-def order_agreement(column: Column, order: Agreement | None) -> str:
-    """One sentence on how our order of rows agrees with the paper's, beyond seed noise."""
-    if order is None:
-        return ""
-    tau = "undefined (ties only)" if math.isnan(order.tau) else f"{order.tau:+.2f}"
-    text = f"{column.label}: Kendall τ between our order and the paper's is {tau}"
-    if order.seeds < 2:
-        return f"{text}; one seed, so the seed noise is unknown."
-    within = order.pairs - order.agree - order.against
-    return (
-        f"{text}; of {order.pairs} pairs of neighbours in the paper's order, {order.agree} have "
-        f"the same order here, {order.against} the reverse, and {within} differ by less than the "
-        "seed noise (95 % Welch interval)."
-    )
-
-
-def verdict(cell: Cell, paper: float, column: Column) -> tuple[str, str]:
-    """The difference to the paper, and "reproduced" or "differs" by the column's tolerance."""
-    if not cell.comparable:
-        return "", ""
-    delta = cell.mean * column.factor - paper
-    shown = number(delta / column.factor, column, "+")
-    if column.tolerance is None:
-        return shown, ""
-    # 64.4 − 63.9 is a little more than 0.5 in floating point
-    return shown, "reproduced" if round(abs(delta), 9) <= column.tolerance else "differs"
-
-
-# --- printing -----------------------------------------------------------
 
 
 @dataclasses.dataclass

@@ -26,6 +26,8 @@ from crate.published import (
     write_training,
 )
 from crate.records import lock, read_json, write_json
+from crate.reporting.agreement import verdict
+from crate.reporting.cells import Cell, cells_of, number
 from crate.reporting.collect import (
     collect,
     examples_npz,
@@ -41,7 +43,7 @@ from crate.reporting.collect import (
 from crate.reporting.figures import write_figure
 from crate.reporting.pictures import _titled
 from crate.reporting.publish import publish
-from crate.reporting.tables import Cell, cells_of, number, render, verdict, write_table
+from crate.reporting.tables import render, write_table
 from crate.reporting.tuning import FIELDS, add_outcomes, read_outcomes
 from crate.runs import Run
 
@@ -516,7 +518,7 @@ def compiled(folder: Path, *bodies: str) -> str:
 
 def test_every_table_fits_the_text_width_and_the_page(plan, tmp_path):
     """All tables of mini, from the published records."""
-    settings = plan.experiments.settings({"frozen": "true", "seeds": "0,1,2"})
+    settings = plan.experiments.settings({"frozen": True, "seeds": "0,1,2"})
     shutil.copytree(Path(__file__).parents[2] / "results/published", tmp_path / "results/published")
     bodies = []
     for name in plan.experiments.tables:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from crate.models.build import build, build_autoencoder, build_contrastive, build_language
-from crate.models.names import has_parameter, parameter_names
+from crate.models.parameter_names import has_parameter, parameter_names
 from crate.models.zoo import MODELS, resolve
 
 BUILDERS = {
