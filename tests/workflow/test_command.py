@@ -72,7 +72,13 @@ def profile(suite: Path, **options) -> str:
 
 
 @pytest.mark.parametrize(
-    ("way", "dry"), [("variable", []), ("profile", ["-n"]), ("option", []), ("option", ["-n"])]
+    ("way", "dry"),
+    [
+        ("variable", []),
+        pytest.param("profile", ["-n"], marks=pytest.mark.slow),
+        pytest.param("option", [], marks=pytest.mark.slow),
+        pytest.param("option", ["-n"], marks=pytest.mark.slow),
+    ],
 )
 def test_another_executor_is_refused_when_the_workflow_starts(suite, way, dry):
     folder = profile(suite, executor="site", jobs=2)
@@ -101,7 +107,14 @@ def test_our_own_inner_snakemake_is_recognised(suite):
     assert (suite / QUICK).exists()
 
 
-@pytest.mark.parametrize("way", ["option", "profile", "dry run"])
+@pytest.mark.parametrize(
+    "way",
+    [
+        "option",
+        pytest.param("profile", marks=pytest.mark.slow),
+        pytest.param("dry run", marks=pytest.mark.slow),
+    ],
+)
 def test_a_backend_that_cannot_be_cleared_is_refused(suite, way):
     words = {
         "option": ["--cores", "1", "--persistence-backend", "db"],
@@ -145,6 +158,7 @@ def test_a_mistake_on_the_way_through_snakemake_names_its_place(suite, site, wor
     assert told(done).startswith(line)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["home", "variable", "relative"])
 def test_results_may_be_anywhere(suite, way):
     home = suite.parent / "a home"
