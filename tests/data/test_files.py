@@ -282,6 +282,16 @@ def test_an_empty_class_is_no_class(tmp_path, imagenet, content, capsys):
     assert "warning: " in capsys.readouterr().err
 
 
+def test_a_few_pictures_may_be_evaluated(tmp_path, imagenet, capsys):
+    tree(tmp_path, "train", "val")
+    for path in (tmp_path / "imagenet1k/val" / CLASSES[0]).iterdir():
+        path.unlink()
+    assert set(open_pictures(imagenet, "test", tmp_path).labels.tolist()) == {1, 2}
+    said = capsys.readouterr().err
+    assert "warning: " in said
+    assert "1 of its classes has no picture, first n01440764" in said
+
+
 def test_a_class_tar_without_a_picture_is_no_class(tmp_path):
     folder = tmp_path / "imagenet1k/train"
     folder.mkdir(parents=True)

@@ -52,7 +52,7 @@ def test_cifar(name, tmp_path):
     labels = [label for _, label in pictures(name)]
     rows = np.stack(images).transpose(0, 3, 1, 2).reshape(20, 3072)  # red, green, blue planes
     key = {"cifar10": "labels", "cifar100": "fine_labels"}[name]
-    for file in DATASETS[name].needs:
+    for file in DATASETS[name].parts_need["test"]:
         cifar_batch(tmp_path / name / file, key, labels, rows)
     pixels, found = evaluated(DATASETS[name], "test", tmp_path, 32)
     assert found.tolist() == labels

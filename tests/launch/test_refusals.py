@@ -245,6 +245,6 @@ def test_the_script_that_is_tested_is_the_one_that_is_submitted(cluster, tmp_pat
 
     assert stable(submitted) == stable(tested)
     seen = (tmp_path / "environment").read_text()
-    assert not re.search("^(SBATCH_|SLURM_N|WORLD_SIZE|CRATE_)", seen, re.M)
+    assert not re.search("^(SBATCH_|SLURM_N|WORLD_SIZE|CRATE_SETTINGS)", seen, re.M)
     assert os.environ["SBATCH_ACCOUNT"] == os.environ["WORLD_SIZE"] == "3"
     assert "--export=ALL" in tested

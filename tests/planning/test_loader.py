@@ -99,7 +99,12 @@ STEP, TABLE = "steps/imagenet21k.yaml", "tables/ablation.yaml"
         (TABLE, "model: crate_alpha", "model: crate_alfa", "'; did you mean 'crate_alpha_base_p"),
         (TABLE, "metric: top1", "metric: top_1", "unknown metric 'top_1'; did you mean 'top1'?"),
         (TABLE, "paper: {imagenet1k", "paper: {imagenet1", "'; did you mean 'imagenet1k'?"),
-        (TABLE, "column: imagenet1k", "column: imagenet", "figure: column: unknown column 'imagenet'; did"),
+        (
+            TABLE,
+            "column: imagenet1k",
+            "column: imagenet",
+            "figure: column: unknown column 'imagenet'",
+        ),
         (TABLE, "chain: imagenet21k/", "chain: imagenet21/", "did you mean 'imagenet21k'?"),
         (TABLE, "+ decoupled", "+ overcomplete", "two rows have the label '+ overcomplete'"),
         (

@@ -538,7 +538,7 @@ def test_a_chain_with_upernet_and_the_controls(go):
 def test_recipes_that_make_no_sense_are_refused(go):
     with pytest.raises(UsageError, match="a stride of 57 leaves gaps between windows of 56 pixels"):
         go("gaps", stride=57)
-    with pytest.raises(UsageError, match="64 images in batches of 65 give no update"):
+    with pytest.raises(UsageError, match="65 is more than the 64 training images"):
         go("large", batch_size=65)
 
 

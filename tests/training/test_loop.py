@@ -438,7 +438,7 @@ def refuse(capsys, monkeypatch, experiments: Path, results: Path) -> str:
 
 
 def test_a_loss_that_is_not_finite_fails_the_run(tmp_path, capsys, monkeypatch):
-    experiments = write_experiments(tmp_path, lr=1e30, clip_grad=None, warmup_epochs=0)
+    experiments = write_experiments(tmp_path, lr=1e4, clip_grad=None, warmup_epochs=0)
     line = refuse(capsys, monkeypatch, experiments, tmp_path / "results")
     assert line.startswith("failed: the loss is nan at update ")
     folder = run_folder(tmp_path / "results")

@@ -22,8 +22,8 @@ def read(dataset: ImageSet, root: Path, part: str) -> Pictures:
         )
     if not classes:  # WebDataset shards name no classes
         return pictures
-    _refuse_empty_classes(dataset, folder, classes, pictures)
     train = root / dataset.folders["train"]
+    _find_empty_classes(dataset, folder, classes, pictures, trained=train == folder)
     if train == folder or not train.is_dir() or is_empty(train):
         return pictures
     others = class_folders(train) or [name.removesuffix(".tar") for name in shard_files(train)]
@@ -37,15 +37,18 @@ def read(dataset: ImageSet, root: Path, part: str) -> Pictures:
     return pictures
 
 
-def _refuse_empty_classes(
-    dataset: ImageSet, folder: Path, classes: list[str], pictures: Pictures
+def _find_empty_classes(
+    dataset: ImageSet, folder: Path, classes: list[str], pictures: Pictures, *, trained: bool
 ) -> None:
-    """A class without a picture is an error, in copies that differ in size a warning."""
+    """A class without a picture: an error where it is trained on, else a warning.
+
+    In copies that differ in size, always a warning. One may evaluate a few pictures.
+    """
     empty = np.setdiff1d(np.arange(len(classes)), pictures.labels)
     if not len(empty):
         return
     have = "classes have" if len(empty) > 1 else "classes has"
     some = f"{len(empty):,} of its {have} no picture, first {classes[empty[0]]}"
-    if not dataset.approximate or len(empty) == len(classes):
+    if (trained and not dataset.approximate) or len(empty) == len(classes):
         raise RunError(f"{folder}: {some}; unpack {'it' if len(empty) > 1 else 'that'} again")
     say_once(f"warning: {folder}: {some}")

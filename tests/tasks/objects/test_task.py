@@ -21,9 +21,9 @@ from crate.data.sources import open_scenes
 from crate.errors import RunError, UsageError
 from crate.launch.run import perform, prepare
 from crate.models.features import patch_features, pretrained
+from crate.models.initial import PairedDraws
 from crate.records import read_json
 from crate.runs import Run
-from crate.runtime import seed_for
 from crate.tasks.objects import coco, crf
 from crate.tasks.objects import task as objects
 from crate.tasks.objects.maskcut import find_objects
@@ -49,11 +49,11 @@ def work(plan):
 
 def test_a_run_is_the_plain_loop(work):
     prepared = work()
-    recipe, run = prepared.resolved.recipe, prepared.resolved.run
+    recipe = prepared.resolved.recipe
     dataset = get_dataset("composites_tiny")
     scenes = open_scenes(dataset, "test", "data")
-    torch.manual_seed(seed_for(0, "init", *run.chain))
-    model = pretrained(prepared.resolved.spec, None, image_size=56)
+    with PairedDraws(0):
+        model = pretrained(prepared.resolved.spec, None, image_size=56)
     results = []
     for index, number in enumerate(scenes.ids):
         picture = scenes.picture(index)
@@ -132,7 +132,7 @@ def test_the_crf_refines(work):
 
 
 def test_a_missing_layer_ends_the_run(work):
-    with pytest.raises(UsageError, match="no layer 2: this model has layers 0 to 1"):
+    with pytest.raises(UsageError, match="layer: 2 is not a layer of the model, which has 2"):
         work(trial="layer", layer=2)
 
 
