@@ -13,12 +13,14 @@ from crate.cli import (
     cancel,
     collect,
     data,
+    evaluate,
     explain,
     inspect,
     jobs,
     launch,
     models,
     plan,
+    predict,
     publish,
     report,
     run,
@@ -34,7 +36,7 @@ from crate.errors import RunError, UsageError
 # In the order of `crate --help`
 COMMANDS = (
     run, launch, jobs, cancel, plan, bench, explain, collect, tables, show, report, publish, tune,
-    models, segment, inspect, sample, data, weights,
+    models, evaluate, predict, segment, inspect, sample, data, weights,
 )  # fmt: skip
 
 
