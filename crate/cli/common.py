@@ -39,7 +39,9 @@ def add_command(
     parser = commands.add_parser(name, help=text, description=text)
     parser.set_defaults(command=function)
     if target:
-        parser.add_argument("target", help="all, table_<name>, figure_<name> or the path of a run")
+        parser.add_argument(
+            "target", help="all, a table ([table_]<name>), figure_<name> or the path of a run"
+        )
     if settings:
         parser.add_argument(
             "--config",
@@ -49,6 +51,11 @@ def add_command(
             help="settings, as Snakemake takes them: scale=mini seeds=0,1 data_root=… results=…",
         )
     return parser
+
+
+def table_name(text: str) -> str:
+    """The name of a table, given with or without `table_`, for argparse's `type`."""
+    return text.removeprefix("table_")
 
 
 def add_network(parser: argparse.ArgumentParser) -> None:

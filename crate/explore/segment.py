@@ -96,6 +96,9 @@ def segment(request: Request) -> None:
             )
     finally:
         _write_objects(request, recipe, refine, images, annotations)
+    if images:
+        overlays = f"{len(images):,} overlay{'s' * (len(images) > 1)}"
+        print(f"wrote {overlays} and objects.json to {request.out}/")
     if failed:
         raise RunError(f"{failed} of {len(request.images)} pictures could not be segmented")
 
