@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from crate import __version__
 from crate.cli import (
     bench,
     cancel,
@@ -64,6 +65,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="crate", description="Regenerate the tables of the CRATE papers."
     )
+    parser.add_argument("--version", action="version", version=f"crate {__version__}")
     commands = parser.add_subparsers(metavar="command", required=True)
     for module in COMMANDS:
         module.add_parser(commands)

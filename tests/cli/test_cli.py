@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -412,3 +413,10 @@ def test_a_name_that_is_like_no_other_is_told_the_nearest(crate):
     _, _, errors = crate("data", "check", "xyz")
     assert f"unknown data set 'xyz'; the nearest of {len(DATASETS)} names: " in errors
     assert sum(f" {name}" in errors.replace(",", "") for name in DATASETS) >= 3
+
+
+def test_the_version_is_that_of_the_package(crate, capsys):
+    with pytest.raises(SystemExit) as ended:
+        crate("--version")
+    stated = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert (ended.value.code, capsys.readouterr().out) == (0, f"crate {stated}\n")
