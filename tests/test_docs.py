@@ -321,7 +321,7 @@ def check_command(words: list[str], plan: Plan) -> None:
         if target and "/" in target:
             plan.resolve(parse_path(target)[0])
         elif target:
-            plan.check_target(target)
+            plan.target_tables(target)  # with or without table_
     table = options.get("table")
     if table:
         content = plan.experiments.table(table)
