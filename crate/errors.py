@@ -68,12 +68,15 @@ def _line(error: BaseException) -> str:
 
 
 def nearest(name: object, valid: Iterable[str]) -> str:
-    """An error's ending: `"; did you mean 'x'?"`, else up to 12 valid names, else ""."""
+    """An error's ending: `"; did you mean 'x'?"`, else up to 12 valid names, or the nearest 3."""
     names = sorted(map(str, valid))
     close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.55)
     if close:
         return f"; did you mean '{close[0]}'?"
-    return f"; valid: {', '.join(names)}" if 0 < len(names) <= 12 else ""
+    if len(names) <= 12:
+        return f"; valid: {', '.join(names)}" if names else ""
+    some = difflib.get_close_matches(str(name), names, n=3, cutoff=0)
+    return f"; the nearest of {len(names):,} names: {', '.join(some)}"
 
 
 def unknown(kind: str, name: object, valid: Iterable[str], where: str = "") -> UsageError:

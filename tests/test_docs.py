@@ -314,12 +314,14 @@ def check_command(words: list[str], plan: Plan) -> None:
     scale = {"scale": options["scale"]} if options.get("scale") else {}
     settings = plan.experiments.settings(merge(pairs, scale))
     plan.experiments.scale(settings.scale)
-    for key in ("target", "path", "run"):
+    for key in ("target", "path", "run", "weights"):
         target = options.get(key)
+        if key == "weights" and "/runs/" not in str(target):
+            continue  # a file
         if target and "/" in target:
             plan.resolve(parse_path(target)[0])
         elif target:
-            plan.check_target(target)
+            plan.target_tables(target)  # with or without table_
     table = options.get("table")
     if table:
         content = plan.experiments.table(table)
@@ -393,6 +395,8 @@ def test_commands_name_what_exists(folder):
         "crate tune ablation imagenet1k --grid lt=1e-3",
         "crate tune ablation cifar10 --grid lr=1e-3",
         "crate plan table_ablation --scale big",
+        "crate inspect results/mini/runs/crate_alpha_base_patch8/seed0/imagenet21 photo.jpg",
+        "crate predict mine.pth photo.jpg --model crate_alpha_bas_patch8",
         "crate plan table_ablation --device abacus",
         "crate plane all",
     ],

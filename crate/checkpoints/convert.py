@@ -21,6 +21,8 @@ from crate.models.zoo import MODELS, resolve
 if TYPE_CHECKING:
     import torch
 
+PATCH_KERNEL = "patch_embedding.projection.weight"
+
 # Kind of model → size → our tensor whose shape gives it.
 OUR_SIZES = {
     "vision": {"num_classes": "head.weight", "tokens": "positions"},
@@ -69,21 +71,38 @@ def convert(
     spec, label = _named(model, name)
     with _about(where):
         found = find_weights(content, LAYOUTS.values(), take=take, where=where)
-        layout = found.layout
-        if layout is None:
-            raise unknown_layout(found, LAYOUTS.values())
-        flat = layout.tidy(layout.named(found.weights))
-        shapes = _shapes(flat)
-        try:
-            expected = _expected(layout, spec, shapes)
-        except UsageError as error:
-            _require_tensors(found)
-            raise UsageError(
-                f"not the weights of {label}: {error}{_models_that_fit(layout, shapes)}"
-            ) from None
-        _require_plain(flat)
-        layout.check(spec, flat)
-        return _converted(expected, flat, where)
+        return _convert_found(found, spec, label, where)
+
+
+def ours_or_converted(
+    content: Mapping[str, Any],
+    model: str | ModelSpec,
+    *,
+    name: str | None = None,
+    where: str | Path = "the checkpoint",
+) -> dict[str, "torch.Tensor"]:
+    """As `convert`; weights that have our names already, wherever they stand, stay as they are.
+
+    Raises:
+        UsageError: as `convert`; or our weights are of other patches (a stage's start would
+            interpolate their kernels).
+        RunError: as `convert`.
+    """
+    spec, label = _named(model, name)
+    with _about(where):
+        found = find_weights(content, LAYOUTS.values(), where=where)
+        if not found.ours:
+            return _convert_found(found, spec, label, where)
+        _require_tensors(found)
+        kernels = [v for k, v in found.weights.items() if k.endswith(PATCH_KERNEL) and v.ndim == 4]
+        for side in (kernel.shape[-1] for kernel in kernels):
+            if side != spec.patch_size:
+                raise UsageError(
+                    f"not the weights of {label}: patches of {side} px, expected {spec.patch_size}"
+                )
+    from crate.weights import require_weights
+
+    return require_weights(found.weights, where)
 
 
 def convert_text(
@@ -191,6 +210,27 @@ def _about(what: str | Path) -> Iterator[None]:
         yield
     except (UsageError, RunError) as error:
         raise type(error)(f"{what}: {error}") from None
+
+
+def _convert_found(
+    found: Found, spec: ModelSpec, label: str, where: str | Path
+) -> dict[str, "torch.Tensor"]:
+    """`convert` of the weights that were found; errors lack the name of the file."""
+    layout = found.layout
+    if layout is None:
+        raise unknown_layout(found, LAYOUTS.values())
+    flat = layout.tidy(layout.named(found.weights))
+    shapes = _shapes(flat)
+    try:
+        expected = _expected(layout, spec, shapes)
+    except UsageError as error:
+        _require_tensors(found)
+        raise UsageError(
+            f"not the weights of {label}: {error}{_models_that_fit(layout, shapes)}"
+        ) from None
+    _require_plain(flat)
+    layout.check(spec, flat)
+    return _converted(expected, flat, where)
 
 
 # --- names and shapes -----------------------------------------------------------------------------

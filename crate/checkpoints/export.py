@@ -13,20 +13,13 @@ from torch import nn
 
 from crate.checkpoints.convert import convert, infer_sizes, to_official
 from crate.checkpoints.finished import read_finished
+from crate.checkpoints.load import BUILDERS, kind_of
 from crate.checkpoints.onnx import write_onnx
 from crate.checkpoints.read import read_checkpoint
 from crate.errors import UsageError
-from crate.models.build import build, build_autoencoder, build_contrastive, build_language
 from crate.models.spec import MODEL_KINDS, ModelSpec
 from crate.records import atomic_path, canonical_json, file_sha256
 from crate.weights import save_tensors
-
-BUILDERS = {
-    "vision": build,
-    "language": build_language,
-    "autoencoder": build_autoencoder,
-    "contrastive": build_contrastive,
-}
 
 
 def import_official(
@@ -46,7 +39,7 @@ def import_official(
     state = convert(content, spec, name=name, where=path, take=take)
     sizes = infer_sizes(state, spec)
     with torch.device("meta"):
-        model = BUILDERS[_kind(spec, sizes)](spec, **sizes)
+        model = BUILDERS[kind_of(spec, sizes)](spec, **sizes)
     model.load_state_dict(state, strict=True, assign=True)
     digest = file_sha256(path)
     facts = _facts(name, spec, sizes) | {"source": path.name, "source_sha256": digest}
@@ -74,7 +67,7 @@ def export_run(path: str, to: str, out: Path) -> str:
     if _same_file(out, folder.weights):
         raise UsageError(f"{out}: is the run's own file; give --out another name")
     sizes = infer_sizes(state, spec)
-    kind = _kind(spec, sizes)
+    kind = kind_of(spec, sizes)
     model = BUILDERS[kind](spec, **sizes)
     try:
         model.load_state_dict(state, strict=True)
@@ -92,11 +85,6 @@ def export_run(path: str, to: str, out: Path) -> str:
 def _same_file(out: Path, path: Path) -> bool:
     """Whether writing `out` would replace `path`; a link that loops is no file."""
     return out.exists() and out.samefile(path)
-
-
-def _kind(spec: ModelSpec, sizes: dict[str, int]) -> str:
-    """The kind of model that has these sizes: of some specifications, the vision part alone."""
-    return "vision" if "num_classes" in sizes else spec.kind
 
 
 def _facts(name: str, spec: ModelSpec, sizes: dict[str, int]) -> dict:
@@ -135,7 +123,7 @@ def _to_official(model: nn.Module, spec: ModelSpec, facts: dict, out: Path) -> N
 
 
 def _to_onnx(model: nn.Module, spec: ModelSpec, facts: dict, out: Path) -> None:
-    kind = _kind(spec, facts)
+    kind = kind_of(spec, facts)
     if kind != "vision":
         raise UsageError(f"ONNX is for image classifiers; {MODEL_KINDS[kind]} goes to safetensors")
     write_onnx(model, _metadata(facts), out)

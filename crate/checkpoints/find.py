@@ -36,6 +36,15 @@ class Found(NamedTuple):
     others: dict[str, str]
     left_out: int = 0
 
+    @property
+    def ours(self) -> bool:
+        """Whether they have this suite's own names, as its models' state_dict() gives them."""
+        return self.layout is None and any(key in self.weights for key in OUR_SIGNS)
+
+    @property
+    def known(self) -> bool:
+        return self.layout is not None or self.ours
+
 
 def find_weights(
     content: Mapping[str, Any],
@@ -54,7 +63,8 @@ def find_weights(
         where: the file, for the line on stderr.
 
     Returns:
-        `layout` is None if no weights are of one; then they are the largest mapping of tensors.
+        `layout` is None of weights with our own names, and if none are known; then they are the
+        largest mapping of tensors.
 
     Raises:
         UsageError: nothing stands at `take`. RunError: there are no tensors with names at all.
@@ -68,7 +78,7 @@ def find_weights(
         if take not in places:
             raise unknown("weights", take, filter(None, places))
         return everything[places.index(take)]
-    known = [found for found in everything if found.layout is not None]
+    known = [found for found in everything if found.known]
     if not known:
         return max(everything, key=lambda found: len(found.weights))
     chosen = min(known, key=_rank)  # the first of equals
@@ -85,7 +95,7 @@ def find_weights(
 def unknown_layout(found: Found, layouts: Iterable[Layout]) -> UsageError:
     """The error about weights of no layout."""
     first = next(iter(found.weights))
-    if any(key in found.weights for key in OUR_SIGNS):
+    if found.ours:
         return UsageError("is in this suite's own layout already")
     if any(key.startswith(("visual.", "params/img/")) for key in found.weights):
         return UsageError(f"is a contrastive model of a layout not read here ('{first}')")
@@ -125,7 +135,7 @@ def _bare(
     layout = next((layout for layout in layouts if layout.recognises(tensors)), None)
     whole = Found(place, tensors, layout, others, left_out)
     begins = {key.partition(".")[0] for key in tensors}
-    if layout or any(key in tensors for key in OUR_SIGNS) or any(key in tensors for key in begins):
+    if whole.known or any(key in tensors for key in begins):
         yield whole
         return
     inner = []
@@ -134,7 +144,7 @@ def _bare(
         inside = {k.removeprefix(start): v for k, v in content.items() if k.startswith(start)}
         at = place if len(begins) == 1 else f"{place}.{name}".lstrip(".")
         rest = left_out + len(tensors) - sum(map(is_tensor, inside.values()))
-        inner += [found for found in _bare(at, inside, layouts, rest) if found.layout]
+        inner += [found for found in _bare(at, inside, layouts, rest) if found.known]
     yield from inner or [whole]
 
 

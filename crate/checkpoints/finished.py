@@ -1,14 +1,14 @@
 """Finished runs, opened by their path: what they were, with their weights."""
 
-from typing import NamedTuple
-
-import torch
+from typing import TYPE_CHECKING, NamedTuple
 
 from crate.errors import RunError, UsageError
 from crate.models.spec import ModelSpec
 from crate.records import RunFolder, file_sha256, read_json
 from crate.runs import Run, parse_path
-from crate.weights import read_weights, require_weights
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Finished(NamedTuple):
@@ -18,7 +18,7 @@ class Finished(NamedTuple):
     folder: RunFolder
     record: dict
     spec: ModelSpec
-    state: dict[str, torch.Tensor]
+    state: "dict[str, torch.Tensor]"
 
 
 def read_finished(path: str) -> Finished:
@@ -46,5 +46,7 @@ def read_finished(path: str) -> Finished:
     if not folder.weights.is_file() or file_sha256(folder.weights) != stated:
         raise RunError(f"{folder.weights}: is not the file its metrics were measured on; run again")
     spec = ModelSpec(**record["config"]["model"])
+    from crate.weights import read_weights, require_weights
+
     state = require_weights(read_weights(folder.weights), folder.weights)
     return Finished(run, folder, record, spec, state)

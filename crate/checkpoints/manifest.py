@@ -1,5 +1,6 @@
 """The official checkpoint files of experiments/released.yaml, and which of them are here."""
 
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -146,13 +147,19 @@ def verify(path: Path, entry: OfficialFile, *, hashed: bool = True) -> None:
 
 
 def verify_if_listed(path: Path, model: str, experiments: Path) -> None:
-    """Compare a file that the manifest lists with its entry; one it does not list passes.
+    """Compare a file given by its path with the manifest's entry of that name, if there is one.
+
+    A file of another size is another file of that name: it passes, and a line on stderr says so.
 
     Raises:
         UsageError: it is listed as another model. RunError: it is not the official file.
     """
     entry = manifest(experiments).get(path.name)
     if entry is None or not path.is_file():
+        return
+    if presence(path, entry) != "yes":
+        sizes = f"{path.stat().st_size:,} bytes, the official file {entry.bytes:,}"
+        print(f"note: {path}: has {sizes}; read as another file", file=sys.stderr, flush=True)
         return
     if entry.model not in (None, model):
         raise UsageError(

@@ -8,17 +8,20 @@ import os
 import sys
 from collections.abc import Sequence
 
+from crate import __version__
 from crate.cli import (
     bench,
     cancel,
     collect,
     data,
+    evaluate,
     explain,
     inspect,
     jobs,
     launch,
     models,
     plan,
+    predict,
     publish,
     report,
     run,
@@ -34,7 +37,7 @@ from crate.errors import RunError, UsageError
 # In the order of `crate --help`
 COMMANDS = (
     run, launch, jobs, cancel, plan, bench, explain, collect, tables, show, report, publish, tune,
-    models, segment, inspect, sample, data, weights,
+    models, evaluate, predict, segment, inspect, sample, data, weights,
 )  # fmt: skip
 
 
@@ -62,6 +65,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="crate", description="Regenerate the tables of the CRATE papers."
     )
+    parser.add_argument("--version", action="version", version=f"crate {__version__}")
     commands = parser.add_subparsers(metavar="command", required=True)
     for module in COMMANDS:
         module.add_parser(commands)

@@ -1,13 +1,15 @@
 """`crate collect`: from runs to metrics."""
 
-from crate.cli.common import add_command, open_plan
+from crate.cli.common import add_command, open_plan, table_name
 
 
 def add_parser(commands) -> None:
     text = "read the results of a table's runs into metrics/<table>.csv"
     parser = add_command(commands, "collect", collect, text)
     parser.add_argument(
-        "table", help="a table's name; all joins the collected tables into metrics.csv"
+        "table",
+        type=table_name,
+        help="a table's name; all joins the collected tables into metrics.csv",
     )
 
 

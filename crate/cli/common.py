@@ -43,7 +43,7 @@ def add_command(
         parser.add_argument(
             "target",
             type=path,
-            help="all, table_<name>, figure_<name> or the path of a run",
+            help="all, a table ([table_]<name>), figure_<name> or the path of a run",
         )
     if settings:
         parser.add_argument(
@@ -54,6 +54,62 @@ def add_command(
             help="settings, as Snakemake takes them: scale=mini seeds=0,1 data_root=… results=…",
         )
     return parser
+
+
+def table_name(text: str) -> str:
+    """The name of a table, given with or without `table_`, for argparse's `type`."""
+    return text.removeprefix("table_")
+
+
+def add_network(parser: argparse.ArgumentParser) -> None:
+    """Add the options of commands that show a network images: its weights and image size."""
+    parser.add_argument(
+        "weights",
+        type=path,
+        help=f"a finished run ({RUN_PATH}) or a file of weights, ours or official",
+    )
+    parser.add_argument(
+        "--model",
+        help="of a file, a name of 'crate models' (default: as the file or "
+        "experiments/released.yaml says)",
+    )
+    parser.add_argument("--scale", help="of a file, its run's scale (default: published sizes)")
+    parser.add_argument(
+        "--image-size",
+        type=positive_integer,
+        metavar="PX",
+        help="side of the network's input (default: the weights' own)",
+    )
+
+
+def add_view(parser: argparse.ArgumentParser) -> None:
+    """Add how commands of classifiers scale images, after `add_network`."""
+    parser.add_argument(
+        "--resize",
+        type=positive_integer,
+        metavar="PX",
+        help="shorter side before the centre is cut out (default: 8/7 of --image-size: 256 "
+        "for 224)",
+    )
+    parser.add_argument(
+        "--interpolation",
+        choices=("bilinear", "bicubic", "lanczos"),
+        default="bilinear",
+        help="of the scaling (default: %(default)s)",
+    )
+
+
+def read_classifier(options: argparse.Namespace) -> dict:
+    """The options of `add_network` and `add_view`, as arguments of `Classifier`."""
+    keys = ("weights", "model", "scale", "image_size", "resize", "interpolation")
+    return {key: getattr(options, key) for key in keys}
+
+
+def positive_integer(text: str) -> int:
+    """A whole number from 1, for argparse's `type`."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1")
+    return int(text)
 
 
 def positive(text: str) -> float:

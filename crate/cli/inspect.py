@@ -1,29 +1,31 @@
-"""`crate inspect`: the layers of a finished run's model on images of one's own."""
+"""`crate inspect`: the layers of a trained model on images of one's own."""
 
 from pathlib import Path
 
-from crate.cli.common import RUN_PATH, add_command, path
+from crate.cli.common import add_command, add_network, path
 
 
 def add_parser(commands) -> None:
-    text = "show attention, sparse codes and tokens of a run's model on images of your own"
+    text = "show attention, sparse codes and tokens of a model on images of your own"
     parser = add_command(commands, "inspect", inspect, text, settings=False)
-    parser.add_argument("run", type=path, help=f"a finished run: {RUN_PATH}")
+    add_network(parser)
     parser.add_argument(
         "images", type=path, nargs="+", metavar="image", help="files of any format and size"
     )
     parser.add_argument(
         "--out", type=path, default="inspected", help="a folder (default: inspected)"
     )
-    parser.add_argument(
-        "--image-size",
-        type=int,
-        help="side of the network's input, in pixels (default: the run's)",
-    )
 
 
 def inspect(options) -> None:
     from crate.explore import inspect as explore
 
-    request = explore.Request(options.run, options.images, Path(options.out), options.image_size)
+    request = explore.Request(
+        weights=options.weights,
+        images=options.images,
+        out=Path(options.out),
+        image_size=options.image_size,
+        model=options.model,
+        scale=options.scale,
+    )
     explore.inspect(request)

@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from crate.cli.common import add_command, open_plan
+from crate.cli.common import add_command, open_plan, table_name
 from crate.errors import UsageError
 
 
 def add_parser(commands) -> None:
     text = "print a table, the paths of its files and the next command"
     parser = add_command(commands, "show", show, text)
-    parser.add_argument("table")
+    parser.add_argument("table", type=table_name)
 
 
 def show(options) -> None:

@@ -2,14 +2,14 @@
 
 import os
 
-from crate.cli.common import add_command, open_plan
+from crate.cli.common import add_command, open_plan, table_name
 from crate.errors import UsageError
 
 
 def add_parser(commands) -> None:
     text = "search a recipe's hyperparameters on held-out images, the same grid for each model"
     parser = add_command(commands, "tune", tune, text)
-    parser.add_argument("table", help="its models are tried")
+    parser.add_argument("table", type=table_name, help="its models are tried")
     parser.add_argument("step", help="the recipe that is changed")
     parser.add_argument("--grid", nargs="+", required=True, metavar="KEY=V1,V2,…")
     parser.add_argument(

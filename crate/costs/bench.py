@@ -23,6 +23,7 @@ import torch
 from crate import runtime
 from crate.costs.budget import bench_folder, read_bench, workload_key
 from crate.costs.cost import cost, shard_size, workloads
+from crate.data.catalogue import get_dataset
 from crate.errors import RunError, UsageError, told
 from crate.planning.plan import Plan
 from crate.planning.settings import Settings
@@ -94,7 +95,8 @@ def bench(
         if entry["batch"] < entry["whole_batch"]:
             size += f" instead of {entry['whole_batch']:,}"
         memory = "" if peak is None else f", {peak / 2**30:.2f} GiB"
-        print(f"{what}: {speed:,.1f}/s, {size}{memory}", file=sys.stderr, flush=True)
+        unit = examples_of(resolved)
+        print(f"{what}: {speed:,.1f} {unit}/s, {size}{memory}", file=sys.stderr, flush=True)
     missing = sum(key not in record["measured"] for key in wanted)
     print(f"{len(wanted) - missing} of {len(wanted)} measured ({known} before): {path}")
     if missing == len(wanted):
@@ -102,6 +104,12 @@ def bench(
     scale = "" if "/" in target else f" --scale {settings.scale}"
     print(f"next: crate plan {target}{scale} --device {path.stem}")
     return path
+
+
+def examples_of(resolved: Resolved) -> str:
+    """What speeds count: images, pairs, or sequences of a language model's tokens."""
+    dataset = get_dataset(resolved.recipe.dataset)
+    return "sequences" if resolved.spec.causal else dataset.unit
 
 
 def slug(device: str) -> str:

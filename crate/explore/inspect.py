@@ -16,24 +16,29 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from crate.data.catalogue import get_dataset
 from crate.data.datasets import ImageSet
 from crate.errors import RunError, UsageError
 from crate.explore.drawings import draw_attention, draw_codes, draw_tokens
-from crate.explore.networks import best_device
+from crate.explore.networks import Opened, open_weights
 from crate.explore.page import PARTS, page, printable, section
-from crate.explore.pictures import open_picture, unique_stems
+from crate.explore.pictures import centre_pixels, open_picture, unique_stems
 from crate.records import atomic_path, write_text
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """The arguments of `crate inspect`; `image_size` None means the run's."""
+    """The arguments of `crate inspect`.
 
-    run: str
+    `weights` is a run or a file, with `model` and `scale` as in `open_weights`; `image_size` None
+    means the weights' own.
+    """
+
+    weights: str
     images: Sequence[str]
     out: Path
     image_size: int | None = None
+    model: str | None = None
+    scale: str | None = None
 
 
 def inspect(request: Request) -> None:
@@ -42,15 +47,15 @@ def inspect(request: Request) -> None:
     Images are scaled and cut to their middle square.
 
     Raises:
-        UsageError: the run is not finished, has no weights or no vision model, or the image size
-            is not divisible by the patch size.
+        UsageError: there is no such file or finished run, it has no vision model, or the image
+            size is not divisible by the patch size.
         RunError: the weights cannot be read, `out` cannot be written, or some images could not be
             read (all others are done first).
     """
     pictures, failed = _open_all(request.images)
-    run, dataset, model = _open_run(request)
-
-    size = model.image_size
+    opened = _open(request)
+    model = opened.build(request.image_size)
+    dataset, size = opened.images(classes=1), model.image_size
     paths = [path for path, _ in pictures]
     stems = unique_stems(paths, request.out, lambda stem: [f"{stem}-{part}.png" for part in PARTS])
     squares = [_square(picture, size) for _, picture in pictures]
@@ -73,9 +78,10 @@ def inspect(request: Request) -> None:
     spec = model.spec
     facts = (
         f"{spec.attention} and {spec.feedforward}, {spec.depth} layers, {spec.heads} heads; "
-        f"{size} x {size} px, patches of {spec.patch_size}; trained on {dataset.title}"
+        f"{size} x {size} px, patches of {spec.patch_size}"
     )
-    write_text(request.out / "index.html", page(str(run), facts, sections))
+    facts += f"; trained on {opened.trained}" if opened.trained else f"; weights of {opened.model}"
+    write_text(request.out / "index.html", page(printable(opened.where), facts, sections))
     print(f"all of it: {request.out / 'index.html'}")
     if failed:
         raise RunError(f"{failed} of {len(request.images)} pictures could not be inspected")
@@ -100,43 +106,22 @@ def _open_all(paths: Sequence[str]) -> tuple[list[tuple[str, Image.Image]], int]
     return pictures, len(reasons)
 
 
-def _open_run(request: Request):
-    """The run, its data set, and its network in evaluation mode.
-
-    Raises:
-        UsageError, RunError: as `inspect`.
-    """
-    from crate.checkpoints.finished import read_finished
-    from crate.models.features import pretrained
+def _open(request: Request) -> Opened:
+    """The weights, of all layers. Raises as `inspect`."""
+    opened = open_weights(request.weights, model=request.model, scale=request.scale)
     from crate.models.transfer import vision_weights
 
-    run, _, record, spec, state = read_finished(request.run)
-    if spec.causal:
-        raise UsageError(f"{run}: a language model, which sees no pictures; see 'crate sample'")
-    if "class_token" not in vision_weights(state):
+    if "class_token" not in vision_weights(opened.state):
         raise UsageError(
-            f"{run}: a backbone with a decoder, without the layers above the last used one; "
-            "inspect the run that it started from"
+            f"{opened.where}: a backbone with a decoder, without the layers above the last used "
+            "one; inspect the run that it started from"
         )
-    size = request.image_size
-    if size is None:
-        size = math.isqrt(vision_weights(state)["positions"].shape[1] - 1) * spec.patch_size
-    model = pretrained(spec, state, image_size=size)
-    dataset = get_dataset(record["dataset"])
-    return run, dataset, model.to(best_device())
+    return opened
 
 
 def _square(picture: Image.Image, size: int) -> np.ndarray:
     """The middle square of an image, scaled, as uint8 (size, size, 3)."""
-    from crate.data.augment import centre_view
-
-    shorter = min(picture.size)
-    if (
-        max(picture.size) > 16 * shorter
-    ):  # cut first: scaling a line of pixels would fill the memory
-        left, top = ((side - min(side, 16 * shorter)) // 2 for side in picture.size)
-        picture = picture.crop((left, top, picture.width - left, picture.height - top))
-    return centre_view(picture, size, size).permute(1, 2, 0).numpy()
+    return centre_pixels(picture, size, size).permute(1, 2, 0).numpy()
 
 
 def look(model, square: np.ndarray, dataset: ImageSet) -> dict:

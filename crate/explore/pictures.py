@@ -3,12 +3,16 @@
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image, ImageOps
 
 from crate.data.colours import to_rgb
 from crate.data.files import open_image
 from crate.errors import RunError, reason_of
+
+if TYPE_CHECKING:
+    import torch
 
 LONGEST_STEM = 200  # bytes of a file name's stem; file systems allow names of 255
 
@@ -24,6 +28,19 @@ def open_picture(path: str | Path) -> Image.Image:
         return to_rgb(ImageOps.exif_transpose(image))
     except Exception as error:  # of EXIF that is damaged
         raise RunError(f"{path}: cannot be read as an image ({reason_of(error)})") from None
+
+
+def centre_pixels(
+    image: Image.Image, size: int, resize: int, interpolation: str = "bilinear"
+) -> "torch.Tensor":
+    """`centre_view` of an RGB image of any shape, however long: uint8 (3, size, size)."""
+    from crate.data.augment import centre_view
+
+    shorter = min(image.size)
+    if max(image.size) > 16 * shorter:  # cut first: scaling a line of pixels would fill the memory
+        left, top = ((side - min(side, 16 * shorter)) // 2 for side in image.size)
+        image = image.crop((left, top, image.width - left, image.height - top))
+    return centre_view(image, size, resize, interpolation)
 
 
 def unique_stems(

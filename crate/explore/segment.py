@@ -96,6 +96,9 @@ def segment(request: Request) -> None:
             )
     finally:
         _write_objects(request, recipe, refine, images, annotations)
+    if images:
+        overlays = f"{len(images):,} overlay{'s' * (len(images) > 1)}"
+        print(f"wrote {overlays} and objects.json to {request.out}/")
     if failed:
         raise RunError(f"{failed} of {len(request.images)} pictures could not be segmented")
 
@@ -125,13 +128,13 @@ def _recipe(request: Request) -> tuple[Objects, ModelSpec]:
 
 def _model(request: Request, spec: ModelSpec, recipe: Objects):
     """The network with its weights, in evaluation mode; raises `UsageError` or `RunError`."""
-    from crate.models.features import pretrained
-
     with contextlib.suppress(OSError):
         request.out.mkdir(parents=True, exist_ok=True)
     if not request.out.is_dir():
         raise RunError(f"--out {request.out}: cannot be made a folder")
     state = read_any_weights(request.weights, spec, listed_as=request.model)
+    from crate.models.features import pretrained  # torch: after what needs none
+
     try:
         model = pretrained(spec, state, image_size=recipe.image_size)
     except RunError as error:

@@ -1,4 +1,6 @@
-"""Builds models by name or specification, newly initialised; building one imports torch."""
+"""Builds models by name or specification, newly initialised or from a file; imports torch then."""
+
+from pathlib import Path
 
 from crate.errors import UsageError
 from crate.models.spec import MODEL_KINDS, ModelSpec
@@ -9,6 +11,13 @@ VISION_SIZES = {"num_classes": 1000, "image_size": 224}
 LANGUAGE_SIZES = {"vocab_size": 50_257, "block_size": 1024}  # GPT-2's
 AUTOENCODER_SIZES = {"image_size": 224, "normalise_patches": False}
 CONTRASTIVE_SIZES = {"image_size": 224, "vocab_size": 32_000, "context_length": 32}  # CLIPA's
+
+# What other libraries call these arguments.
+OTHER_NAMES = {
+    "img_size": "image_size",
+    "n_classes": "num_classes",
+    "drop_path_rate": "drop_path",
+}
 
 
 def create_model(
@@ -21,19 +30,33 @@ def create_model(
     normalise_patches: bool | None = None,
     context_length: int | None = None,
     drop_path: float = 0.0,
+    pretrained: str | Path | None = None,
     **overrides: object,
 ):
-    """Build a newly initialised model by name: `resolve`, then the `build…` of its kind.
+    """Build a model by name, newly initialised: `resolve`, then the `build…` of its kind.
 
     A vision model has `num_classes` (default 1,000) and `image_size` (224 pixels), a language model
     `vocab_size` (50,257) and `block_size` (1,024 tokens), an autoencoder `image_size` (224 pixels)
     and `normalise_patches` (False), a contrastive model `image_size` (224 pixels), `vocab_size`
     (32,000) and `context_length` (32 tokens).
 
-    overrides: fields of `ModelSpec`.
-    Raises `UsageError` for an unknown name or field, an invalid size, and a size that this kind of
-    model does not have.
+    Args:
+        pretrained: a file of weights: a run's, `torch.save(model.state_dict())` of a model built
+            here, or an official checkpoint of any layout (docs/design/checkpoints.md). Sizes are
+            then the file's, with any number of classes. `num_classes` other than the file's gives
+            a newly initialised head, another `image_size` interpolated positions. A file with the
+            vision part alone of an autoencoder or a contrastive model gives a classifier.
+        overrides: fields of `ModelSpec`.
+
+    Raises:
+        UsageError: an unknown name or field, an invalid size, a size that this kind of model does
+            not have, no such file, or the weights of another model.
+        RunError: the file of weights is damaged, or not one.
     """
+    for key in overrides:
+        if key in OTHER_NAMES:
+            ours = OTHER_NAMES[key]
+            raise UsageError(f"{name}: unknown model setting '{key}'; did you mean '{ours}'?")
     spec = resolve(name, **overrides)
     defaults, construct = {
         "vision": (VISION_SIZES, build),
@@ -54,6 +77,10 @@ def create_model(
         if key not in defaults:
             kind = MODEL_KINDS[MODELS[name].kind]
             raise UsageError(f"{name} is {kind} and has no {key}; it has {' and '.join(defaults)}")
+    if pretrained is not None:
+        from crate.checkpoints.load import load_model  # the one import of a room above
+
+        return load_model(pretrained, spec, name, sizes=given, drop_path=drop_path)
     return construct(spec, **(defaults | given), drop_path=drop_path)
 
 

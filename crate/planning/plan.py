@@ -31,10 +31,16 @@ LARGEST_SETTING = 1_000_000  # of a model: a width, a depth, a step size
 
 
 class Plan:
-    """The runs, tables and figures that `experiments/` defines."""
+    """The runs, tables and figures that `experiments/` defines.
+
+    Raises:
+        UsageError: a model of models.yaml is mistaken, whether or not anything uses it.
+    """
 
     def __init__(self, experiments: Experiments):
         self.experiments = experiments
+        for model in experiments.models:
+            self.spec(model, None)
         self._resolve = functools.cache(self._resolve_uncached)
         self._has_training = functools.cache(self._has_training_uncached)
 
@@ -324,7 +330,13 @@ class Plan:
             raise UsageError(f"unknown target '{target}'{hint or nearest(target, self.targets())}")
 
     def target_tables(self, target: str) -> list[str]:
-        """The names of the tables of a target. Raises `UsageError` for an unknown target."""
+        """The names of the tables of a target, also of a table's name without `table_`.
+
+        Raises:
+            UsageError: an unknown target.
+        """
+        if target in self.experiments.tables and target not in self.targets():
+            return [target]
         if target in ("all", "report"):
             return self.experiments.tables
         self.check_target(target)

@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from crate.checkpoints.manifest import checkpoint_path, find, locate, manifest
+from crate.checkpoints.manifest import (
+    checkpoint_path,
+    find,
+    locate,
+    manifest,
+    verify_if_listed,
+)
 from crate.errors import RunError, UsageError
 from crate.models.build import CONTRASTIVE_SIZES
 from crate.models.flops import contrastive_parameter_count, parameter_count
@@ -106,6 +112,22 @@ def test_a_file_with_the_right_sha256_is_required(mine, tmp_path):
     path.write_bytes(b"0123456789")
     folder = mine(sha256=hashlib.sha256(b"0123456789").hexdigest())
     assert locate("crate_alpha_tiny_patch16", None, folder, tmp_path) == path
+
+
+def test_a_file_given_by_its_path_is_compared_where_its_size_is_the_listed_one(
+    mine, tmp_path, capsys
+):
+    path, folder = tmp_path / "my.pth", mine(bytes=10, sha256="0" * 64)
+    path.write_bytes(b"0123456789")
+    with pytest.raises(RunError, match=r"my\.pth: its sha256 is not that of the official file"):
+        verify_if_listed(path, "crate_alpha_tiny_patch16", folder)
+    with pytest.raises(UsageError, match=r"lists my\.pth as crate_alpha_tiny_patch16, not vit_"):
+        verify_if_listed(path, "vit_tiny_patch16", folder)
+    assert capsys.readouterr().err == ""
+    path.write_bytes(b"of another model")
+    verify_if_listed(path, "vit_tiny_patch16", folder)
+    told = f"note: {path}: has 16 bytes, the official file 10; read as another file\n"
+    assert capsys.readouterr().err == told
 
 
 def test_a_file_without_classes_is_of_any(mine, tmp_path):

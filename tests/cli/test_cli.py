@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -364,3 +365,58 @@ def test_a_whole_plan_and_a_whole_table_import_no_torch(folder, ran):
         check=True,
         capture_output=True,
     )
+
+
+def test_models_of_ones_own_are_listed(crate):
+    assert crate("models", "*_ratio2") == (0, "crate_alpha_base_patch32_ratio2\n", "")
+    status, out, _ = crate("models")
+    assert status == 0
+    assert {ALPHA, "crate_alpha_base_patch32_ratio2"} <= set(out.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("entry", "told"),
+    [
+        ("mine: {base: crate_alpha_bse_patch32}", f"did you mean '{ALPHA}'?"),
+        (f"mine: {{base: {ALPHA}, dept: 3}}", "unknown model setting 'dept'; did you mean 'depth'"),
+        (f"mine: {{base: {ALPHA}, heads: 7}}", "mine (scale paper): "),
+        ("mine: {depth: 3}", "mine: the key 'base' is missing"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("command", ["models", "plan table_models"])
+def test_a_mistake_in_a_model_that_nothing_uses_is_found(crate, folder, entry, told, command):
+    path = folder / "models.yaml"
+    path.write_text(path.read_text() + entry + "\n")
+    status, out, errors = crate(*command.split())
+    assert (status, out) == (2, "")
+    assert errors.startswith("error: experiments/models.yaml: ")
+    assert told in errors
+    assert errors.count("\n") == 1
+
+
+def test_tables_are_named_with_and_without_their_prefix(crate, folder):
+    whole = crate("plan", "table_autoencoding", "--scale", "smoke")
+    assert whole[0] == 0
+    short = crate("plan", "autoencoding", "--scale", "smoke")
+    assert [text.replace("table_", "") for text in short[1:]] == [
+        text.replace("table_", "") for text in whole[1:]
+    ]
+    table = folder.parent / "results/mini/tables/ablation.md"
+    table.parent.mkdir(parents=True)
+    table.write_text("the table")
+    assert crate("show", "ablation") == crate("show", "table_ablation")
+    assert crate("show", "table_ablation")[0] == 0
+    assert crate("plan", "table_table_ablation")[0] == 2
+
+
+def test_a_name_that_is_like_no_other_is_told_the_nearest(crate):
+    _, _, errors = crate("data", "check", "xyz")
+    assert f"unknown data set 'xyz'; the nearest of {len(DATASETS)} names: " in errors
+    assert sum(f" {name}" in errors.replace(",", "") for name in DATASETS) >= 3
+
+
+def test_the_version_is_that_of_the_package(crate, capsys):
+    with pytest.raises(SystemExit) as ended:
+        crate("--version")
+    stated = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert (ended.value.code, capsys.readouterr().out) == (0, f"crate {stated}\n")

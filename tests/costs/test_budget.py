@@ -383,3 +383,17 @@ def test_a_file_that_bench_did_not_write_is_never_replaced(folder, clock, capsys
             told == f"error: {file}: not a file of 'crate bench'; remove it and run 'crate bench'"
         )
         assert file.read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("model", "step", "unit"),
+    [
+        ("crate_alpha_base_patch32", "imagenet21k", "images"),
+        ("crate_gpt_base", "openwebtext", "sequences"),
+        ("crate_alpha_clipa_large_patch14", "datacomp1b", "pairs"),
+    ],
+)
+def test_measured_speeds_have_a_unit(plan, model, step, unit):
+    from crate.costs.bench import examples_of  # imports torch
+
+    assert examples_of(plan.resolve(Run("smoke", model, 0, (step,)))) == unit

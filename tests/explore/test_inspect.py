@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from crate.checkpoints.convert import to_official
 from crate.cli import main
 from crate.data.augment import normalise
 from crate.data.catalogue import get_dataset
@@ -155,6 +156,32 @@ def test_codes_show_the_share_of_what_is_used():
     assert drawn[:, CODES[0] // 2 :].min() == 255
 
 
+@pytest.mark.parametrize("form", ["safetensors", "state_dict", "official"])
+def test_a_file_of_weights_is_shown_as_its_run_is(finished, picture, form):
+    model, run = finished("crate_alpha_base_patch8")
+    assert main(["inspect", run, str(picture), "--out", "seen"]) == 0
+    file = f"{run}/weights.safetensors"
+    if form != "safetensors":
+        file = "mine.pth"
+        state = model.state_dict()
+        torch.save(to_official(state, model.spec) if form == "official" else state, file)
+    words = ["inspect", file, "--model", "crate_alpha_base_patch8", "--scale", "smoke"]
+    assert main([*words, str(picture), "--out", "too"]) == 0
+    codes = [np.asarray(Image.open(f"{out}/a picture-codes.png")) for out in ("seen", "too")]
+    assert codes[0].shape == codes[1].shape
+    text = picture.parent.joinpath("too/index.html").read_text(encoding="utf-8")
+    assert "weights of crate_alpha_base_patch8" in text
+    assert "trained on" not in text  # the file does not say
+
+
+def test_the_weights_of_a_run_are_the_run(finished, picture):
+    _, run = finished("crate_alpha_base_patch8")
+    assert main(["inspect", f"{run}/weights.safetensors", str(picture), "--out", "seen"]) == 0
+    text = picture.parent.joinpath("seen/index.html").read_text(encoding="utf-8")
+    assert "crate_alpha_base_patch8 seed0 imagenet1k_lion" in text
+    assert "trained on Fashion-MNIST" in text
+
+
 def test_the_middle_square_is_seen_at_the_size_asked_for(finished, picture):
     _, run = finished("crate_base_patch8")
     Image.open(picture).crop((20, 0, 60, 40)).save("square.png")
@@ -175,6 +202,15 @@ def test_refusals_are_one_line_and_good_pictures_are_done(finished, picture, cap
         ([run, "none.png"], 1, "none.png: cannot be read as an image (No such file or directory)"),
         ([run, "no.png"], 1, "no.png: cannot be read as an image (its format is unknown)"),
         ([run.replace("lion", "loin"), str(picture)], 2, "there is no such folder"),
+        (["none.pth", str(picture)], 2, "none.pth: no such file, and not the path of a run"),
+        ([str(picture), str(picture)], 2, "does not say whose weights it holds; name it: --model"),
+        ([run, str(picture), "--model", "crate_base_patch8"], 2, "a run has its model"),
+        ([run, str(picture), "--scale", "smoke"], 2, "--scale goes with --model"),
+        (
+            [f"{run}/weights.safetensors", str(picture), "--model", "crate_base_patch8"],
+            2,
+            "not the weights of crate_base_patch8: ",
+        ),
         ([run, str(picture), "--image-size", "30"], 2, "30 is not divisible by patch_size 4"),
         ([run, str(picture), "--out", "no.png"], 1, "cannot be written"),
     ):

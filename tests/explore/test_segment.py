@@ -69,8 +69,9 @@ def test_photographs(segment, tmp_path):
     assert len(paths) == 7
     status, out, err = segment(*paths, *SMOKE, "--masks", "2")
     assert (status, err) == (0, "")
-    lines = out.splitlines()
+    *lines, last = out.splitlines()
     assert [line.split(": ")[0] for line in lines] == [str(path) for path in paths]
+    assert last == f"wrote 7 overlays and objects.json to {tmp_path / 'out'}/"
     dataset = loaded(tmp_path / "out" / "objects.json")
     assert sorted(dataset.imgs) == list(range(1, 8))
     overlays = [image["overlay"] for image in dataset.imgs.values()]
@@ -153,7 +154,9 @@ def test_what_cannot_be_read_is_a_warning_and_the_rest_is_done(segment, tmp_path
     paths = [tmp_path / "text.jpg", good, tmp_path / "cut.png", pixel, huge, tmp_path]
     status, out, err = segment(*paths, tmp_path / "nowhere.png", *SMOKE)
     assert status == 1
-    assert [line.split(":")[0] for line in out.splitlines()] == [str(good), str(pixel)]
+    *lines, last = out.splitlines()
+    assert [line.split(":")[0] for line in lines] == [str(good), str(pixel)]
+    assert last.startswith("wrote 2 overlays and objects.json to ")
     warnings = err.splitlines()
     assert [line.startswith("warning: ") for line in warnings] == [True] * 5 + [False]
     assert warnings[0] == f"warning: {tmp_path}/text.jpg: cannot be read as an image (its format is unknown)"  # fmt: skip # noqa: E501

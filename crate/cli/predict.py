@@ -1,0 +1,47 @@
+"""`crate predict`: the classes of images of one's own."""
+
+from pathlib import Path
+
+from crate.cli.common import (
+    add_command,
+    add_network,
+    add_view,
+    path,
+    positive_integer,
+    read_classifier,
+)
+
+
+def add_parser(commands) -> None:
+    text = "show the most probable classes of images of your own"
+    parser = add_command(commands, "predict", predict, text, settings=False)
+    add_network(parser)
+    parser.add_argument(
+        "images", type=path, nargs="+", metavar="image", help="files of any format and size"
+    )
+    add_view(parser)
+    parser.add_argument(
+        "--classes",
+        type=path,
+        metavar="FILE",
+        help="the names of the network's classes, one a line (default: numbers from 0)",
+    )
+    parser.add_argument(
+        "--top",
+        type=positive_integer,
+        default=5,
+        metavar="K",
+        help="show the K most probable classes (default: 5)",
+    )
+
+
+def predict(options) -> None:
+    from crate.explore import classify
+
+    request = classify.Prediction(
+        classifier=classify.Classifier(**read_classifier(options)),
+        images=options.images,
+        classes=options.classes and Path(options.classes),
+        top=options.top,
+    )
+    classify.predict(request)
