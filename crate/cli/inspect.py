@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from crate.cli.common import RUN_PATH, add_command, path
+from crate.cli.common import RUN_PATH, add_command, make_known, path
 
 
 def add_parser(commands) -> None:
@@ -25,5 +25,6 @@ def add_parser(commands) -> None:
 def inspect(options) -> None:
     from crate.explore import inspect as explore
 
+    make_known()
     request = explore.Request(options.run, options.images, Path(options.out), options.image_size)
     explore.inspect(request)

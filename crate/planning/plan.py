@@ -372,7 +372,8 @@ class Plan:
 
         def describe(dataset: Dataset) -> str:
             sizes = dataset.splits
-            train = [f"{sizes['train']:,} training {dataset.unit}"] if "train" in sizes else []
+            trained = dataset.training_size
+            train = [f"{trained:,} training {dataset.unit}"] if trained else []
             whole = not isinstance(dataset, ImageSet) or dataset.scenes
             test = [f"{sizes['test']:,} test {dataset.unit}"] if whole or not train else []
             return f"{dataset.title} ({', '.join(train + test)})"
