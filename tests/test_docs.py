@@ -345,13 +345,13 @@ def check_command(words: list[str], plan: Plan) -> None:
 
 
 def edit(page: Path, folder: Path) -> None:
-    """Make a page's edits in a copy of the suite: blocks of YAML that have a file as title.
+    """Make a page's edits in a copy of the suite: blocks that have a file as title.
 
     Lines of `hl_lines` are new, among lines that the file has; without, the block is appended, or
     is a new file.
     """
     found = re.findall(
-        r'^```yaml title="([^"]+)"([^\n]*)\n(.*?)^```$', page.read_text(), re.M | re.S
+        r'^```(?:yaml|python) title="([^"]+)"([^\n]*)\n(.*?)^```$', page.read_text(), re.M | re.S
     )
     assert found
     for name, rest, block in found:
@@ -374,7 +374,7 @@ def test_commands_name_what_exists(folder):
     plan = Plan(Experiments(folder))
     found = 0
     for path in [*PAGES, ROOT / "README.md"]:
-        if path.name in ("tutorial.md", "own_data.md"):
+        if path.name in ("tutorial.md", "own_data.md", "own_code.md"):
             edit(path, folder.parent)
             plan = Plan(Experiments(folder))
         for words in commands(path):

@@ -1,8 +1,9 @@
-"""Data sets of one's own: the entries of `experiments/datasets.yaml`.
+"""Data sets of one's own: the entries of `experiments/datasets.yaml`, and those of `plugins`.
 
-Their pictures are counted where they lie, when a set is first asked for: the number of classes, the
-sizes of the splits, and a digest of the names of all pictures, which is part of the identity of
-runs on them. An index (`crate data prepare`) makes that quick. Nothing here imports torch.
+The pictures of the former are counted where they lie, when a set is first asked for: the number of
+classes, the sizes of the splits, and a digest of the names of all pictures, which is part of the
+identity of runs on them. An index (`crate data prepare`) makes that quick. Nothing here imports
+torch.
 """
 
 import contextlib
@@ -16,16 +17,19 @@ from typing import Literal
 
 import pydantic
 
+from crate.data import readers
 from crate.data.datasets import IMAGENET_MEAN, IMAGENET_STD, Dataset, ImageSet
 from crate.data.files import Unusable
 from crate.data.listing import index_path, read_index, scan
 from crate.data.readers import maps
 from crate.errors import RunError, UsageError
+from crate.registry import add
 from crate.schema import Strict, blame, parse
 from crate.sources import Mapping, expand_path
 
 # Name → the function that makes the entry.
 ENTRIES: dict[str, Callable[[], Dataset]] = {}
+_declared: list[str] = []  # those of the file
 
 
 class OwnSet(Strict):
@@ -63,14 +67,48 @@ def declare(content: Mapping, path: Path) -> None:
     Raises:
         UsageError: a wrong key or value; names the line.
     """
-    ENTRIES.clear()
+    for name in _declared:
+        ENTRIES.pop(name, None)
+    _declared.clear()
     for name in content:
         if not isinstance(content[name], dict):
             told = f"{name}: should have keys, at least 'folder'"
             raise blame(content, [name], path, told)
         entry = parse(OwnSet, content[name], f"{path}: {name}")
         refuse = functools.partial(blame, content[name], where=f"{path}: {name}")
+        if name in ENTRIES:
+            raise refuse([], message="a file of 'plugins' has a data set of this name")
         ENTRIES[name] = functools.cache(functools.partial(_counted, name, entry, refuse))
+        _declared.append(name)
+
+
+def register(dataset: ImageSet) -> Callable[[Callable], Callable]:
+    """Adds a data set, in a file of one's own, whose pictures the function `read` below it reads.
+
+    `labels` of the entry, or `scenes`, is the name of the file, as that of a module of
+    `crate/data/readers`, which says what `read` takes and returns.
+
+    Raises:
+        UsageError: a name is taken, or is not that of the file or function.
+    """
+
+    def decorate(read: Callable) -> Callable:
+        module, told = sys.modules[read.__module__], f"data set '{dataset.name}'"
+        file = read.__module__.rpartition(".")[2]
+        if dataset.reader != file or not (dataset.labels or dataset.scenes):
+            raise UsageError(f"{told}: 'labels', or 'scenes', should be the file's name, '{file}'")
+        if read.__name__ != "read":
+            raise UsageError(f"{told}: the function '{read.__name__}' should be called 'read'")
+        if Path(readers.__file__).with_name(f"{file}.py").is_file():
+            raise UsageError(f"{told}: the suite has a reader '{file}'; rename the file")
+        add(ENTRIES, "data set", dataset.name, lambda: dataset, read.__module__)
+        # one module under two names, else the file would be run, and its entry added, twice
+        vars(module).setdefault("ARCHIVES", {})
+        sys.modules[f"{readers.__name__}.{file}"] = module
+        readers.__path__.append(str(Path(module.__file__).parent))
+        return read
+
+    return decorate
 
 
 def _counted(name: str, entry: OwnSet, refuse: Callable[..., UsageError]) -> ImageSet:

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from crate import plugins
 from crate.data import own
 from crate.data.catalogue import DATASETS, dataset_names
 from crate.environment import EXPERIMENTS
@@ -96,6 +97,10 @@ class Experiments:
             told = unknown("scale", settings.scale, self._scales)
             raise blame(content, ["scale"], "--config", str(told))
         self.scale(settings.scale)
+        plugins.load(settings.plugins)
+        for name in own.ENTRIES:
+            if name in DATASETS:
+                raise UsageError(f"plugins: the suite has a data set '{name}'; choose another name")
         return settings
 
     def scale(self, name: str) -> Scale:
