@@ -187,6 +187,19 @@ def test_maps(own):
     assert "a value is 2, those of cells are 0 to 1 and 255" in wrong[0]
 
 
+def test_maps_are_trained_on(own, folder):
+    steps = folder / "steps"
+    (steps / "cells.yaml").write_text("extends: ade20k\ndataset: cells\nfollows: [imagenet21k]\n")
+    scale = folder / "scales/smoke.yaml"
+    scale.write_text(scale.read_text() + "  cells: {batch_size: 2}\n")
+    own(CELLS.replace("{test: validation}", "{train: training, test: validation}"))
+    (steps / "leaves.yaml").unlink()
+    for path in (OTHER, f"{OTHER}/cells"):
+        assert cli.main(["run", path]) == 0
+    metrics = read_json(Path(OTHER) / "cells/metrics.json")["metrics"]
+    assert (metrics["images"], metrics["miou"] > 0) == (6, True)
+
+
 def test_a_set_with_maps_is_stale_when_its_maps_or_pictures_change(own):
     own(CELLS)
     before = get_dataset("cells").names_sha256
