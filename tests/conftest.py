@@ -3,11 +3,13 @@
 import os
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from browser import Page, chromium
 
+from crate import plugins
 from crate.planning.loader import Experiments
 from crate.planning.plan import Plan
 from crate.planning.settings import SETTINGS_VARIABLE
@@ -56,11 +58,12 @@ def page(tmp_path):
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch) -> Path:
+def folder(tmp_path, monkeypatch) -> Iterator[Path]:
     """A copy of `experiments/`, in an empty working directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv(SETTINGS_VARIABLE, raising=False)  # set where a workflow runs the tests
-    return Path(shutil.copytree(ROOT / "experiments", tmp_path / "experiments"))
+    yield Path(shutil.copytree(ROOT / "experiments", tmp_path / "experiments"))
+    plugins.load([])  # what a test named is not known to the next
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from urllib.parse import unquote, urlsplit
 
 import pytest
+import writers
 from mkdocs.exceptions import PluginError
 from suite import copy_suite, environment
 
@@ -346,19 +347,21 @@ def check_command(words: list[str], plan: Plan) -> None:
 
 
 def edit(page: Path, folder: Path) -> None:
-    """Make a page's edits in a copy of the suite: blocks of YAML that have a file as title.
+    """Make a page's edits in a copy of the suite: blocks that have a file as title.
 
-    Lines of `hl_lines` are new, among lines that the file has; without, the block is appended.
+    Lines of `hl_lines` are new, among lines that the file has; without, the block is appended, or
+    is a new file.
     """
     found = re.findall(
-        r'^```yaml title="([^"]+)"([^\n]*)\n(.*?)^```$', page.read_text(), re.M | re.S
+        r'^```(?:yaml|python) title="([^"]+)"([^\n]*)\n(.*?)^```$', page.read_text(), re.M | re.S
     )
     assert found
     for name, rest, block in found:
         path = folder / name
         marked = re.search(r'hl_lines="([\d ]+)"', rest)
         if not marked:
-            path.write_text(path.read_text() + "\n" + block)
+            before = path.read_text() + "\n" if path.exists() else ""
+            path.write_text(before + block)
             continue
         new = {int(number) for number in marked[1].split()}
         lines = block.splitlines(keepends=True)
@@ -368,10 +371,12 @@ def edit(page: Path, folder: Path) -> None:
 
 
 def test_commands_name_what_exists(folder):
+    writers.leaves(Path("pictures"))  # of own_data.md
+    writers.cells(Path("pictures"))
     plan = Plan(Experiments(folder))
     found = 0
     for path in [*PAGES, ROOT / "README.md"]:
-        if path.name == "tutorial.md":
+        if path.name in ("tutorial.md", "own_data.md", "own_code.md"):
             edit(path, folder.parent)
             plan = Plan(Experiments(folder))
         for words in commands(path):

@@ -139,6 +139,15 @@ def path(text: str) -> str:
         raise UsageError(f"a path on the command line: {error}") from None
 
 
+def make_known() -> None:
+    """Make what `experiments/` declares of one's own known to a command that opens no plan."""
+    from crate.environment import EXPERIMENTS
+    from crate.planning.loader import Experiments
+
+    if EXPERIMENTS.is_dir():
+        Experiments().settings()
+
+
 def open_plan(options: argparse.Namespace, site: str | None = None) -> "tuple[Plan, Settings]":
     """The plan, and the settings from these sources, the first that sets a key winning:
 

@@ -52,4 +52,5 @@ def _open(options) -> tuple:
     from crate.planning.loader import Experiments
 
     given = {"data_root": options.data_root} if options.data_root else {}
-    return get_dataset(options.name), Experiments().settings(given).data_root
+    data_root = Experiments().settings(given).data_root  # first: sets of one's own become known
+    return get_dataset(options.name), data_root

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from crate.cli.common import add_command, add_network, path
+from crate.cli.common import add_command, add_network, make_known, path
 
 
 def add_parser(commands) -> None:
@@ -20,6 +20,7 @@ def add_parser(commands) -> None:
 def inspect(options) -> None:
     from crate.explore import inspect as explore
 
+    make_known()
     request = explore.Request(
         weights=options.weights,
         images=options.images,

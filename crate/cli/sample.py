@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from crate.cli.common import RUN_PATH, add_command, path
+from crate.cli.common import RUN_PATH, add_command, make_known, path
 
 
 def add_parser(commands) -> None:
@@ -36,6 +36,7 @@ def add_parser(commands) -> None:
 def sample(options) -> None:
     from crate.explore import sample as explore
 
+    make_known()
     request = explore.Request(
         run=options.run,
         model=options.model,

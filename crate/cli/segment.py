@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from crate.cli.common import add_command, path
+from crate.cli.common import add_command, make_known, path
 
 
 def add_parser(commands) -> None:
@@ -42,6 +42,7 @@ def add_parser(commands) -> None:
 def segment(options) -> None:
     from crate.explore import segment as explore
 
+    make_known()
     keys = ("image_size", "layer", "feature", "tau", "masks", "crf")
     changes = {key: getattr(options, key) for key in keys if getattr(options, key) is not None}
     request = explore.Request(

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from crate.cli.common import RUN_PATH, add_command, path
+from crate.cli.common import RUN_PATH, add_command, make_known, path
 from crate.errors import UsageError
 
 
@@ -85,4 +85,5 @@ def import_file(options) -> None:
 def export(options) -> None:
     from crate.checkpoints.export import export_run
 
+    make_known()
     print(export_run(options.path, options.to, Path(options.out)))

@@ -5,6 +5,7 @@ ones at the small scales. `crate/data/datasets.py` explains the fields. A set wh
 knows needs a module in `crate/data/readers` besides its entry.
 """
 
+from crate.data import own
 from crate.data.datasets import Dataset, ImageSet, PairSet, TextSet
 from crate.errors import unknown
 
@@ -386,8 +387,13 @@ DATASETS = {
 }
 
 
+def dataset_names() -> list[str]:
+    """The names of all data sets, with those of one's own (`crate/data/own.py`)."""
+    return [*DATASETS, *own.ENTRIES]
+
+
 def get_dataset(name: str) -> Dataset:
     """The entry called `name`. Raises `UsageError` with the nearest name."""
-    if name not in DATASETS:
-        raise unknown("data set", name, DATASETS)
-    return DATASETS[name]
+    if name not in dataset_names():
+        raise unknown("data set", name, dataset_names())
+    return DATASETS[name] if name in DATASETS else own.ENTRIES[name]()

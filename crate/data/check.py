@@ -57,6 +57,8 @@ def check(
     if not root.is_dir():
         check_available(dataset, data_root)
     there, wrong, classes = [], [], {}
+    if dataset.names_sha256:
+        there.append(_counted_set(dataset))
     for split, part in dataset.folders.items():
         where = root / part if dataset.form == "class_folders" else f"{root}, {part}"
         try:
@@ -94,6 +96,16 @@ def check(
             wrong.append(f"{root / part}: its classes are not those of train, first {first}")
     wrong += _other_files(dataset, root)
     return there, wrong
+
+
+def _counted_set(dataset: ImageSet) -> str:
+    """The classes and splits of a set of one's own, as runs use them."""
+    splits = [f"{dataset.training_size:,} to train on"] if "train" in dataset.splits else []
+    for split in ("validation", "test"):
+        if split in dataset.splits:
+            held = " held out of train" if dataset.held_out(split) else ""
+            splits.append(f"{split} {dataset.splits[split]:,}{held}")
+    return f"{dataset.name}: {dataset.classes:,} classes; {', '.join(splits)}"
 
 
 def _texts(dataset: TextSet, data_root: str | Path) -> tuple[list[str], list[str]]:

@@ -41,12 +41,13 @@ class Dataset:
     source: str
     folders: dict[str, str] = dataclasses.field(default_factory=dict)  # split → part on disk
     holdout: int = 0  # taken from train for a split that has no part of its own
-    subdir: str = ""  # the set's folder in data_root, if not its name
+    subdir: str = ""  # the set's folder in data_root, if not its name; or an absolute path
     needs: tuple[str, ...] = ()  # required files and folders, besides the parts
     parts_need: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)  # one part's
     approximate: bool = False  # copies differ in size; the count is not enforced
     assets: tuple[str, ...] = ()  # files of crate/data/assets
     instructions: str = ""  # what a person must do before `crate data prepare`, if anything
+    names_sha256: str = ""  # of the names of its files, for a set of one's own (own.py)
 
     @property
     def embedded(self) -> bool:
@@ -71,7 +72,7 @@ class ImageSet(Dataset):
 
     unit: ClassVar[str] = "images"
     decisive: ClassVar[tuple[str, ...]] = (
-        "classes", "mean", "std", "folders", "holdout", "labels", "scenes",
+        "classes", "mean", "std", "folders", "holdout", "labels", "scenes", "names_sha256",
     )  # fmt: skip
 
     classes: int
@@ -195,6 +196,8 @@ def check_available(
 
 def advice(dataset: Dataset, data_root: str | Path) -> str:
     """What a person should do if a set is missing or not whole."""
+    if dataset.names_sha256:
+        return f"mend it, or its entry in {dataset.source}"
     first = (
         dataset.instructions.format(home=home(dataset, data_root)) + "then "
         if dataset.instructions
@@ -215,3 +218,12 @@ def require_available(
             missing.append(str(error))
     if missing:
         raise UsageError("; ".join(missing))
+
+
+def with_sizes(dataset: Dataset) -> str:
+    """The title of a data set, and in brackets how large its parts are."""
+    trained = dataset.training_size
+    train = [f"{trained:,} training {dataset.unit}"] if trained else []
+    whole = not isinstance(dataset, ImageSet) or dataset.scenes
+    test = [f"{dataset.splits['test']:,} test {dataset.unit}"] if whole or not train else []
+    return f"{dataset.title} ({', '.join(train + test)})"

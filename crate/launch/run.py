@@ -207,7 +207,9 @@ def _execute(
         os.environ.setdefault("OPENBLAS_NUM_THREADS", str(recipe.compute.threads))
         await_ranks(rank, world)
         from crate import runtime
+        from crate.models.own_operators import check_operators
 
+        check_operators(resolved.spec)
         started = runtime.start(recipe.compute)
     with started as here:
         if here and any(here.all_reduce_max(int(finished))):  # only rank 0 looked for a result

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+from crate import plugins
 from crate.errors import RunError, Stopped, UsageError
 from crate.launch.job import MAX_STALLS, record_outcome, saved_times, time_limit
 from crate.launch.run import perform, prepare
@@ -63,6 +64,7 @@ class Work:
             os.environ.update(address)
         main = environment.global_rank == 0
         settings = self.settings
+        plugins.load(settings.plugins)
         plan = Plan(Experiments(self.experiments))
         restarts = max(self.restarts, int(os.environ.get("SLURM_RESTART_COUNT", 0)))
         job = {

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from crate.registry import Registry
+from crate.errors import UsageError
+from crate.registry import Registry, add
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class Operator:
     parameters  specification → number of parameters
     macs        specification → multiply-accumulates of the linear maps for one token, as the paper
                 writes them
+    reference   of an operator from a file of one's own: (module, z) → what the module returns for
+                one sample z (N, d), written token by token
     """
 
     source: str
@@ -29,6 +32,7 @@ class Operator:
     settings: tuple[str, ...]
     parameters: Callable[[Any], int]
     macs: Callable[[Any], int]
+    reference: Callable[[Any, Any], Any] | None = None
 
     def load(self) -> type:
         """The class. Imports torch."""
@@ -91,3 +95,39 @@ FEEDFORWARD = Registry(
         ),
     },
 )
+
+
+NEEDED = {
+    "reference": "(module, z) → what the module returns for one sample, token by token",
+    "parameters": "specification → number of parameters",
+    "macs": "specification → multiply-accumulates of a token, from which FLOPs are counted",
+}
+
+
+def register(
+    kind: Registry[Operator],
+    name: str,
+    *,
+    reference: Callable[[Any, Any], Any] | None = None,
+    parameters: Callable[[Any], int] | None = None,
+    macs: Callable[[Any], int] | None = None,
+    options: Callable[[Any], dict] = lambda s: {},
+    settings: tuple[str, ...] = (),
+) -> Callable[[type], type]:
+    """Adds the class below it to `ATTENTION` or `FEEDFORWARD`, in a file of one's own.
+
+    Raises:
+        UsageError: the name is taken, or the reference or a closed form is missing.
+    """
+    given = {"reference": reference, "parameters": parameters, "macs": macs}
+    for key, value in given.items():
+        if not callable(value):
+            raise UsageError(f"{kind.kind} '{name}': '{key}' is missing: {NEEDED[key]}")
+
+    def decorate(operator: type) -> type:
+        source = f"{operator.__module__}:{operator.__name__}"
+        entry = Operator(source, options, settings, parameters, macs, reference)
+        add(kind, kind.kind, name, entry, operator.__module__)
+        return operator
+
+    return decorate

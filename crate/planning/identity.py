@@ -9,7 +9,8 @@ following names, from the `run` of the task and from its recipe, model and data 
   (`x.member`), and what Python or torch calls by itself (`__init__`, `forward`);
 - of a `Registry`, the entries count whose names the run's configuration holds;
 - `import_module(f"crate.…{name}")` leads to the modules whose names the configuration holds;
-- a text "crate.module:Name" leads to that definition.
+- a text "crate.module:Name" leads to that definition;
+- of a file of one's own (`crate/plugins`) all counts, for runs that name an entry of it.
 
 The hash covers the syntax without docstrings, annotations, comments, error texts, printed texts and
 file names: rewording, moving or adding code reruns nothing; editing a definition reruns the runs
@@ -39,6 +40,7 @@ from crate.planning.syntax import (
 )
 from crate.recipes import Recipe
 from crate.records import short_hash
+from crate.registry import homes
 
 # Sets device, threads and ranks: tasks get its result as `runtime`.
 RUNTIME = ("crate.runtime", "start")
@@ -244,8 +246,9 @@ def task_identity(recipe: Recipe, spec: ModelSpec, dataset: Dataset) -> str:
     values = [vars(each) for each in (*towers, recipe, dataset)]
     names = frozenset(texts_of([*values, getattr(dataset, "reader", "")]))
     configured = (type(recipe), ModelSpec, type(dataset))
+    own = [(home, name) for home in homes(names) for name in sorted(module(home).definitions)]
     return code_identity(
-        roots=((f"crate.tasks.{recipe.task}.task", "run"), RUNTIME),
+        roots=((f"crate.tasks.{recipe.task}.task", "run"), RUNTIME, *own),
         configured=tuple((each.__module__, each.__qualname__) for each in configured),
         names=names,
     )

@@ -1,6 +1,7 @@
 """Reads `experiments/` and checks every key, type and name.
 
     config.yaml    defaults of all commands: scale, seeds, folders
+    datasets.yaml  your own data sets
     models.yaml    your own models: a model of `crate models`, and the settings that differ
     steps/*.yaml   recipes at paper scale, one file a stage
     scales/*.yaml  changes of a scale: sizes, epochs, stand-in data sets
@@ -14,7 +15,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from crate.data.catalogue import DATASETS
+from crate import plugins
+from crate.data import own
+from crate.data.catalogue import DATASETS, dataset_names
 from crate.environment import EXPERIMENTS
 from crate.errors import UsageError, unknown
 from crate.planning.settings import Settings
@@ -56,6 +59,16 @@ class Experiments:
         self._scales = self._read_all("scales")
         self._tables = self._read_all("tables")
         self._cache: dict[tuple, Any] = {}
+        self._declare_datasets(folder / "datasets.yaml")
+
+    def _declare_datasets(self, path: Path) -> None:
+        """Make the data sets of one's own known by name."""
+        content = read_yaml(path) if path.is_file() else Mapping()
+        for name in content:
+            if name in DATASETS:
+                told = f"{name}: the suite has a data set of this name; choose another"
+                raise blame(content, [name], path, told)
+        own.declare(content, path)
 
     def _read_all(self, kind: str) -> dict[str, Mapping]:
         return {p.stem: read_yaml(p) for p in sorted((self.folder / kind).glob("*.yaml"))}
@@ -84,6 +97,10 @@ class Experiments:
             told = unknown("scale", settings.scale, self._scales)
             raise blame(content, ["scale"], "--config", str(told))
         self.scale(settings.scale)
+        plugins.load(settings.plugins)
+        for name in own.ENTRIES:
+            if name in DATASETS:
+                raise UsageError(f"plugins: the suite has a data set '{name}'; choose another name")
         return settings
 
     def scale(self, name: str) -> Scale:
@@ -109,8 +126,8 @@ class Experiments:
                 raise refuse("key", key, fields, "defaults", key)
         for real, stand_in in scale.datasets.items():
             for dataset in (real, stand_in):
-                if dataset not in DATASETS:
-                    raise refuse("data set", dataset, DATASETS, "datasets", real)
+                if dataset not in dataset_names():
+                    raise refuse("data set", dataset, dataset_names(), "datasets", real)
         return scale
 
     def table(self, name: str) -> Table:
@@ -211,8 +228,8 @@ class Experiments:
         if not isinstance(task, str) or task not in recipe_types():
             raise refuse("task", task, recipe_types(), "task")
         recipe = parse(recipe_types()[task], content, where)
-        if recipe.dataset not in DATASETS:
-            raise refuse("data set", recipe.dataset, DATASETS, "dataset")
+        if recipe.dataset not in dataset_names():
+            raise refuse("data set", recipe.dataset, dataset_names(), "dataset")
         for before in recipe.follows:
             if before not in ("start", *self._recipes):
                 raise refuse("step", before, ("start", *self._recipes), "follows")

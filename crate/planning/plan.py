@@ -12,7 +12,7 @@ from pathlib import Path
 
 from crate.checkpoints.manifest import locate
 from crate.data.catalogue import get_dataset
-from crate.data.datasets import Dataset, ImageSet, TextSet, data_identity
+from crate.data.datasets import Dataset, TextSet, data_identity, with_sizes
 from crate.errors import RunError, UsageError, nearest, unknown
 from crate.models.spec import MODEL_KINDS, ModelSpec
 from crate.models.zoo import list_models, resolve
@@ -381,15 +381,7 @@ class Plan:
     def stand_ins(self, scale: str, datasets: list[str]) -> dict[str, str]:
         """Real data set → its stand-in in words, for those of `datasets` that have one."""
         used = self.experiments.scale(scale).datasets
-
-        def describe(dataset: Dataset) -> str:
-            sizes = dataset.splits
-            train = [f"{sizes['train']:,} training {dataset.unit}"] if "train" in sizes else []
-            whole = not isinstance(dataset, ImageSet) or dataset.scenes
-            test = [f"{sizes['test']:,} test {dataset.unit}"] if whole or not train else []
-            return f"{dataset.title} ({', '.join(train + test)})"
-
-        return {name: describe(get_dataset(used[name])) for name in datasets if name in used}
+        return {name: with_sizes(get_dataset(used[name])) for name in datasets if name in used}
 
 
 def _non_defaults(spec: ModelSpec) -> dict:

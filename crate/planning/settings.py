@@ -59,6 +59,7 @@ class Settings(Site):
     data_root: str = "data"  # real data sets, one folder each
     results: str = "results"  # where results/<scale>/ is written
     frozen: bool = False  # use results in results/published instead of running what is there
+    plugins: list[str] = []  # Python files with operators and data sets of one's own
     log: Literal["none", "tensorboard", "wandb"] = "none"  # the tracker that shows training live
 
     @pydantic.field_validator("data_root", "results")
@@ -69,6 +70,16 @@ class Settings(Site):
         Snakemake compares it with targets, and tables that quote it are the same everywhere.
         """
         return expand_path(path)
+
+    @pydantic.field_validator("plugins", mode="before")
+    @classmethod
+    def _one_or_more(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @pydantic.field_validator("plugins")
+    @classmethod
+    def _expand_each(cls, paths: list[str]) -> list[str]:
+        return [expand_path(path) for path in paths]
 
     @pydantic.field_validator("seeds", mode="before")
     @classmethod

@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from crate import plugins
+
 PACKAGE = Path(__file__).parents[1]
 
 # Modules that never change a number: errors, records, schemas, progress, trackers.
@@ -58,7 +60,7 @@ class Module:
         self.lines = source.splitlines()
         self.imports: dict[str, str] = {}  # bound name → dotted path
         self.definitions: dict[str, list[ast.stmt]] = {}
-        self._bind(ast.parse(source).body)
+        self._bind(list(without_docstring(ast.parse(source).body)))
 
     def _bind(self, body: list[ast.stmt]) -> None:
         for node in body:
@@ -74,7 +76,7 @@ class Module:
                     for name, path in imported(inner).items()
                 }
             else:
-                for name in bound_names(node):
+                for name in bound_names(node) or {""}:  # "": what only does something
                     self.definitions.setdefault(name, []).append(node)
 
     def class_node(self, name: str) -> ast.ClassDef | None:
@@ -132,10 +134,14 @@ def module(name: str) -> Module | None:
     """The module of this package called `name`; None if there is no such module."""
     if name.split(".")[0] != "crate":
         return None
-    base = PACKAGE.joinpath(*name.split(".")[1:])
-    for path in (base / "__init__.py", base.with_suffix(".py")):
-        if path.is_file():
-            return Module(name, path)
+    parts = name.split(".")[1:]
+    places = [PACKAGE.joinpath(*parts)]
+    if parts[:1] == ["plugins"]:  # files of one's own
+        places += [Path(folder, *parts[1:]) for folder in plugins.__path__]
+    for base in places:
+        for path in (base / "__init__.py", base.with_suffix(".py")):
+            if path.is_file():
+                return Module(name, path)
     return None
 
 

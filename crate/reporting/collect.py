@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from crate.data.catalogue import DATASETS, get_dataset
+from crate.data.catalogue import dataset_names, get_dataset
 from crate.data.datasets import TextSet, odd_count
 from crate.data.examples import read_examples, write_examples
 from crate.errors import RunError
@@ -290,7 +290,8 @@ def training_curves(runs: dict[Run, tuple[str, Result]], plan: Plan) -> list[dic
             key: [point for point in points if math.isfinite(point[1])]
             for key, points in curves.items()
         }
-        dataset = DATASETS.get(result.record["config"]["step"].get("dataset"))
+        name = result.record["config"]["step"].get("dataset")
+        dataset = get_dataset(name) if name in dataset_names() else None
         unit = "tokens" if isinstance(dataset, TextSet) else dataset.unit if dataset else ""
         whose = {"row": row, "model": run.model, "seed": run.seed, "step": run.stage}
         trained.append(

@@ -4,7 +4,7 @@ import dataclasses
 import shlex
 from datetime import datetime
 
-from crate.data.catalogue import DATASETS
+from crate.data.catalogue import dataset_names, get_dataset
 from crate.errors import UsageError, unknown
 from crate.models.spec import ModelSpec
 from crate.planning.plan import Plan
@@ -74,7 +74,7 @@ def describe_run(run: Run, result: Result, plan: Plan, settings: Settings) -> li
         config = _recorded(of_stage.record, stage, plan)
         summary = _summary(config["step"])
         name = config["step"]["dataset"]
-        data = DATASETS[name].title if name in DATASETS else name
+        data = get_dataset(name).title if name in dataset_names() else name
         lines.append(("step", f"{stage.stage}: {data}{', ' if summary else ''}{summary}"))
     lines.append(("model", _summary(config["model"])))
     if result.status == "unavailable" or not record:

@@ -379,7 +379,7 @@ def test_models_of_ones_own_are_listed(crate):
     [
         ("mine: {base: crate_alpha_bse_patch32}", f"did you mean '{ALPHA}'?"),
         (f"mine: {{base: {ALPHA}, dept: 3}}", "unknown model setting 'dept'; did you mean 'depth'"),
-        (f"mine: {{base: {ALPHA}, heads: 7}}", "mine (scale paper): "),
+        (f"mine: {{base: {ALPHA}, heads: 7}}", "line 10: mine: "),
         ("mine: {depth: 3}", "mine: the key 'base' is missing"),
     ],
 )  # fmt: skip

@@ -236,3 +236,30 @@ def places_in(shard: Path) -> dict[str, tuple[int, int]]:
 def cut(shard: Path, at: int) -> None:
     """Leave the first `at` bytes."""
     shard.write_bytes(shard.read_bytes()[:at])
+
+
+# --- sets of one's own, as docs/own_data.md lays them out ---------------------------------------
+
+
+def leaves(root: Path) -> None:
+    """Three classes of 34 pictures, each class of a colour of its own."""
+    for place, name in enumerate(("ash", "elm", "oak")):
+        colour = np.eye(3, dtype=np.int64)[place] * 120 + 60
+        for k in range(34):
+            pixels = colour + noise(24, 30, 3, seed=100 * place + k) // 4
+            path = root / f"leaves/{name}/{k:04d}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.astype(np.uint8)).save(path)
+
+
+def cells(root: Path) -> None:
+    """Six pictures with maps in each of two parts: a rectangle of class 1 or 2, a row left out."""
+    for part in ("training", "validation"):
+        for k in range(6):
+            labels = np.zeros((32, 40), np.uint8)
+            labels[8:20, 5 + k : 25], labels[0] = 1 + k % 2, 255
+            suffix = "png" if k % 2 else "jpg"
+            for kind, name in (("images", f"c{k}.{suffix}"), ("annotations", f"c{k}.png")):
+                path = root / f"cells/{kind}/{part}/{name}"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(labels).convert("RGB" if kind == "images" else "L").save(path)

@@ -32,7 +32,11 @@ from crate.tasks.frozen import Work, frozen_network, precision, sample_picture
 from crate.training.per_image import map_details, resumable_map
 
 BACKGROUND = 0
-WITH_BACKGROUND = ("voc2012", "composites")  # formats of class maps in which 0 is the background
+WITH_BACKGROUND = (
+    "voc2012",
+    "composites",
+    "maps",
+)  # formats of class maps in which 0 is the background
 
 
 def run(
