@@ -415,6 +415,24 @@ def test_a_recipe_is_the_published_one(plan, name):
     assert {key: getattr(recipe, key) for key in RECIPES[name]} == RECIPES[name]
 
 
+@pytest.mark.parametrize(
+    ("name", "size", "updates"),
+    [
+        ("flowers102_crate", 1_020, 1_600),  # the last batch of four has 252 images
+        ("flowers102", 1_020, 800),
+        ("imagenet1k_lion", 1_281_167, 150 * 626),
+        ("imagenet1k", 1_281_167, round(91 * 1_281_167 / 4096)),  # epochs are one stream
+        ("imagenet1k_mae", 1_281_167, 800 * 312),  # what does not fill a batch is left out
+    ],
+)
+def test_updates_of_a_training_are_those_of_its_code(plan, name, size, updates):
+    recipe = plan.experiments.recipe(name, "paper")
+    assert recipe.total_updates(recipe.per_epoch(size)) == updates
+    seen = {"drop": updates * recipe.batch_size, "keep": recipe.epochs * size}
+    seen["carry"] = updates * recipe.batch_size
+    assert recipe.seen(updates, size) == seen[recipe.last_batch]
+
+
 def test_efficient_scaling_shares_one_pre_training(plan):
     settings = plan.experiments.settings({"scale": "paper"})
     runs = plan.runs("table_efficient_scaling", settings)
