@@ -5,7 +5,7 @@ To add an operator, write its class in `attention.py` or `sparse_coding.py`, its
 """
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,3 +131,15 @@ def register(
         return operator
 
     return decorate
+
+
+def known_operators(settings: Mapping[str, object]) -> bool:
+    """Whether the operators that settings of a model name, if any, are registered."""
+    return all(
+        settings.get(kind, name) in entries
+        for kind, entries, name in (
+            ("attention", ATTENTION, "MSSA"),
+            ("feedforward", FEEDFORWARD, "ISTA"),
+        )
+        if isinstance(settings.get(kind, name), str)
+    )

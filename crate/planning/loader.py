@@ -97,10 +97,13 @@ class Experiments:
             told = unknown("scale", settings.scale, self._scales)
             raise blame(content, ["scale"], "--config", str(told))
         self.scale(settings.scale)
-        plugins.load(settings.plugins)
-        for name in own.ENTRIES:
-            if name in DATASETS:
-                raise UsageError(f"plugins: the suite has a data set '{name}'; choose another name")
+        try:
+            plugins.load(settings.plugins)
+            for name in own.ENTRIES:
+                if name in DATASETS:
+                    raise UsageError(f"the suite has a data set '{name}'; choose another name")
+        except UsageError as error:
+            raise blame(content, ["plugins"], "--config", f"plugins: {error}") from None
         return settings
 
     def scale(self, name: str) -> Scale:

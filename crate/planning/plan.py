@@ -14,6 +14,7 @@ from crate.checkpoints.manifest import locate
 from crate.data.catalogue import get_dataset
 from crate.data.datasets import Dataset, TextSet, data_identity, with_sizes
 from crate.errors import RunError, UsageError, nearest, unknown
+from crate.layers.operators import known_operators
 from crate.models.spec import MODEL_KINDS, ModelSpec
 from crate.models.zoo import list_models, resolve
 from crate.planning.feasible import check_feasible
@@ -34,13 +35,15 @@ class Plan:
     """The runs, tables and figures that `experiments/` defines.
 
     Raises:
-        UsageError: a model of models.yaml is mistaken, whether or not anything uses it.
+        UsageError: a model of models.yaml is mistaken, whether or not anything uses it; of a model
+            whose operator is not known, only if it is used: a plugin may bring it.
     """
 
     def __init__(self, experiments: Experiments):
         self.experiments = experiments
-        for model in experiments.models:
-            self.spec(model, None)
+        for model, entry in experiments.models.items():
+            if not isinstance(entry, dict) or known_operators(entry):
+                self.spec(model, None)
         self._resolve = functools.cache(self._resolve_uncached)
         self._has_training = functools.cache(self._has_training_uncached)
 
@@ -385,11 +388,8 @@ class Plan:
 
 
 def _non_defaults(spec: ModelSpec) -> dict:
-    return {
-        field.name: getattr(spec, field.name)
-        for field in dataclasses.fields(spec)
-        if getattr(spec, field.name) != field.default
-    }
+    defaults = {field.name: field.default for field in dataclasses.fields(spec)}
+    return {k: value for k, default in defaults.items() if (value := getattr(spec, k)) != default}
 
 
 def parent_weights(run: Run, results: str | Path) -> str | None:

@@ -68,8 +68,8 @@ def _name(path: Path) -> str:
 
 def _check(path: Path, others: list[Path]) -> None:
     if path.suffix != ".py" or not path.stem.isidentifier():
-        raise UsageError(f"plugins: {path.name} should be a Python file, such as my_operator.py")
+        raise UsageError(f"{path.name} should be a Python file, such as my_operator.py")
     if not path.is_file():
-        raise UsageError(f"plugins: {path} is not there")
+        raise UsageError(f"{path} is not there")
     if path.stem in [other.stem for other in others]:
-        raise UsageError(f"plugins: two files are called {path.name}; rename one")
+        raise UsageError(f"two files are called {path.name}; rename one")

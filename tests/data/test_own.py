@@ -278,6 +278,7 @@ def test_a_scale_may_use_it_and_names_are_suggested(own, folder):
         own().experiments.recipe("leaves", "smoke")
 
 
+@pytest.mark.slow
 def test_the_page_can_be_carried_out(tmp_path, monkeypatch, capfd):
     """All commands of docs/own_data.md at smoke, Snakemake's as a dry run."""
     page = (ROOT / "docs/own_data.md").read_text()

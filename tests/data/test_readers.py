@@ -353,6 +353,7 @@ def test_real_labels_that_are_none(real, tmp_path, content, told):
     assert f"'crate data prepare imagenet1k_real --data-root {tmp_path}'" in line
 
 
+@pytest.mark.slow
 def test_real_labels_need_the_official_names_and_classes(real, tmp_path):
     (real / "real.json").write_text(json.dumps([[1000]] * 50_000))
     assert "a label is 1000, those of ImageNet-1K" in refused("imagenet1k_real", "val", tmp_path)

@@ -269,6 +269,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_loader_processes_that_start_anew_know_the_file(page):
     Path("my_reader.py").write_text(
         "class Twice:\n    def __call__(self, k):\n        return 2 * k\n"
@@ -281,6 +282,7 @@ def test_loader_processes_that_start_anew_know_the_file(page):
     assert done.stdout == "[0, 2, 4, 6]\n", done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["local", "submitit-local"])
 def test_the_page_can_be_carried_out(tmp_path, monkeypatch, launcher):
     """All commands of the page at smoke; also with each run in a job."""

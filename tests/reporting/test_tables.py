@@ -516,6 +516,7 @@ def compiled(folder: Path, *bodies: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_every_table_fits_the_text_width_and_the_page(plan, tmp_path):
     """All tables of mini, from the published records."""
     settings = plan.experiments.settings({"frozen": True, "seeds": "0,1,2"})

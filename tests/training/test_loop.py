@@ -353,6 +353,7 @@ def test_killed_at_random_moments_ends_bit_for_bit_the_same(tmp_path, uninterrup
 SAVE_EACH_UPDATE = {"autocast": "float32", "checkpoint_seconds": 0}
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_the_next_start_goes_on(tmp_path, uninterrupted):
     each = write_experiments(tmp_path, **LONG, compute=SAVE_EACH_UPDATE)
     results = tmp_path / "results"
@@ -382,6 +383,7 @@ def start_ranks(experiments: Path, results: Path) -> list[subprocess.Popen]:
     ]
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path):
     # Drop path is drawn by each rank for itself; all else must not see the number of ranks.
     compute = {"autocast": "float32", "micro_batch": 20}  # 32 pictures each: 20 + 12

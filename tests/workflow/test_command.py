@@ -94,6 +94,7 @@ def test_another_executor_is_refused_when_the_workflow_starts(suite, way, dry):
     assert not (suite / "results").exists()
 
 
+@pytest.mark.slow
 def test_our_own_inner_snakemake_is_recognised(suite):
     """Snakemake runs a rule with `run:` in a Snakemake of its own."""
     rule = suite / "workflow/rules/steps.smk"
@@ -127,11 +128,13 @@ def test_a_backend_that_cannot_be_cleared_is_refused(suite, way):
     assert not (suite / "results").exists()
 
 
+@pytest.mark.slow
 def test_the_usual_backend_may_be_named(suite):
     done = snakemake(suite, "-n", QUICK, "--persistence-backend", "file")
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_a_profile_that_asks_for_a_dry_run_changes_nothing(suite):
     done = snakemake(suite, QUICK, "--profile", profile(suite, **{"dry-run": True}))
     assert done.returncode == 0, done.stderr
@@ -175,6 +178,7 @@ def test_results_may_be_anywhere(suite, way):
     assert "Nothing to be done" in done.stderr + done.stdout
 
 
+@pytest.mark.slow
 def test_a_name_reaches_the_jobs_as_written(suite):
     """And a list of seeds; through Snakemake's own reading both would be other values."""
     config = ["--config", "scale=smoke", "account=0471", "seeds=[0,1]", "pack_hours=5e-2"]

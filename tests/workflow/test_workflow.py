@@ -238,6 +238,7 @@ def test_a_mistake_in_experiments_is_named(suite, file, old, new, says):
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_force_trains_again_and_a_lost_result_is_restored(suite):
     path = suite / PLAIN / "imagenet1k/metrics.json"
     before = path.read_bytes()
@@ -255,6 +256,7 @@ def test_force_trains_again_and_a_lost_result_is_restored(suite):
     assert path.read_bytes() == before  # the same seeds give the same weights, bit for bit
 
 
+@pytest.mark.slow
 def test_an_old_result_that_snakemake_did_not_record_is_made_again(finished, tmp_path):
     suite = copy_suite(tmp_path, finished)
     runs = "results/smoke/runs/crate_base_patch32_plain"
@@ -295,6 +297,7 @@ def test_a_second_driver_is_refused(suite):
     assert snakemake(suite, "table_ablation").returncode == 0  # a dead driver's lock is no lock
 
 
+@pytest.mark.slow
 def test_a_failed_run_leaves_the_others_and_a_marked_table(finished, tmp_path):
     suite = copy_suite(tmp_path, finished)
     to_do = shutil.ignore_patterns("crate_base_patch32_plain", "crate_alpha_base_patch32")
