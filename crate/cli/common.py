@@ -82,6 +82,13 @@ def add_network(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_images(parser: argparse.ArgumentParser) -> None:
+    """Add the images that a command looks at."""
+    parser.add_argument(
+        "images", type=path, nargs="+", metavar="image", help="files of any format and size"
+    )
+
+
 def add_view(parser: argparse.ArgumentParser) -> None:
     """Add how commands of classifiers scale images, after `add_network`."""
     parser.add_argument(

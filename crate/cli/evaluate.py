@@ -7,6 +7,8 @@ from crate.cli.common import (
     add_command,
     add_network,
     add_view,
+    make_known,
+    path,
     positive_integer,
     read_classifier,
 )
@@ -17,11 +19,16 @@ def add_parser(commands) -> None:
     parser = add_command(commands, "evaluate", evaluate, text, settings=False)
     add_network(parser)
     parser.add_argument(
-        "--data", required=True, metavar="FOLDER", help="a folder of folders of images, one a class"
+        "--data",
+        type=path,
+        required=True,
+        metavar="FOLDER",
+        help="a folder of folders of images, one a class",
     )
     add_view(parser)
     parser.add_argument(
         "--classes",
+        type=path,
         metavar="FILE",
         help="a name a line: the network's classes in order (then FOLDER may have some of them), "
         "or some of FOLDER's (default: the folders, sorted)",
@@ -43,6 +50,7 @@ def evaluate(options) -> None:
     workers = options.workers
     if workers is None:
         workers = min(8, os.cpu_count() or 1)
+    make_known()
     request = classify.Evaluation(
         classifier=classify.Classifier(**read_classifier(options)),
         data=Path(options.data),

@@ -2,16 +2,14 @@
 
 from pathlib import Path
 
-from crate.cli.common import add_command, add_network, make_known, path
+from crate.cli.common import add_command, add_images, add_network, make_known, path
 
 
 def add_parser(commands) -> None:
     text = "show attention, sparse codes and tokens of a model on images of your own"
     parser = add_command(commands, "inspect", inspect, text, settings=False)
     add_network(parser)
-    parser.add_argument(
-        "images", type=path, nargs="+", metavar="image", help="files of any format and size"
-    )
+    add_images(parser)
     parser.add_argument(
         "--out", type=path, default="inspected", help="a folder (default: inspected)"
     )

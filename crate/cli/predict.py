@@ -4,8 +4,10 @@ from pathlib import Path
 
 from crate.cli.common import (
     add_command,
+    add_images,
     add_network,
     add_view,
+    make_known,
     path,
     positive_integer,
     read_classifier,
@@ -16,9 +18,7 @@ def add_parser(commands) -> None:
     text = "show the most probable classes of images of your own"
     parser = add_command(commands, "predict", predict, text, settings=False)
     add_network(parser)
-    parser.add_argument(
-        "images", type=path, nargs="+", metavar="image", help="files of any format and size"
-    )
+    add_images(parser)
     add_view(parser)
     parser.add_argument(
         "--classes",
@@ -38,6 +38,7 @@ def add_parser(commands) -> None:
 def predict(options) -> None:
     from crate.explore import classify
 
+    make_known()
     request = classify.Prediction(
         classifier=classify.Classifier(**read_classifier(options)),
         images=options.images,

@@ -176,9 +176,11 @@ def mix(
     mixed = images.clone()
     keep = torch.ones(len(images), 1, device=images.device)  # of each picture's own target
     height, width = images.shape[-2:]
-    place = torch.tensor(seeds, device=images.device)
-    for seed in dict.fromkeys(seeds):
-        group = (place == seed).nonzero().flatten()
+    places: dict[int, list[int]] = {}
+    for place, seed in enumerate(seeds):
+        places.setdefault(seed, []).append(place)
+    for seed, those in places.items():
+        group = torch.tensor(those, device=images.device)
         other = images[partner[group]]
         random = np.random.RandomState(seed % 2**32)
         cut = cutmix > 0 and (mixup == 0 or random.rand() < switch)

@@ -135,11 +135,5 @@ def register(
 
 def known_operators(settings: Mapping[str, object]) -> bool:
     """Whether the operators that settings of a model name, if any, are registered."""
-    return all(
-        settings.get(kind, name) in entries
-        for kind, entries, name in (
-            ("attention", ATTENTION, "MSSA"),
-            ("feedforward", FEEDFORWARD, "ISTA"),
-        )
-        if isinstance(settings.get(kind, name), str)
-    )
+    named = ((entries, settings.get(entries.kind)) for entries in (ATTENTION, FEEDFORWARD))
+    return all(name in entries for entries, name in named if isinstance(name, str))
