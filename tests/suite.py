@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -22,3 +23,22 @@ def environment() -> dict[str, str]:
     hidden = ("CRATE_", "PYTHONPATH", "SNAKEMAKE_")
     kept = {key: value for key, value in os.environ.items() if not key.startswith(hidden)}
     return {**kept, "CUDA_VISIBLE_DEVICES": ""}  # on a GPU nothing is equal bit for bit
+
+
+def compiled(folder: Path, *pages: str) -> str:
+    """What pdflatex says of LaTeX pages in an article; "" if it or booktabs is not here."""
+    found = shutil.which("pdflatex") and subprocess.run(
+        ["kpsewhich", "booktabs.sty"], capture_output=True, check=False
+    )
+    if not found or found.returncode:
+        return ""
+    text = "\n\\clearpage\n".join(pages)
+    (folder / "paper.tex").write_text(
+        "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\n"
+        f"{text}\n\\end{{document}}\n"
+    )
+    words = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
+    wrong = [line for line in done.stdout.splitlines() if line.startswith("!")]
+    assert (done.returncode, wrong) == (0, [])
+    return done.stdout

@@ -3,15 +3,13 @@
 import argparse
 from pathlib import Path
 
-from crate.cli.common import add_command, make_known, path
+from crate.cli.common import add_command, add_images, make_known, path
 
 
 def add_parser(commands) -> None:
     text = "find the objects in images of your own (MaskCut)"
     parser = add_command(commands, "segment", segment, text, settings=False)
-    parser.add_argument(
-        "images", type=path, nargs="+", metavar="image", help="files of any format and size"
-    )
+    add_images(parser)
     parser.add_argument("--model", required=True, help="a name of 'crate models' or models.yaml")
     parser.add_argument(
         "--out", type=path, required=True, help="a folder for overlays and objects.json"

@@ -7,11 +7,11 @@ import json
 import math
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
+from suite import compiled
 
 from crate.data.examples import read_examples, write_examples
 from crate.errors import RunError, UsageError
@@ -497,23 +497,6 @@ def test_latex_survives_odd_labels(odd, tmp_path):
     assert bare.count("$") % 2 == 0
     assert bare.isascii()
     compiled(tmp_path, body)
-
-
-def compiled(folder: Path, *bodies: str) -> str:
-    """What pdflatex says of pages of an article; nothing if it is not here."""
-    found = shutil.which("pdflatex") and subprocess.run(
-        ["kpsewhich", "booktabs.sty"], capture_output=True, check=False
-    )
-    if not found or found.returncode:
-        return ""
-    pages = "\n\\clearpage\n".join(bodies)
-    (folder / "paper.tex").write_text(
-        "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\n"
-        f"{pages}\n\\end{{document}}\n"
-    )
-    words = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
-    done = subprocess.run(words, cwd=folder, check=True, capture_output=True, text=True)
-    return done.stdout
 
 
 @pytest.mark.slow
