@@ -341,7 +341,7 @@ def check_command(words: list[str], plan: Plan) -> None:
     if options.get("pattern"):
         assert list_models(options["pattern"])
     if options.get("model"):
-        plan.spec(options["model"], None)
+        plan.experiments.spec(options["model"], None)
     if options.get("device"):
         read_device(options["device"], settings.results)
 

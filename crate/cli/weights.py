@@ -39,12 +39,12 @@ def list_known(options) -> None:
     from tabulate import tabulate
 
     from crate.checkpoints.manifest import checkpoint_path, manifest, presence
-    from crate.environment import EXPERIMENTS
+    from crate.environment import experiments_folder
     from crate.planning.loader import Experiments
 
     given = {"data_root": options.data_root} if options.data_root else {}
     data_root = Experiments().settings(given).data_root
-    entries = manifest(EXPERIMENTS)
+    entries = manifest(experiments_folder())
     rows = [
         [
             name,
@@ -68,15 +68,14 @@ def list_known(options) -> None:
 
 def import_file(options) -> None:
     from crate.checkpoints.manifest import verify_if_listed
-    from crate.environment import EXPERIMENTS
+    from crate.environment import experiments_folder
     from crate.planning.loader import Experiments
-    from crate.planning.plan import Plan
 
     file, out = Path(options.file), Path(options.out)
-    spec = Plan(Experiments()).spec(options.model, None)
+    spec = Experiments().spec(options.model, None)
     if out.suffix != ".safetensors":
         raise UsageError(f"--out {out}: should end in .safetensors")
-    verify_if_listed(file, options.model, EXPERIMENTS)
+    verify_if_listed(file, options.model, experiments_folder())
     from crate.checkpoints.export import import_official
 
     print(import_official(file, options.model, spec, out, take=options.take))

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 from crate.checkpoints.manifest import manifest, verify_if_listed
 from crate.data.catalogue import get_dataset
 from crate.data.datasets import IMAGENET_MEAN, IMAGENET_STD, ImageSet
-from crate.environment import EXPERIMENTS
+from crate.environment import experiments_folder
 from crate.errors import RunError, UsageError
 from crate.models.spec import MODEL_KINDS, ModelSpec
 from crate.planning.loader import Experiments
-from crate.planning.plan import Plan
 from crate.records import RunFolder
 from crate.runs import parse_path
 
@@ -39,7 +38,7 @@ def read_any_weights(
     from crate.checkpoints.read import read_checkpoint
 
     if listed_as is not None:
-        verify_if_listed(path, listed_as, EXPERIMENTS)
+        verify_if_listed(path, listed_as, experiments_folder())
     return ours_or_converted(read_checkpoint(path), spec, name=listed_as, where=path)
 
 
@@ -127,7 +126,7 @@ def open_weights(weights: str, *, model: str | None = None, scale: str | None = 
         spec, name = ModelSpec(**facts["spec"]), facts["model"]
     else:
         name = model or _listed(path)
-        spec = Plan(Experiments()).spec(name, scale)
+        spec = Experiments().spec(name, scale)
     _require_vision(spec, weights)
     opened = Opened(weights, name, spec, read_any_weights(path, spec, listed_as=name))
     if facts.get("mean"):
@@ -181,7 +180,7 @@ def _stated(path: Path) -> dict[str, Any]:
 
 def _listed(path: Path) -> str:
     """The model of an official file, by its name. Raises `UsageError`."""
-    entry = manifest(EXPERIMENTS).get(path.name)
+    entry = manifest(experiments_folder()).get(path.name)
     if entry is None or entry.model is None:
         raise UsageError(f"{path}: does not say whose weights it holds; name it: --model NAME")
     return entry.model

@@ -12,7 +12,6 @@ from crate.data.tokenizer import TOKENIZERS, Tokenizer, get_tokenizer
 from crate.errors import RunError, UsageError, reason_of
 from crate.explore.networks import best_device, read_any_weights
 from crate.planning.loader import Experiments
-from crate.planning.plan import Plan
 
 if TYPE_CHECKING:
     from crate.models.language import LanguageModel
@@ -119,7 +118,7 @@ def _open(request: Request) -> "tuple[LanguageModel, Tokenizer]":
         if request.model is None:
             raise UsageError("--weights needs --model: a name of 'crate models'")
         where, record = request.weights, None
-        spec = Plan(Experiments()).spec(request.model, request.scale)
+        spec = Experiments().spec(request.model, request.scale)
         state = read_any_weights(where, spec) if spec.causal else {}
     if not spec.causal:
         raise UsageError(f"{where}: is not a language model")

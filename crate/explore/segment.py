@@ -16,7 +16,6 @@ from crate.explore.networks import best_device, read_any_weights
 from crate.explore.pictures import open_picture, unique_stems
 from crate.models.spec import ModelSpec
 from crate.planning.loader import Experiments
-from crate.planning.plan import Plan
 from crate.records import atomic_path, write_json
 from crate.reporting.overlay import overlay
 from crate.tasks.objects import coco, crf
@@ -117,7 +116,7 @@ def _recipe(request: Request) -> tuple[Objects, ModelSpec]:
         near = nearest(request.protocol, known)
         raise UsageError(f"--protocol: '{request.protocol}' finds no objects{near}")
     recipe = experiments.recipe(request.protocol, scale, request.changes)
-    spec = Plan(experiments).spec(request.model, request.scale)
+    spec = experiments.spec(request.model, request.scale)
     spec.grid(recipe.image_size)
     if recipe.layer >= spec.depth:
         raise UsageError(

@@ -10,7 +10,9 @@
 This module imports no torch.
 """
 
+import functools
 import itertools
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -18,14 +20,18 @@ from typing import Any
 from crate import plugins
 from crate.data import own
 from crate.data.catalogue import DATASETS, dataset_names
-from crate.environment import EXPERIMENTS
+from crate.environment import experiments_folder
 from crate.errors import UsageError, unknown
+from crate.models.spec import ModelSpec
+from crate.models.zoo import list_models, resolve
 from crate.planning.settings import Settings
 from crate.planning.tables import Row, Scale, Table
 from crate.recipes import Recipe
 from crate.schema import blame, keys_of, parse
 from crate.sources import Mapping, merge, read_yaml
 from crate.tasks import recipe_types
+
+LARGEST_SETTING = 1_000_000  # of a model: a width, a depth, a step size
 
 
 def _shared(delta: dict, content: dict) -> Mapping:
@@ -50,9 +56,11 @@ class Experiments:
     and line.
     """
 
-    def __init__(self, folder: Path = EXPERIMENTS):
+    def __init__(self, folder: Path | None = None):
+        """folder: None for the working folder's, or where it has none, the package's."""
+        folder = folder or experiments_folder()
         if not folder.is_dir():
-            raise UsageError(f"no folder {folder}/ here; run this in the root of the suite")
+            raise UsageError(f"no folder {folder}/ here; 'crate init' makes a project with one")
         self.folder = folder
         self.models = read_yaml(folder / "models.yaml")
         self._recipes = self._read_all("steps")
@@ -190,7 +198,7 @@ class Experiments:
         path = self.folder / "tables" / f"{name}.yaml"
         return blame(self._tables[name], keys, path, f"row '{row.label}', {column}: {error}")
 
-    def blame_model(
+    def _blame_model(
         self, model: str, scale: str | None, pattern: str, key: str, error: str
     ) -> UsageError:
         """What is wrong with a model of models.yaml, or with a pattern of a scale."""
@@ -200,6 +208,50 @@ class Experiments:
             return blame(content, ["models", pattern, key], path, told)
         path = self.folder / "models.yaml"
         return blame(self.models, [model, key], path, f"{model}: {error}")
+
+    def spec(self, model: str, scale: str | None, changes: dict | None = None) -> ModelSpec:
+        """The specification of a model of `crate models` or `models.yaml`, at a scale's size.
+
+        scale: None for the published size. changes: further settings that replace the model's.
+
+        Raises:
+            UsageError: an unknown model or setting, or a wrong value; names the file.
+        """
+        own = self.models
+        blame = functools.partial(self._blame_model, model, scale)
+        overrides: dict = {}
+        base = model
+        if model in own:
+            if not isinstance(own[model], dict) or "base" not in own[model]:
+                raise blame("", "", "the key 'base' is missing")
+            overrides = {key: value for key, value in own[model].items() if key != "base"}
+            base = own[model]["base"]
+        if base not in list_models():
+            told = unknown("model", base, [*list_models(), *own])
+            raise blame("", "base", str(told)) if model in own else told
+        layers: list[tuple[str, dict]] = []  # a scale's patterns that match, then models.yaml
+        patterns = {} if scale is None else self.scale(scale).models
+        for pattern, delta in patterns.items():
+            matching = list_models(pattern)
+            if not matching:
+                raise blame(pattern, "", "matches no model; 'crate models' lists them")
+            if base in matching:
+                layers.append((pattern, delta))
+        layers += [("", overrides)] if overrides else []
+        try:
+            settings = {key: value for _, part in layers for key, value in part.items()}
+            settings |= changes or {}
+            for key, value in settings.items():
+                if isinstance(value, int | float) and abs(value) > LARGEST_SETTING:
+                    raise UsageError(f"{key} must be at most {LARGEST_SETTING:,}")
+            return resolve(base, **settings)
+        except UsageError as error:
+            # the last that sets a key which the error names
+            for pattern, part in reversed(layers):
+                for key in part:
+                    if re.search(rf"\b{re.escape(key)}\b", str(error)):
+                        raise blame(pattern, key, str(error)) from None
+            raise
 
     def recipe(self, name: str, scale: str, overrides: dict | None = None) -> Recipe:
         """The recipe `name` at `scale`, with the scale's stand-in for its data set.

@@ -6,7 +6,6 @@ This module imports no torch.
 import dataclasses
 import functools
 import itertools
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,19 +15,16 @@ from crate.data.datasets import Dataset, TextSet, data_identity, with_sizes
 from crate.errors import RunError, UsageError, nearest, unknown
 from crate.layers.operators import known_operators
 from crate.models.spec import MODEL_KINDS, ModelSpec
-from crate.models.zoo import list_models, resolve
 from crate.planning.feasible import check_feasible
 from crate.planning.identity import task_identity
 from crate.planning.loader import Experiments
 from crate.planning.settings import Settings
 from crate.planning.tables import Column, Row, Table
-from crate.published import published_results, read_record
+from crate.published import published_or_packaged, read_record
 from crate.recipes import Recipe, Training
 from crate.records import canonical_json, read_json
 from crate.runs import FROM, Run, parse_path
 from crate.tasks.base import Resolved
-
-LARGEST_SETTING = 1_000_000  # of a model: a width, a depth, a step size
 
 
 class Plan:
@@ -43,7 +39,7 @@ class Plan:
         self.experiments = experiments
         for model, entry in experiments.models.items():
             if not isinstance(entry, dict) or known_operators(entry):
-                self.spec(model, None)
+                self.experiments.spec(model, None)
         self._resolve = functools.cache(self._resolve_uncached)
         self._has_training = functools.cache(self._has_training_uncached)
 
@@ -75,7 +71,7 @@ class Plan:
         if not isinstance(model, dict):
             raise UsageError(f"model: {model!r} should be settings of the model, as model.dim=64")
         recipe = self.experiments.recipe(run.stage, run.scale, changes)
-        spec = self.spec(run.model, None if recipe.AS_PUBLISHED else run.scale, model)
+        spec = self.experiments.spec(run.model, None if recipe.AS_PUBLISHED else run.scale, model)
         dataset = get_dataset(recipe.dataset)
         if run.parent is not None:
             self.resolve(run.parent)
@@ -118,50 +114,6 @@ class Plan:
             canonical_json(record.get("config")) == resolved.config_json
             and record.get("code") == resolved.code
         )
-
-    def spec(self, model: str, scale: str | None, changes: dict | None = None) -> ModelSpec:
-        """The specification of a model of `crate models` or `models.yaml`, at a scale's size.
-
-        scale: None for the published size. changes: further settings that replace the model's.
-
-        Raises:
-            UsageError: an unknown model or setting, or a wrong value; names the file.
-        """
-        own = self.experiments.models
-        blame = functools.partial(self.experiments.blame_model, model, scale)
-        overrides: dict = {}
-        base = model
-        if model in own:
-            if not isinstance(own[model], dict) or "base" not in own[model]:
-                raise blame("", "", "the key 'base' is missing")
-            overrides = {key: value for key, value in own[model].items() if key != "base"}
-            base = own[model]["base"]
-        if base not in list_models():
-            told = unknown("model", base, [*list_models(), *own])
-            raise blame("", "base", str(told)) if model in own else told
-        layers: list[tuple[str, dict]] = []  # a scale's patterns that match, then models.yaml
-        patterns = {} if scale is None else self.experiments.scale(scale).models
-        for pattern, delta in patterns.items():
-            matching = list_models(pattern)
-            if not matching:
-                raise blame(pattern, "", "matches no model; 'crate models' lists them")
-            if base in matching:
-                layers.append((pattern, delta))
-        layers += [("", overrides)] if overrides else []
-        try:
-            settings = {key: value for _, part in layers for key, value in part.items()}
-            settings |= changes or {}
-            for key, value in settings.items():
-                if isinstance(value, int | float) and abs(value) > LARGEST_SETTING:
-                    raise UsageError(f"{key} must be at most {LARGEST_SETTING:,}")
-            return resolve(base, **settings)
-        except UsageError as error:
-            # the last that sets a key which the error names
-            for pattern, part in reversed(layers):
-                for key in part:
-                    if re.search(rf"\b{re.escape(key)}\b", str(error)):
-                        raise blame(pattern, key, str(error)) from None
-            raise
 
     def _check_chain(self, run: Run, recipe: Recipe) -> None:
         *before, name = run.chain
@@ -215,9 +167,8 @@ class Plan:
 
     def check_released(self, run: Run) -> None:
         """Raise `UsageError` if the scale changes a model whose released weights a run loads."""
-        if self.starts_released(run) and self.spec(run.model, run.scale) != self.spec(
-            run.model, None
-        ):
+        spec = functools.partial(self.experiments.spec, run.model)
+        if self.starts_released(run) and spec(run.scale) != spec(None):
             raise UsageError(
                 f"{run}: released weights do not fit, as scale {run.scale} changes the model; "
                 "add --config scale=paper"
@@ -253,7 +204,7 @@ class Plan:
         """
         if not settings.frozen or self.finished(run, settings.results):
             return None
-        folder = run.folder(published_results(settings.results))
+        folder = run.folder(published_or_packaged(settings.results, run.scale))
         return folder if read_record(folder).get("status") == "complete" else None
 
     def recipes_by_task(self, scale: str) -> dict[str, list[str]]:

@@ -147,7 +147,7 @@ def test_the_texts_of_a_zero_shot_classification_are_counted(plan):
 
     assert {name: len(phrases(name)) for name in KNOWN} == PHRASES
     run = Run("paper", "crate_alpha_clipa_base_patch16", 0, ("imagenet1k_zeroshot",))
-    spec, recipe = plan.spec(run.model, "paper"), plan.resolve(run).recipe
+    spec, recipe = plan.experiments.spec(run.model, "paper"), plan.resolve(run).recipe
     texts = 80 * 1000 * text_macs(spec, context_length=recipe.context_length)
     pictures = 50_000 * image_macs(spec, image_size=recipe.image_size)
     assert cost(plan, run).eval_flops == 2 * (texts + pictures)

@@ -33,7 +33,9 @@ GIVEN = ("--model", MODEL, "--scale", "smoke")
 def network(plan):
     """A network with ten classes at smoke, and its weights as a state dict in mine.pth."""
     torch.manual_seed(0)
-    model = build(plan.spec(MODEL, "smoke"), num_classes=CLASSES, image_size=SIDE).eval()
+    model = build(
+        plan.experiments.spec(MODEL, "smoke"), num_classes=CLASSES, image_size=SIDE
+    ).eval()
     torch.nn.init.normal_(model.head.weight, std=3.0)
     usual = torch.stack([answer(model, draw(seed)) for seed in range(40)]).mean(0)
     model.head.bias.data -= usual  # else nearly all pictures are of one class

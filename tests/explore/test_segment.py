@@ -29,7 +29,7 @@ MODEL = "crate_tiny_patch8"
 def weights(plan: Plan, tmp_path):
     """Weights as a run at scale smoke leaves them."""
     torch.manual_seed(0)
-    spec = dataclasses.asdict(plan.spec(MODEL, "smoke"))
+    spec = dataclasses.asdict(plan.experiments.spec(MODEL, "smoke"))
     model = create_model(MODEL, num_classes=10, image_size=28, **spec)
     safetensors.torch.save_file(model.state_dict(), tmp_path / "weights.safetensors")
     return tmp_path / "weights.safetensors"
@@ -228,7 +228,7 @@ def test_a_picture_in_the_output_folder_is_not_overwritten(segment, tmp_path):
 
 
 def test_official_checkpoints_do_too(segment, weights, plan, tmp_path):
-    spec = plan.spec(MODEL, "smoke")
+    spec = plan.experiments.spec(MODEL, "smoke")
     torch.save(
         to_official(safetensors.torch.load_file(weights), spec), tmp_path / "official_file.pth"
     )

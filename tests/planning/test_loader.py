@@ -50,7 +50,7 @@ def test_what_is_shipped_is_valid(folder, scale):
     for recipe in plan.experiments.recipes:
         assert plan.experiments.recipe(recipe, scale).compute.hours > 0
     for model in plan.experiments.models:
-        assert plan.spec(model, scale).dim > 0
+        assert plan.experiments.spec(model, scale).dim > 0
 
 
 STEP, TABLE = "steps/imagenet21k.yaml", "tables/ablation.yaml"

@@ -7,6 +7,8 @@ import pytest
 
 from crate.costs.cost import cost, not_counted
 from crate.errors import UsageError
+from crate.models.spec import ModelSpec
+from crate.planning import loader
 from crate.planning import plan as plan_module
 from crate.planning.loader import Experiments
 from crate.planning.plan import Plan
@@ -155,13 +157,11 @@ def test_a_new_setting_with_a_default_reruns_nothing(plan, folder, monkeypatch):
     Newer.__module__, Newer.__qualname__ = Classification.__module__, Classification.__qualname__
 
     @dataclasses.dataclass(frozen=True)
-    class NewerSpec(plan_module.ModelSpec):
+    class NewerSpec(ModelSpec):
         gate: bool = False
 
     monkeypatch.setitem(recipe_types(), "classification", Newer)
-    monkeypatch.setattr(
-        plan_module, "resolve", lambda name, **o: NewerSpec(**_fields(before.spec) | o)
-    )
+    monkeypatch.setattr(loader, "resolve", lambda name, **o: NewerSpec(**_fields(before.spec) | o))
     newer = Plan(Experiments(folder))
     after = newer.resolve(FINETUNE)
     assert isinstance(after.recipe, Newer)
@@ -240,7 +240,10 @@ def test_a_trials_changes_are_checked(plan):
 
 def test_a_model_of_ones_own_is_a_registry_model_with_changes(plan):
     for scale in ("mini", "paper"):
-        base, own = plan.spec(ALPHA, scale), plan.spec(f"{ALPHA}_ratio2", scale)
+        base, own = (
+            plan.experiments.spec(ALPHA, scale),
+            plan.experiments.spec(f"{ALPHA}_ratio2", scale),
+        )
         assert own == dataclasses.replace(base, dictionary_ratio=2)
         assert base.dictionary_ratio == 4
 

@@ -178,7 +178,7 @@ def test_an_absurd_number_is_one_line(folder, text):
 def test_an_absurd_model_is_one_line(folder, key, digits):
     (folder / "models.yaml").write_text(f"m: {{base: crate_base_patch32, {key}: {'9' * digits}}}\n")
     with pytest.raises(UsageError, match=r"^[^\n]*models.yaml: line 1: [^\n]{,200}$"):
-        Plan(Experiments(folder)).spec("m", "paper")
+        Experiments(folder).spec("m", "paper")
 
 
 # --- paths

@@ -78,7 +78,7 @@ def identities(*paths: str, files=(OPERATOR,)) -> list[tuple[str, str]]:
 def test_an_operator_is_planned_trained_and_counted(page, capsys):
     words = ["--config", f"plugins={OPERATOR}"]
     assert cli.main(["plan", RUN, *words]) == 0
-    spec = Plan(Experiments(page)).spec("crate_soft_base_patch32", "smoke")
+    spec = Experiments(page).spec("crate_soft_base_patch32", "smoke")
     sizes = {"image_size": 28, "num_classes": 10}
     count = parameter_count(spec, **sizes)
     assert f" {count / 1e6:.2f} " in capsys.readouterr().out

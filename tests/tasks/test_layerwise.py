@@ -132,11 +132,13 @@ def test_what_is_refused(plan):
 
 def test_cost_counts_the_pictures_of_both_splits(plan):
     run = Run("paper", CRATE, 0, ("imagenet1k_layerwise",))
-    forward = 2 * macs(plan.spec(CRATE, "paper"), image_size=224, num_classes=1000)
+    forward = 2 * macs(plan.experiments.spec(CRATE, "paper"), image_size=224, num_classes=1000)
     assert cost(plan, run).eval_flops == 2000 * forward
     scenes = Run("paper", "crate_tiny_patch8", 0, ("coco_tokens",))
     classes = get_dataset("coco").classes
-    forward = 2 * macs(plan.spec("crate_tiny_patch8", "paper"), image_size=480, num_classes=classes)
+    forward = 2 * macs(
+        plan.experiments.spec("crate_tiny_patch8", "paper"), image_size=480, num_classes=classes
+    )
     assert cost(plan, scenes).eval_flops == 200 * forward
 
 

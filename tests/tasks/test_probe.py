@@ -299,7 +299,9 @@ def test_held_out_pictures_are_fitted_to_in_the_end(plan):
     assert validated.splits(real) == ["train", "validation"]
 
     counts = cost(plan, Run("paper", "vit_small_patch16", 0, (PARENT, "cifar10_probe")))
-    forward = 2 * macs(plan.spec("vit_small_patch16", "paper"), image_size=224, num_classes=10)
+    forward = 2 * macs(
+        plan.experiments.spec("vit_small_patch16", "paper"), image_size=224, num_classes=10
+    )
     assert counts.eval_flops == forward * 60_000  # each picture once
     assert counts.disk_bytes == 60_000 * 384 * 4
     assert (counts.examples, counts.train_flops) == (0, 0)
