@@ -73,4 +73,4 @@ lock: $(READY)
 	    -o requirements.lock
 
 clean:
-	@rm -rf .venv .snakemake .pytest_cache .ruff_cache *.egg-info site
+	@rm -rf .venv .snakemake .pytest_cache .ruff_cache *.egg-info build dist site

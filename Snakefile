@@ -9,6 +9,7 @@ from snakemake.utils import min_version
 min_version("9.27")
 
 sys.path.insert(0, workflow.basedir)  # the package beside this file, installed or not
+from crate.environment import PACKAGE
 from crate.workflow import driver, targets
 from crate.planning.identity import definition_identity
 from crate.runs import parse_path

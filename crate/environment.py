@@ -1,4 +1,4 @@
-"""The machine and the installed packages: facts for run.json, and checks of the installation."""
+"""Folders; facts of the machine for run.json; checks of the installed packages."""
 
 import contextlib
 import functools
@@ -11,8 +11,17 @@ from types import ModuleType
 
 from crate.errors import UsageError, reason_of
 
-# The folder of recipes, scales and tables.
+# The folder of recipes, scales and tables, of the project in the working folder.
 EXPERIMENTS = Path(os.environ.get("CRATE_EXPERIMENTS", "experiments"))
+PACKAGE = Path(__file__).parent
+# What lies beside the package in a checkout, which this folder links to; a wheel has the files.
+PROJECT = PACKAGE / "project"
+
+
+def experiments_folder() -> Path:
+    """The `experiments/` that commands read which need no project: here, else of the package."""
+    here = EXPERIMENTS.is_dir() or "CRATE_EXPERIMENTS" in os.environ
+    return EXPERIMENTS if here else PROJECT / "experiments"
 
 
 def cpu_name() -> str:

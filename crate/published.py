@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from crate.environment import PROJECT
 from crate.errors import RunError
 from crate.records import canonical_json, read_json, write_text
 
@@ -20,8 +21,15 @@ RUNS, TRAINING = "runs.jsonl", "training.jsonl"
 
 
 def published_results(results: str | Path) -> Path:
-    """The folder whose scales hold published records."""
+    """The folder in whose scales results are published."""
     return Path(results) / "published"
+
+
+def published_or_packaged(results: str | Path, scale: str) -> Path:
+    """The folder to read a scale's published records in: of `results`, else the package's."""
+    own, packaged = published_results(results), PROJECT / "published"
+    here = (own / scale / RUNS).is_file() or not (packaged / scale / RUNS).is_file()
+    return own if here else packaged
 
 
 def read_record(folder: Path) -> dict:

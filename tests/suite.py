@@ -14,7 +14,7 @@ def copy_suite(target: Path, source: Path = ROOT) -> Path:
         shutil.copytree(source / name, target / name)
     shutil.copy(source / "Snakefile", target)
     ignored = shutil.ignore_patterns("assets", "__pycache__")
-    shutil.copytree(source / "crate", target / "crate", ignore=ignored)
+    shutil.copytree(source / "crate", target / "crate", ignore=ignored, symlinks=True)
     (target / "crate/data/assets").symlink_to(ROOT / "crate/data/assets")
     return target
 

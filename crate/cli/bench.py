@@ -17,7 +17,7 @@ def add_parser(commands) -> None:
 
 
 def bench(options) -> None:
-    plan, settings = open_plan(options)
+    plan, settings = open_plan(options, anywhere=True)
     plan.runs(options.target, settings)  # reports a mistake before torch is imported
     from crate.costs import bench as measure
     from crate.launch.ranks import ranks

@@ -6,6 +6,7 @@ Command files import at their top only this file, `crate.errors` and the standar
 
 import argparse
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -148,26 +149,34 @@ def path(text: str) -> str:
 
 def make_known() -> None:
     """Make what `experiments/` declares of one's own known to a command that opens no plan."""
-    from crate.environment import EXPERIMENTS
     from crate.planning.loader import Experiments
 
-    if EXPERIMENTS.is_dir():
-        Experiments().settings()
+    Experiments().settings()
 
 
-def open_plan(options: argparse.Namespace, site: str | None = None) -> "tuple[Plan, Settings]":
+def open_plan(
+    options: argparse.Namespace, site: str | None = None, *, anywhere: bool = False
+) -> "tuple[Plan, Settings]":
     """The plan, and the settings from these sources, the first that sets a key winning:
 
     the command's --config, the workflow that started this process, the site's file, config.yaml.
+
+    anywhere: whether the package's experiments do, for want of a project in the working folder.
     """
     import json
 
+    from crate.environment import EXPERIMENTS, PROJECT
     from crate.planning.loader import Experiments
     from crate.planning.plan import Plan
     from crate.planning.settings import SETTINGS_VARIABLE
     from crate.sources import merge, read_words, read_yaml
 
-    experiments = Experiments()
+    experiments = Experiments(None if anywhere else EXPERIMENTS)
+    if experiments.folder == PROJECT / "experiments":
+        note = (
+            f"no folder {EXPERIMENTS}/ here, so those of the package; 'crate init' makes a project"
+        )
+        print(f"note: {note}", file=sys.stderr)
     try:
         handed_down = dict(json.loads(os.environ.get(SETTINGS_VARIABLE, "{}")))
     except ValueError:

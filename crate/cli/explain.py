@@ -14,4 +14,5 @@ def add_parser(commands) -> None:
 def explain(options) -> None:
     from crate.reporting import explain as reporting
 
-    print(reporting.explain(options.table, options.row, options.column, *open_plan(options)))
+    opened = open_plan(options, anywhere=True)
+    print(reporting.explain(options.table, options.row, options.column, *opened))

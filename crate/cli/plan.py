@@ -20,6 +20,6 @@ def add_parser(commands) -> None:
 def plan(options) -> None:
     from crate.costs.budget import describe, read_device
 
-    opened, settings = open_plan(options)
+    opened, settings = open_plan(options, anywhere=True)
     device = read_device(options.device, settings.results, options.watts)
     print(describe(opened, options.target, settings, device, each_run=options.runs))

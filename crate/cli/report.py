@@ -14,4 +14,4 @@ def add_parser(commands) -> None:
 def report(options) -> None:
     from crate.reporting.report import write_report
 
-    print(write_report(*open_plan(options), published=options.published))
+    print(write_report(*open_plan(options, anywhere=True), published=options.published))

@@ -1,5 +1,6 @@
 """`crate show`: a finished table, on the screen."""
 
+import sys
 from pathlib import Path
 
 from crate.cli.common import add_command, open_plan, table_name
@@ -13,14 +14,22 @@ def add_parser(commands) -> None:
 
 
 def show(options) -> None:
-    plan, settings = open_plan(options)
+    from crate.published import published_or_packaged
+
+    plan, settings = open_plan(options, anywhere=True)
     plan.experiments.table(options.table)
+    make = f"snakemake --cores all table_{options.table}"
     path = Path(settings.results) / settings.scale / "tables" / f"{options.table}.md"
     if not path.is_file():
-        raise UsageError(f"{path} is not there; run 'snakemake --cores all table_{options.table}'")
+        missing, published = path, published_or_packaged(settings.results, settings.scale)
+        path = published / path.relative_to(settings.results)
+        if not path.is_file():
+            raise UsageError(f"{missing} is not there; run '{make}'")
+        print(f"note: {missing} is not there; this is the published table", file=sys.stderr)
     print(path.read_text(encoding="utf-8"))
     print(f"files:  {path.with_suffix('')}.md .tex .csv")
     figure = path.parents[1] / "figures" / (plan.figure_of(options.table) or options.table)
-    if figure.with_suffix(".png").is_file():
-        print(f"figure: {figure}.pdf .svg .png")
-    print(f"next:   snakemake --cores all table_{options.table} --config seeds=0,1,2")
+    drawn = [end for end in (".pdf", ".svg", ".png") if figure.with_suffix(end).is_file()]
+    if drawn:
+        print(f"figure: {figure}{' '.join(drawn)}")
+    print(f"next:   {make} --config seeds=0,1,2")

@@ -23,7 +23,7 @@ from crate.data.examples import read_examples, write_examples
 from crate.errors import RunError
 from crate.planning.plan import Plan
 from crate.planning.settings import Settings
-from crate.published import published_results, read_history, read_record
+from crate.published import published_or_packaged, read_history, read_record
 from crate.records import RunFolder, canonical_json, read_json, write_text
 from crate.runs import Run
 
@@ -82,7 +82,7 @@ def collect(table: str, plan: Plan, settings: Settings, *, partial: bool = False
                 "value": result.value,
                 "status": result.status,
                 "note": result.note,
-                "run": result.folder.relative_to(settings.results).as_posix(),
+                "run": _within(result.folder, settings.results).as_posix(),
             }
         )
     marker = metrics_csv(settings.results, settings.scale, table).with_suffix(".partial")
@@ -188,9 +188,15 @@ def training_json(results: str | Path, scale: str, table: str) -> Path:
     return metrics_csv(results, scale, table).with_suffix(".training.json")
 
 
+def _within(folder: Path, results: str | Path) -> Path:
+    """A run's folder from `results` on; that of a record of the package as it is."""
+    return folder.relative_to(results) if folder.is_relative_to(results) else folder
+
+
 def published_examples(table: str, row: str, settings: Settings) -> list[dict]:
     """The published example pictures of a row; [] without any."""
-    path = examples_npz(published_results(settings.results), settings.scale, table)
+    root = published_or_packaged(settings.results, settings.scale)
+    path = examples_npz(root, settings.scale, table)
     result = read_examples(path) if path.is_file() else []
     return [example for example in result if example["row"] == row]
 

@@ -21,7 +21,7 @@ from crate.errors import RunError
 from crate.planning.plan import Plan
 from crate.planning.settings import Settings
 from crate.planning.tables import Column, Table
-from crate.published import published_results, read_record
+from crate.published import published_or_packaged, published_results, read_record
 from crate.records import write_text
 from crate.reporting.cells import MARKS, Cell, cells_of, number
 from crate.reporting.collect import Result, ancestry, metrics_csv, read_metrics, training_curves
@@ -39,8 +39,11 @@ def write_report(plan: Plan, settings: Settings, *, published: bool = False) -> 
     Raises:
         RunError: no table of the scale is collected yet, or the published records are damaged.
     """
-    root = published_results(settings.results) if published else Path(settings.results)
-    if published:  # for readers who have their data elsewhere
+    root = target = Path(settings.results)
+    if published:
+        root = published_or_packaged(settings.results, settings.scale)
+        target = published_results(settings.results)
+        # for readers who have their data elsewhere
         usual = plan.experiments.settings()
         settings = settings.model_copy(update={"data_root": usual.data_root})
     shown = settings.model_copy(update={"results": root.as_posix()})
@@ -73,7 +76,7 @@ def write_report(plan: Plan, settings: Settings, *, published: bool = False) -> 
         environment=_environment(records),
         provenance=_script_json(_shared(provenance)),
     )
-    path = root / settings.scale / "report.html"
+    path = target / settings.scale / "report.html"
     write_text(path, page + "\n")
     return path
 

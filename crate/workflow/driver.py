@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from crate.data.datasets import require_available
+from crate.environment import EXPERIMENTS, PACKAGE
 from crate.errors import RunError, UsageError
 from crate.launch import slurm
 from crate.planning.loader import Experiments
@@ -36,7 +37,7 @@ def open_plan(workflow: Any) -> tuple[Plan, Settings]:
         workflow: Snakemake's.
     """
     try:
-        experiments = Experiments()
+        experiments = Experiments(EXPERIMENTS)
         plan = Plan(experiments)
         settings = experiments.settings(command_settings(workflow))
         if not workflow.is_main_process:  # it does one job of the driver that started it
@@ -99,8 +100,9 @@ def hand_down(settings: Settings) -> None:
     """
     os.environ[SETTINGS_VARIABLE] = settings.model_dump_json()
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
-    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    if (PACKAGE.parent / "Snakefile").is_file():  # a checkout; an installed package is found anyway
+        paths = [str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")]
+        os.environ["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
 
 
 def fresh_if_forced(dag_settings) -> None:

@@ -159,12 +159,16 @@ def test_published_files_are_as_publish_writes_them(tmp_path):
         assert (tmp_path / name).read_bytes() == (PUBLISHED / name).read_bytes()
 
 
-def test_frozen_takes_published_records(tmp_path):
+def test_frozen_takes_published_records(tmp_path, monkeypatch):
+    monkeypatch.setattr("crate.published.PROJECT", tmp_path / "package")
     plan = Plan(Experiments(ROOT / "experiments"))
     settings = plan.experiments.settings({"results": str(tmp_path / "results"), "frozen": True})
     run = plan.runs("table_ablation", settings.model_copy(update={"frozen": False}))[0]
     assert plan.published_folder(run, settings) is None  # nothing is published there
     name = run.folder("").relative_to(settings.scale).as_posix()
+    packaged = tmp_path / "package/published" / settings.scale
+    write_runs(packaged, {name: {"status": "complete"}})
+    assert plan.published_folder(run, settings) == packaged / name
     target = tmp_path / "results/published" / settings.scale
     write_runs(target, {name: {"status": "failed"}})
     assert plan.published_folder(run, settings) is None

@@ -113,7 +113,7 @@ rule report:
     input:
         rules.all.input,
         [runs_of(table) + records_of(table) + [recipe_of(table)] for table in TABLES],
-        f"{workflow.basedir}/crate/reporting/report.html",
+        f"{PACKAGE}/reporting/report.html",
     output:
         report(
             f"{RESULTS}/report.html",
