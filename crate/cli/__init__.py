@@ -16,6 +16,7 @@ from crate.cli import (
     data,
     evaluate,
     explain,
+    init,
     inspect,
     jobs,
     launch,
@@ -36,8 +37,8 @@ from crate.errors import RunError, UsageError
 
 # In the order of `crate --help`
 COMMANDS = (
-    run, launch, jobs, cancel, plan, bench, explain, collect, tables, show, report, publish, tune,
-    models, evaluate, predict, segment, inspect, sample, data, weights,
+    init, run, launch, jobs, cancel, plan, bench, explain, collect, tables, show, report, publish,
+    tune, models, evaluate, predict, segment, inspect, sample, data, weights,
 )  # fmt: skip
 
 
