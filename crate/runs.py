@@ -3,8 +3,9 @@
     <results>/<scale>/runs/<model>/seed<k>/<stage>/<stage>/…/metrics.json
 
 A run starts from the weights of its parent, the run of the parent folder. If its chain begins with
-`from-<model>-<stage>`, the first parent is that run of another model. Tuning trials are in
-`<results>/<scale>/trials/<trial>/runs/…`; only their last stage is a trial.
+`from-<model>-<stage>`, the first parent is that run of another model. A stage is a step, perhaps
+with values in place of its recipe's: `imagenet1k@lr=0.008` (`planning/variants.py`). Tuning trials
+are in `<results>/<scale>/trials/<trial>/runs/…`; only their last stage is a trial.
 """
 
 import dataclasses
@@ -14,7 +15,18 @@ from pathlib import Path
 
 from crate.errors import UsageError
 
-FROM = re.compile(r"from-(?P<model>[^-/]+)-(?P<step>[^-/]+)")
+FROM = re.compile(r"from-(?P<model>[^-/]+)-(?P<step>[^-/@]+(?:@[^/]+)?)")
+
+
+def recipe_of(stage: str) -> str:
+    """The recipe of a stage, with its values: the stage itself, or what follows `from-<model>-`."""
+    origin = FROM.fullmatch(stage)
+    return origin["step"] if origin else stage
+
+
+def step_of(stage: str) -> str:
+    """The step of a stage: a file of `experiments/steps/`."""
+    return recipe_of(stage).partition("@")[0]
 
 
 @dataclasses.dataclass(frozen=True)

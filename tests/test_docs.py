@@ -41,7 +41,7 @@ NEW_FILES = [
     ROOT / "experiments/steps/imagenet1k_bright.yaml",
 ]
 PLAN = Plan(Experiments(ROOT / "experiments"))
-TABLES = PLAN.experiments.tables
+TABLES = PLAN.tables
 SECTIONS = [
     "What the paper did", "What we do", "Differences and known conflicts", "How to run it",
     "Regenerated at mini",
@@ -129,7 +129,7 @@ def test_every_table_has_one_page_with_every_section():
         assert f"table_{table} " in parts[3]
         assert "--profile slurm" in parts[3]
         checked = set(re.findall(r"^crate data check (\w+) ", parts[3], flags=re.M))
-        needed = PLAN.datasets(PLAN.experiments.table(table)).values()
+        needed = PLAN.datasets(PLAN.table(table)).values()
         assert checked == set().union(*needed), table
 
 
@@ -325,7 +325,7 @@ def check_command(words: list[str], plan: Plan) -> None:
             plan.target_tables(target)  # with or without table_
     table = options.get("table")
     if table:
-        content = plan.experiments.table(table)
+        content = plan.table(table)
         assert options.get("row") in [None, *(row.label for row in content.rows)]
         assert options.get("column") in [None, *content.columns]
     if options.get("step"):

@@ -189,4 +189,4 @@ def open_plan(
         raise UsageError(f"--scale {scale} and --config scale={own['scale']} exclude each other")
     at_site = {} if site is None else read_yaml(Path(site))
     settings = experiments.settings(merge(merge(at_site, handed_down), own))
-    return Plan(experiments), settings
+    return Plan(experiments, settings), settings

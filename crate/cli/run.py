@@ -17,7 +17,7 @@ def add_parser(commands) -> None:
         default=[],
         metavar="KEY=VALUE",
         dest="overrides",
-        help="change the recipe (only under results/<scale>/trials/<name>/runs/…)",
+        help="other values of the recipe: the run is then <step>@KEY=VALUE, in a folder of its own",
     )
     parser.add_argument("--fresh", action="store_true", help="train again even if it is finished")
 
@@ -26,6 +26,7 @@ def run(options) -> None:
     from crate.environment import mismatch
     from crate.launch.ranks import RANKS_VARIABLE
     from crate.launch.run import perform, prepare
+    from crate.planning.variants import with_values
     from crate.sources import nested, read_words
     from crate.training.trackers import check_installed
 
@@ -35,12 +36,13 @@ def run(options) -> None:
     plan, settings = open_plan(options)
     check_installed(settings.log)
     overrides = nested(read_words(options.overrides, "--set"))
+    path, overrides = with_values(options.path, overrides)
     fresh = options.fresh or bool(os.environ.get("CRATE_FRESH"))
     if settings.launcher == "local":
-        prepared = prepare(options.path, plan, expected=options.identity, overrides=overrides)
+        prepared = prepare(path, plan, expected=options.identity, overrides=overrides)
         launched = bool(os.environ.get(RANKS_VARIABLE))
         perform(prepared, settings, fresh=fresh, launched=launched)
     else:
         from crate.launch.wait import launch
 
-        launch(options.path, plan, settings, options.identity, overrides, fresh)
+        launch(path, plan, settings, options.identity, overrides, fresh)

@@ -17,7 +17,7 @@ def show(options) -> None:
     from crate.published import published_or_packaged
 
     plan, settings = open_plan(options, anywhere=True)
-    plan.experiments.table(options.table)
+    plan.table(options.table)
     make = f"snakemake --cores all table_{options.table}"
     path = Path(settings.results) / settings.scale / "tables" / f"{options.table}.md"
     if not path.is_file():

@@ -179,7 +179,9 @@ def describe(
     total = Total.of(list(items.values()))
     if len(tables) > 1:
         parts.append(_by_table(plan, tables, settings, items, device))
-    parts.append("\n".join(_words(plan, items, total, settings, device)))
+    words = _words(plan, items, total, settings, device)
+    words += [f"not evaluated: {why}" for why in plan.unavailable(target, settings).values()]
+    parts.append("\n".join(words))
     return "\n\n".join(parts)
 
 

@@ -80,7 +80,8 @@ def prepare(
     run, results = parse_path(path)
     if overrides and run.trial is None:
         raise UsageError(
-            "a changed recipe needs a folder of its own: results/<scale>/trials/<name>/runs/…"
+            "a changed model needs a name of its own in experiments/models.yaml, or a trial: "
+            "results/<scale>/trials/<name>/runs/…"
         )
     resolved = plan.resolve(run, overrides)
     if expected and expected != resolved.identity:

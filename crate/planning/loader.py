@@ -25,8 +25,10 @@ from crate.errors import UsageError, unknown
 from crate.models.spec import ModelSpec
 from crate.models.zoo import list_models, resolve
 from crate.planning.settings import Settings
-from crate.planning.tables import Row, Scale, Table
+from crate.planning.tables import Column, Row, Scale, Table
+from crate.planning.variants import changes_of
 from crate.recipes import Recipe
+from crate.runs import step_of
 from crate.schema import blame, keys_of, parse
 from crate.sources import Mapping, merge, read_yaml
 from crate.tasks import recipe_types
@@ -150,6 +152,8 @@ class Experiments:
         path = self.folder / "tables" / f"{name}.yaml"
         content = self._tables[name]
         table = parse(Table, content, path)
+        for index, row in enumerate(table.rows):
+            row._index = index
 
         def refuse(kind: str, word: str, valid: Iterable[str], *keys: str | int) -> UsageError:
             in_row = keys[0] == "rows"
@@ -157,6 +161,9 @@ class Experiments:
             return blame(content, keys, path, f"{where}: {unknown(kind, word, valid)}")
 
         for index, row in enumerate(table.rows):
+            for place, scale in enumerate(row.scales):
+                if scale not in self._scales:
+                    raise refuse("scale", scale, self._scales, "rows", index, "scales", place)
             for key in ("paper", "steps"):
                 for column in getattr(row, key):
                     if column not in table.columns:
@@ -182,13 +189,17 @@ class Experiments:
                         raise refuse("row", label, labels, "figure", key)
         return table
 
+    def chain_of(self, row: Row, key: str, column: Column) -> str | None:
+        """The chain of a row's cell in the column `key`; None: an empty cell."""
+        return row.chain_of(key, column, lambda step: self.recipe(step, "paper"))
+
     def blame_cell(
         self, name: str, row: Row, column: str, error: UsageError, part: str = "chain"
     ) -> UsageError:
         """What is wrong with a table's cell, with the line of its model, or of `part`."""
         if str(error).startswith(f"{self.folder}/"):
             return error  # the mistake is in the file that it names
-        index = self.table(name).rows.index(row)
+        index = row._index
         if part == "chain" and f"'{row.model}'" in str(error):
             keys = ["rows", index, "model"]
         elif part == "chain" and column in row.steps:
@@ -256,6 +267,8 @@ class Experiments:
     def recipe(self, name: str, scale: str, overrides: dict | None = None) -> Recipe:
         """The recipe `name` at `scale`, with the scale's stand-in for its data set.
 
+        name: of a step, perhaps with values of its own: `imagenet1k@lr=0.008` (variants.py).
+
         overrides: values that replace the recipe's, for tuning trials.
         """
         if overrides:
@@ -263,9 +276,11 @@ class Experiments:
         return self._once(("recipe", name, scale), lambda: self._step(name, scale, {}))
 
     def _step(self, name: str, scale: str, overrides: dict) -> Recipe:
-        content = merge(self._step_content(name, scale, ()), overrides)
-        where = f"{self.folder / 'steps' / name}.yaml (scale {scale})"
-        base = self._recipes[name].get("extends")
+        step = step_of(name)
+        content = merge(self._step_content(step, scale, ()), changes_of(name))
+        content = merge(content, overrides)
+        where = f"{self.folder / 'steps' / step}.yaml (scale {scale})"
+        base = self._recipes[step].get("extends")
         if base is not None:
             self.recipe(base, scale)  # so that errors name the file that holds them
 

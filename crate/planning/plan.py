@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
-from crate.checkpoints.manifest import locate
+from crate.checkpoints.manifest import find, locate
 from crate.data.catalogue import get_dataset
 from crate.data.datasets import Dataset, TextSet, data_identity, with_sizes
 from crate.errors import RunError, UsageError, nearest, unknown
@@ -18,12 +18,13 @@ from crate.models.spec import MODEL_KINDS, ModelSpec
 from crate.planning.feasible import check_feasible
 from crate.planning.identity import task_identity
 from crate.planning.loader import Experiments
+from crate.planning.rows import Rows
 from crate.planning.settings import Settings
-from crate.planning.tables import Column, Row, Table
+from crate.planning.tables import Table
 from crate.published import published_or_packaged, read_record
 from crate.recipes import Recipe, Training
 from crate.records import canonical_json, read_json
-from crate.runs import FROM, Run, parse_path
+from crate.runs import FROM, Run, parse_path, recipe_of, step_of
 from crate.tasks.base import Resolved
 
 
@@ -35,8 +36,9 @@ class Plan:
             whose operator is not known, only if it is used: a plugin may bring it.
     """
 
-    def __init__(self, experiments: Experiments):
+    def __init__(self, experiments: Experiments, settings: Settings | None = None):
         self.experiments = experiments
+        self.rows = Rows(experiments, settings) if settings else None
         for model, entry in experiments.models.items():
             if not isinstance(entry, dict) or known_operators(entry):
                 self.experiments.spec(model, None)
@@ -118,25 +120,29 @@ class Plan:
     def _check_chain(self, run: Run, recipe: Recipe) -> None:
         *before, name = run.chain
         previous = before[-1] if before else "start"
-        origin = FROM.fullmatch(previous)
-        if origin and origin["step"] == name:
+        if FROM.fullmatch(previous) and step_of(previous) == step_of(name):
             return  # a model continues the same stage from another model's weights
-        if (origin["step"] if origin else previous) not in recipe.follows:
+        if step_of(previous) not in recipe.follows:
             allowed = ", ".join(recipe.follows)
             after = "begin a chain" if previous == "start" else f"follow '{previous}'"
             raise UsageError(f"{run}: '{name}' cannot {after}; it follows: {allowed}")
 
     # --- tables -----------------------------------------------------------
 
-    def chain_of(self, row: Row, key: str, column: Column) -> str | None:
-        """The chain of a row's cell in the column `key`; None: an empty cell."""
-        return row.chain_of(key, column, lambda step: self.experiments.recipe(step, "paper"))
+    def table(self, name: str) -> Table:
+        """A table with the rows that the settings show (rows.py); without settings, as written."""
+        return self.rows.table(name) if self.rows else self.experiments.table(name)
+
+    @property
+    def tables(self) -> list[str]:
+        """The tables that the settings show."""
+        return self.rows.tables if self.rows else self.experiments.tables
 
     def cells(self, table: Table, scale: str, seeds: list[int]) -> Iterator[tuple]:
         """`(row, column key, run, metric)` of every value of a table, in printed order."""
         for row in table.rows:
             for key, column in table.columns.items():
-                chain = self.chain_of(row, key, column)
+                chain = self.experiments.chain_of(row, key, column)
                 for seed in seeds if chain else ():
                     run = Run(scale, row.model, seed, tuple(chain.split("/")))
                     yield row, key, run, row.metric or column.metric
@@ -147,7 +153,7 @@ class Plan:
         Raises:
             UsageError: a row or column names something unknown; the message names the table's file.
         """
-        content = self.experiments.table(name)
+        content = self.table(name)
         runs: dict[Run, None] = {}
         for row, key, run, metric in self.cells(content, settings.scale, settings.seeds):
             try:
@@ -189,6 +195,30 @@ class Plan:
             return str(error)
         return ""
 
+    def unavailable(self, target: str, settings: Settings) -> dict[str, str]:
+        """Why official weights that a target shows are not evaluated: model → reason.
+
+        Of models whose files are not here, only if the settings ask for them (`rows=released`).
+        """
+        reasons: dict[str, str] = {}
+        for name in [] if "/" in target else self.target_tables(target):
+            for _, _, run, _ in self.cells(self.table(name), settings.scale, settings.seeds[:1]):
+                reason = self.why_unavailable(run, settings)
+                if reason and (settings.rows == "released" or self._other_file(run, settings)):
+                    reasons[run.model] = reason
+        return reasons
+
+    def _other_file(self, run: Run, settings: Settings) -> bool:
+        """Whether the official file of a run is here, and is not as expected."""
+        try:
+            self.check_released(run)
+            find(run.model, None, self.experiments.folder, settings.data_root)
+        except UsageError:
+            return False
+        except RunError:
+            return True
+        return False
+
     def finished(self, run: Run, results: str | Path) -> bool:
         """Whether a run has metrics.json, and it and its ancestors are current."""
         whole = all(self.is_current(stage, results) for stage in run.lineage)
@@ -216,7 +246,7 @@ class Plan:
 
     def figure_of(self, table: str) -> str | None:
         """The name of a table's figure; None without one."""
-        figure = self.experiments.table(table).figure
+        figure = self.table(table).figure
         return (figure.name or table) if figure else None
 
     def has_training(self, table: str) -> bool:
@@ -224,7 +254,7 @@ class Plan:
         return self._has_training(table)
 
     def _has_training_uncached(self, table: str) -> bool:
-        cells = self.cells(self.experiments.table(table), "paper", [0])
+        cells = self.cells(self.table(table), "paper", [0])
         behind = {each.stage for run in {run for _, _, run, _ in cells} for each in run.lineage}
         steps = [self.experiments.recipe(name, "paper") for name in behind]
         return any(isinstance(recipe, Training) and recipe.trains for recipe in steps)
@@ -237,7 +267,7 @@ class Plan:
     def figures(self) -> dict[str, str]:
         """Figure → the table that it belongs to."""
         table_of: dict[str, str] = {"training": ""}  # reserved: the target of all training figures
-        for table in self.experiments.tables:
+        for table in self.tables:
             for name in self.figures_of(table):
                 if name in table_of:
                     path = self.experiments.folder / "tables" / f"{table}.yaml"
@@ -254,14 +284,14 @@ class Plan:
 
     def figure_title(self, figure: str) -> str:
         """The title of a figure of `figures`."""
-        content = self.experiments.table(self.figures()[figure])
+        content = self.table(self.figures()[figure])
         if self.shows_training(figure):
             return f"Training behind: {content.title}"
         return content.figure.title
 
     def targets(self) -> list[str]:
         """Every name that commands accept as a target; paths of runs are targets too."""
-        tables = [f"table_{name}" for name in self.experiments.tables]
+        tables = [f"table_{name}" for name in self.tables]
         figures = [f"figure_{name}" for name in self.figures()]
         return ["all", "report", *tables, *figures, "figure_training"]
 
@@ -278,7 +308,9 @@ class Plan:
         """Raise `UsageError` with the nearest target for an unknown name."""
         if target not in self.targets():
             kind, _, name = target.partition("_")
-            of_table = kind == "figure" and name in self.experiments.tables
+            if kind == "table" and name in self.experiments.tables:
+                self.table(name)  # says why the settings show nothing of it
+            of_table = kind == "figure" and name in self.tables
             drawn = self.figure_of(name) if of_table else None
             hint = f"; did you mean 'figure_{drawn}'?" if drawn else None
             raise UsageError(f"unknown target '{target}'{hint or nearest(target, self.targets())}")
@@ -289,10 +321,20 @@ class Plan:
         Raises:
             UsageError: an unknown target.
         """
-        if target in self.experiments.tables and target not in self.targets():
-            return [target]
+        tables = self._target_tables(target)
+        if self.rows:
+            self.rows.check_used(tables)
+        return tables
+
+    def full_target(self, target: str) -> str:
+        """`table_ablation` for `ablation`; any other target as it is."""
+        is_short = target in self.experiments.tables and target not in self.targets()
+        return f"table_{target}" if is_short else target
+
+    def _target_tables(self, target: str) -> list[str]:
+        target = self.full_target(target)
         if target in ("all", "report"):
-            return self.experiments.tables
+            return self.tables
         self.check_target(target)
         kind, name = target.split("_", 1)
         if kind == "table":
@@ -317,16 +359,16 @@ class Plan:
         """Column → the data sets of its cells' chains at paper scale."""
         names: dict[str, set[str]] = {key: set() for key in table.columns}
         for row, (key, column) in itertools.product(table.rows, table.columns.items()):
-            chain = self.chain_of(row, key, column)
+            chain = self.experiments.chain_of(row, key, column)
             for name in chain.split("/") if chain else ():
-                recipe = self.experiments.recipe(name.split("-")[-1], "paper")  # also of from-…
+                recipe = self.experiments.recipe(recipe_of(name), "paper")
                 if not recipe.AS_PUBLISHED:
                     names[key].add(recipe.dataset)
         return names
 
     def caption_facts(self, name: str, scale: str) -> dict:
         """Facts of the scale in a table's caption; the table is rendered again when they change."""
-        sets = set().union(*self.datasets(self.experiments.table(name)).values())
+        sets = set().union(*self.datasets(self.table(name)).values())
         return {
             "title": self.experiments.scale(scale).title,
             "stand_ins": self.stand_ins(scale, sorted(sets)),

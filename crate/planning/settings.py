@@ -58,6 +58,8 @@ class Settings(Site):
     seeds: list[Annotated[int, pydantic.Field(ge=0, le=LARGEST_SEED)]] = [0]
     data_root: str = "data"  # real data sets, one folder each
     results: str = "results"  # where results/<scale>/ is written
+    rows: Literal["all", "released"] = "all"  # of tables: released: only those of official weights
+    set: dict[str, dict[str, Any]] = {}  # step → key → value or list: further rows (variants.py)
     frozen: bool = False  # use results in results/published instead of running what is there
     plugins: list[str] = []  # Python files with operators and data sets of one's own
     log: Literal["none", "tensorboard", "wandb"] = "none"  # the tracker that shows training live

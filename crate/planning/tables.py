@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 
 from crate.recipes import Recipe
+from crate.runs import step_of
 from crate.schema import Strict
 
 
@@ -47,6 +48,8 @@ class Row(Strict):
     chain: Chain | None = None  # the row's own chain; a cell is of the column's step in it
     steps: dict[str, Chain | None] = {}  # column → chain of this cell; null: an empty cell
     paper: dict[str, PaperValue] = {}  # column → the paper's number
+    scales: list[str] = []  # the row is shown at these scales only; empty: at all
+    _index: int = pydantic.PrivateAttr(-1)  # of the row in its file; a sweep's rows keep it
 
     def chain_of(
         self, key: str, column: "Column", recipe_of: Callable[[str], Recipe]
@@ -60,8 +63,9 @@ class Row(Strict):
         if key in self.steps or self.chain is None:
             return self.steps.get(key, column.chain)
         own, wanted = self.chain.split("/"), column.chain.split("/")[-1]
-        if wanted in own:
-            return "/".join(own[: own.index(wanted) + 1])
+        same = [place for place, stage in enumerate(own) if step_of(stage) == step_of(wanted)]
+        if same:
+            return "/".join(own[: same[0] + 1])
         measured, metric = recipe_of(wanted), self.metric or column.metric
         for last in range(len(own), 0, -1):
             if own[last - 1].startswith("from-"):

@@ -66,7 +66,7 @@ def publish(plan: Plan, settings: Settings) -> list[Path]:
         )
         for stem in stems
         for path in sorted((source / folder).glob(pattern.format(stem)))
-        if path.suffix not in (".log", ".partial") and not path.name.endswith(".training.json")
+        if path.suffix not in (".log", ".outdated") and not path.name.endswith(".training.json")
     ]
     other = set(plan.experiments.tables) - set(names)  # they stay as they are
     stay = {"figures": set(map(plan.figure_of, other))}

@@ -51,8 +51,8 @@ def write_report(plan: Plan, settings: Settings, *, published: bool = False) -> 
     # cells by id; descriptions of runs, one for all cells that show the run
     provenance: dict[str, dict] = {"cells": {}, "runs": {}}
     records: dict[str, dict] = {}
-    for name in plan.experiments.tables:
-        content = plan.experiments.table(name)
+    for name in plan.tables:
+        content = plan.table(name)
         if metrics_csv(root, settings.scale, name).is_file():
             made.append(_section(name, plan, settings, shown, provenance, records))
         else:
@@ -109,7 +109,7 @@ def _section(
 
     `settings` are those of a rerun, `shown` those of the results that the page shows.
     """
-    content, metrics = plan.experiments.table(name), read_metrics(name, shown)
+    content, metrics = plan.table(name), read_metrics(name, shown)
     rendered, cells = render(name, plan, shown), cells_of(content, metrics)
     runs: dict[Run, tuple[str, Result]] = {}  # with the first row that shows the run
     for line, run, result in _values(metrics, content, shown):
@@ -242,7 +242,7 @@ def _figure(name: str, plan: Plan, shown: Settings) -> dict | None:
     base = Path(shown.results) / shown.scale / "figures" / figure
     files = [(base.with_suffix(f".{kind}"), kind) for kind in ("svg", "png")]
     files = [(path.stat().st_size, path, kind) for path, kind in files if path.is_file()]
-    title = plan.experiments.table(name).figure.title
+    title = plan.table(name).figure.title
     drawn = {"name": figure, "title": f"{title} ({shown.scale} scale)", "uri": None}
     if files:
         _, path, kind = min(files)

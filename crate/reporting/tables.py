@@ -40,7 +40,7 @@ class RenderedTable:
 
 def render(name: str, plan: Plan, settings: Settings) -> RenderedTable:
     """The text of every cell of a table, its caption and its notes."""
-    content = plan.experiments.table(name)
+    content = plan.table(name)
     metrics = read_metrics(name, settings)
     cells = cells_of(content, metrics)
     facts = plan.caption_facts(name, settings.scale)
@@ -96,7 +96,7 @@ def render(name: str, plan: Plan, settings: Settings) -> RenderedTable:
         f"{row.label}, {column.label}: its chain has no step that measures this."
         for row in content.rows
         for key, column in content.columns.items()
-        if key not in row.steps and plan.chain_of(row, key, column) is None
+        if key not in row.steps and plan.experiments.chain_of(row, key, column) is None
     ]
     notes += _remarks(content, metrics)
     used = {cell.status for (_, key), cell in cells.items() if key not in left_out}

@@ -10,6 +10,8 @@ import itertools
 import re
 import subprocess
 import sys
+import time
+from datetime import timedelta
 from pathlib import Path
 
 from crate.data.catalogue import get_dataset
@@ -46,7 +48,7 @@ def tune(
     """
     if jobs < 1:
         raise UsageError(f"--jobs must be at least 1, got {jobs}")
-    content = plan.experiments.table(table)
+    content = plan.table(table)
     shown = [
         run
         for row, _, run, _ in plan.cells(content, settings.scale, [0])
@@ -92,9 +94,16 @@ def tune(
             _call(ancestor, [], settings)
         return _call(run, ["--set", "evaluate=validation", *words], settings)
 
+    began = time.monotonic()
+
+    def left(count: int) -> str:
+        seconds = (time.monotonic() - began) / count * (len(trials) - count)
+        return f"({count} of {len(trials)}, about {timedelta(seconds=round(seconds))} left)"
+
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
         waiting = {pool.submit(attempt, trial): trial for trial in trials}
-        for done in concurrent.futures.as_completed(waiting):
+        print(f"{len(trials)} trials, {min(jobs, len(trials))} at a time", file=sys.stderr)
+        for count, done in enumerate(concurrent.futures.as_completed(waiting), 1):
             run, words, tried = waiting[done]
             setting = " ".join(words)
             row = {"step": recipe, "setting": setting, "model": run.model, "seed": run.seed}
@@ -103,11 +112,11 @@ def tune(
                 value = done.result()[metric]
             except RunError as error:
                 failed.append(setting)
-                print(f"{setting}  {run}: {error}", file=sys.stderr, flush=True)
+                print(f"{setting}  {run}: {error}  {left(count)}", file=sys.stderr, flush=True)
                 add_outcomes(path, [{**row, "value": "failed"}])
             else:
                 means.setdefault(setting, []).append(value)
-                print(f"{setting}  {run}: {value:.4g}", file=sys.stderr, flush=True)
+                print(f"{setting}  {run}: {value:.4g}  {left(count)}", file=sys.stderr, flush=True)
                 add_outcomes(path, [{**row, "value": f"{value:.4g}"}])
     ranked = sorted(
         means.items(),

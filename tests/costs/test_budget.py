@@ -63,7 +63,7 @@ def a100_hours(plan, run: Run) -> float:
 def test_what_tables_share_counts_once(told, plan):
     found = rows(told("plan", "all", "--scale", "paper"))
     settings = plan.experiments.settings({"scale": "paper"})
-    needed = {name: plan.runs(f"table_{name}", settings) for name in plan.experiments.tables}
+    needed = {name: plan.runs(f"table_{name}", settings) for name in plan.tables}
     runs = plan.runs("all", settings)
     assert found["all"][0] == str(len(runs))
     assert found["sum of the tables"][0] == str(sum(map(len, needed.values())))

@@ -46,7 +46,7 @@ def edit(folder, file, old, new):
 def test_what_is_shipped_is_valid(folder, scale):
     plan = validate(folder, scale)
     assert {"smoke", "mini", "paper"} <= set(plan.experiments.scales)
-    assert "ablation" in plan.experiments.tables
+    assert "ablation" in plan.tables
     for recipe in plan.experiments.recipes:
         assert plan.experiments.recipe(recipe, scale).compute.hours > 0
     for model in plan.experiments.models:

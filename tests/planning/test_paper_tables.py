@@ -39,7 +39,7 @@ SIZES = {"models": 49, "crate": 6, "crate_in21k": 4, "scaling": 8, "language": 3
 
 @pytest.mark.parametrize("name", SIZES)
 def test_sizes_agree_with_the_papers_to_the_printed_digits(plan, name):
-    table = plan.experiments.table(name)
+    table = plan.table(name)
     compared = 0
     for row, key, run, metric in plan.cells(table, "paper", [0]):
         column, value = table.columns[key], row.paper.get(key)
@@ -64,7 +64,7 @@ def test_sizes_agree_with_the_papers_to_the_printed_digits(plan, name):
 
 
 def test_torchs_counter_agrees_with_the_closed_form(plan):
-    table = plan.experiments.table("compute")
+    table = plan.table("compute")
     assert len(table.rows) == 14
     for row, _, run, metric in plan.cells(table, "paper", [0]):
         if metric == "flops":
@@ -162,24 +162,24 @@ for rows, table, columns in (
 
 def test_the_papers_accuracies_stand_in_their_cells(plan):
     for name in {cell[0] for cell in PRINTED}:
-        table = plan.experiments.table(name)
+        table = plan.table(name)
         found = {
             (name, row.label, key): value.value
             for row in table.rows
             for key, value in row.paper.items()
         }
         assert found == {cell: value for cell, value in PRINTED.items() if cell[0] == name}
-    transfer = plan.experiments.table("transfer")
+    transfer = plan.table("transfer")
     alpha = [row for row in transfer.rows if "alpha" in row.model and not row.control]
     assert len(alpha) == 2
     assert not any(row.paper for row in alpha)  # not available: never a guess
     for name in ("compute", "segmentation"):
-        assert not any(row.paper for row in plan.experiments.table(name).rows)
+        assert not any(row.paper for row in plan.table(name).rows)
 
 
 def test_an_untrained_autoencoder_has_the_same_recipes_after_it(plan):
     """The controls differ from their rows in nothing but the pre-training."""
-    table = plan.experiments.table("autoencoding")
+    table = plan.table("autoencoding")
     runs: dict = {}
     for row, key, run, _ in plan.cells(table, "mini", [0]):
         runs.setdefault(row.label, {})[key] = run

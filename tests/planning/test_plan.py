@@ -339,3 +339,19 @@ def test_the_size_of_a_published_model_is_the_same_at_every_scale(plan):
     assert look("smoke") == look("mini") == look("paper")
     assert look("smoke")[0].dim == 768
     assert look("smoke")[1:3] == (224, "imagenet1k")
+
+
+def test_an_evaluation_does_not_ask_for_the_gpus_of_a_training(plan):
+    experiments = plan.experiments
+    evaluated = 0
+    for name in experiments.recipes:
+        base = experiments._recipes[name].get("extends")
+        recipe = experiments.recipe(name, "paper")
+        if base and not getattr(recipe, "trains", True):
+            trained = experiments.recipe(base, "paper")
+            if getattr(trained, "trains", False) and trained.compute.gpus > 1:
+                evaluated += 1
+                assert recipe.compute.nodes == 1, name
+                assert recipe.compute.gpus <= 1, name
+                assert recipe.compute.hours < trained.compute.hours, name
+    assert evaluated >= 5

@@ -170,7 +170,7 @@ def test_the_figure_draws_what_the_runs_say(drawn):
             each["evaluated"]["compression"]["mean"].reverse()
     layers_json("results", "smoke", "layerwise").write_text(json.dumps(layers))
     found = {each["row"]: each for each in layers}
-    assert list(found) == [row.label for row in plan.experiments.table("layerwise").rows]
+    assert list(found) == [row.label for row in plan.table("layerwise").rows]
     figure = by_layer.draw_layers("layerwise", plan, settings)
     axes = figure.get_axes()
     assert len(axes) == 12  # four terms down, three models across

@@ -2,7 +2,7 @@
 RUN = f"{RESULTS}/runs/{{model}}/seed{{seed}}/{{chain}}"
 LAUNCHED = SETTINGS.launcher == "slurm"
 STEPS = PLAN.recipes_by_task(SETTINGS.scale)
-TABLES, FIGURES = PLAN.experiments.tables, PLAN.figures()
+TABLES, FIGURES = PLAN.tables, PLAN.figures()
 
 
 def run_of(wildcards):
@@ -41,7 +41,7 @@ def runs_of(table):
 
 def records_of(table):
     """The file of published records, if the table shows any in place of runs (`frozen=true`)."""
-    content = PLAN.experiments.table(table)
+    content = PLAN.table(table)
     cells = PLAN.cells(content, SETTINGS.scale, SETTINGS.seeds)
     folders = (
         PLAN.published_folder(run, SETTINGS)
@@ -62,7 +62,7 @@ def recipe_of(table):
 
 def caption_of(table):
     """The caption of a table and its figure in Snakemake's own report."""
-    content = PLAN.experiments.table(table)
+    content = PLAN.table(table)
     facts = PLAN.caption_facts(table, SETTINGS.scale)
     return {
         "table": table,
@@ -76,5 +76,5 @@ def caption_of(table):
 
 def needed_recipes(dag):
     """The recipes of all runs that will start."""
-    jobs = [job for job in dag.needrun_jobs() if job.rule.name in STEPS]
+    jobs = [job for job in dag.needrun_jobs() if job.rule.name.removeprefix("run_") in STEPS]
     return [run_of(job.wildcards).recipe for job in jobs]
