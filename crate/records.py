@@ -35,6 +35,9 @@ from typing import Any
 
 from crate.errors import RunError
 
+# Snakemake's process number, in the environment of the processes that it starts
+DRIVER_VARIABLE = "CRATE_DRIVER"
+
 
 def canonical_json(value: Any) -> str:
     """JSON with sorted keys and no spaces, so that equal values give equal hashes."""
@@ -242,6 +245,15 @@ class RunFolder:
             with lock(self.lock) as free:  # a killed process holds it no more
                 return free
         return status == "stopped"
+
+    def latest(self) -> str:
+        """The epoch, or update, and loss of the last line of train.jsonl; "" without one."""
+        try:
+            *_, last = self.history.read_text(encoding="utf-8").splitlines()
+            line = json.loads(last)
+            return f"epoch {line['epoch']:.2f}, update {line['step']:,}, loss {line['loss']:.3f}"
+        except (OSError, ValueError, KeyError):
+            return ""
 
     def finish(self, metrics: dict[str, Any], details: dict[str, Any]) -> None:
         """Record the result: run.json first, metrics.json last; then delete checkpoints.

@@ -1,5 +1,7 @@
 """`crate tables`: from metrics to tables and figures."""
 
+import os
+
 from crate.cli.common import add_command, open_plan
 
 
@@ -12,7 +14,8 @@ def add_parser(commands) -> None:
 
 
 def tables(options) -> None:
-    from crate.reporting.collect import collect
+    from crate.records import DRIVER_VARIABLE
+    from crate.reporting.collect import collect, mark_outdated
     from crate.reporting.tables import write_table
 
     plan, settings = open_plan(options)
@@ -21,6 +24,8 @@ def tables(options) -> None:
             collect(name, plan, settings, partial=True)
         if options.partial or not options.target.startswith("figure_"):
             write_table(name, plan, settings)
+        if DRIVER_VARIABLE not in os.environ:
+            mark_outdated(name, plan, settings)
     for figure in plan.target_figures(options.target):
         from crate.reporting.figures import write_figure
 

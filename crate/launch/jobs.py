@@ -1,6 +1,5 @@
 """`crate jobs` and `crate cancel`: list and cancel the jobs of a results folder."""
 
-import json
 import time
 from pathlib import Path
 
@@ -43,7 +42,7 @@ def list_jobs(settings: Settings) -> str:
                 job.id or "being submitted",
                 shown,
                 state.elapsed if known and state.elapsed else _since(job.submitted),
-                _progress(folder) if started else "",
+                folder.latest() if started else "",
                 recorded.get("restarts", "") if started else "",
             ]
         )
@@ -89,13 +88,3 @@ def _since(seconds: float) -> str:
     minutes, seconds = divmod(int(time.time() - seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}"
-
-
-def _progress(folder: RunFolder) -> str:
-    """Epoch and loss of the last line of train.jsonl, or ""."""
-    try:
-        *_, last = folder.history.read_text(encoding="utf-8").splitlines()
-        line = json.loads(last)
-    except (OSError, ValueError):
-        return ""
-    return f"epoch {line['epoch']:.2f}, loss {line['loss']:.3f}"

@@ -26,6 +26,8 @@ from crate.records import canonical_json
 from crate.runs import Run
 from crate.tasks.base import splits_read
 
+MOST_LISTED = 20  # runs of one script
+
 
 def preflight(target: str, plan: Plan, settings: Settings, *, check_node: bool) -> bool:
     """Print the script of each kind of job of a target, check the site, and print the checks.
@@ -54,7 +56,14 @@ def preflight(target: str, plan: Plan, settings: Settings, *, check_node: bool) 
             root = jobs_folder(settings.results, run.scale, settings)
             executor = make_executor(root / "crate-preflight", parameters, settings)
             names = sorted({run.stage for run in runs})
-            print(f"# {len(runs)} jobs ({', '.join(names)}), at most {settings.max_jobs} at once")
+            print(f"# {len(runs)} jobs ({', '.join(names)}), at most {settings.max_jobs} at once,")
+            print("# each by this script, with a name of its own:")
+            for each in runs[:MOST_LISTED]:
+                print(f"#   {each}")
+            if len(runs) > MOST_LISTED:
+                print(
+                    f"#   and {len(runs) - MOST_LISTED} more; 'crate plan TARGET --runs' lists them"
+                )
             if settings.launcher == "slurm":
                 script = Path(folder) / "job.sh"
                 script.write_text(script_text(executor))

@@ -24,7 +24,7 @@ from crate.launch.run import Prepared
 from crate.launch.work import Item, Work
 from crate.planning.settings import Settings, Site
 from crate.recipes import Compute
-from crate.records import write_json
+from crate.records import DRIVER_VARIABLE, write_json
 
 RETRY_SECONDS = 300.0  # how long a submission is retried while the controller does not answer
 PAUSES = (2.0, 60.0)  # seconds between two tries: the first, doubled up to the last
@@ -154,7 +154,7 @@ def submission_environment() -> Iterator[None]:
     """
     from submitit.helpers import clean_env
 
-    hidden = ("CRATE_SETTINGS", "CRATE_DRIVER", "CRATE_FRESH", "CRATE_RANKS")
+    hidden = ("CRATE_SETTINGS", DRIVER_VARIABLE, "CRATE_FRESH", "CRATE_RANKS")
     with clean_env(extra_names=hidden):
         if _SLURM_CONF is not None:
             os.environ["SLURM_CONF"] = _SLURM_CONF

@@ -23,7 +23,7 @@ from crate.launch.work import Item
 from crate.planning.plan import Plan
 from crate.planning.settings import Settings
 from crate.recipes import Compute
-from crate.records import canonical_json, lock, read_json, short_hash
+from crate.records import DRIVER_VARIABLE, canonical_json, lock, read_json, short_hash
 from crate.runs import parse_path
 
 GONE_SECONDS = 10.0  # how late a job's last writes may appear on a shared file system
@@ -117,7 +117,7 @@ class Waiter:
         self.run, self.folder = prepared.resolved.run, prepared.folder
         self.queue = slurm.Queue(root, settings.poll_seconds)
         self.tail = Tail(self.folder.log)
-        self.driver = int(os.environ.get("CRATE_DRIVER", 0))
+        self.driver = int(os.environ.get(DRIVER_VARIABLE, 0))
 
     def say(self, text: str) -> None:
         print(f"{self.run}: {text}", file=sys.stderr, flush=True)

@@ -12,6 +12,7 @@ This module imports no torch.
 import dataclasses
 import json
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from crate.errors import RunError
 from crate.planning.plan import Plan
 from crate.planning.settings import Settings
 from crate.published import published_or_packaged, read_history, read_record
-from crate.records import RunFolder, canonical_json, read_json, write_text
+from crate.records import DRIVER_VARIABLE, RunFolder, canonical_json, read_json, write_text
 from crate.runs import Run
 
 
@@ -40,7 +41,7 @@ def collect(table: str, plan: Plan, settings: Settings, *, partial: bool = False
     Raises:
         RunError: a run failed or is missing, and `partial` is false.
     """
-    content = plan.experiments.table(table)
+    content = plan.table(table)
     rows, losses = [], []
     figure = content.figure
     # the columns whose runs have losses, pictures and curves by layer that the figure shows
@@ -85,11 +86,7 @@ def collect(table: str, plan: Plan, settings: Settings, *, partial: bool = False
                 "run": _within(result.folder, settings.results).as_posix(),
             }
         )
-    marker = metrics_csv(settings.results, settings.scale, table).with_suffix(".partial")
-    if partial:
-        write_text(marker, " ".join(plan.figures_of(table)) + "\n")  # they are incomplete too
-    else:
-        marker.unlink(missing_ok=True)
+    mark_outdated(table, plan, settings, outdated=partial or DRIVER_VARIABLE not in os.environ)
     text = pd.DataFrame(rows).to_csv(index=False, lineterminator="\n")
     if loss_column:
         frame = pd.DataFrame(losses, columns=["row", "seed", "seen", "loss"])
@@ -107,6 +104,18 @@ def collect(table: str, plan: Plan, settings: Settings, *, partial: bool = False
         path = training_json(settings.results, settings.scale, table)
         write_text(path, canonical_json(training_curves(lineages, plan)) + "\n")
     write_text(metrics_csv(settings.results, settings.scale, table), text)
+
+
+def mark_outdated(table: str, plan: Plan, settings: Settings, *, outdated: bool = True) -> None:
+    """Leave a note that Snakemake shall make a table's files again, or take it away.
+
+    They have gaps, or were made without it, so that it does not know from what.
+    """
+    marker = metrics_csv(settings.results, settings.scale, table).with_suffix(".outdated")
+    if outdated:
+        write_text(marker, " ".join(plan.figures_of(table)) + "\n")
+    else:
+        marker.unlink(missing_ok=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -347,7 +356,7 @@ def _read_list(path: Path, table: str) -> list[dict]:
 def write_joined_metrics(plan: Plan, results: str | Path, scale: str) -> Path:
     """Join every existing `metrics/<table>.csv` into metrics.csv, with the table's name first."""
     frames = []
-    for name in plan.experiments.tables:
+    for name in plan.tables:
         if metrics_csv(results, scale, name).is_file():
             frame = read_csv(metrics_csv(results, scale, name))
             frame.insert(0, "table", name)

@@ -11,6 +11,7 @@ from crate.planning.plan import Plan
 from crate.planning.settings import Settings
 from crate.published import record_file
 from crate.recipes import Training
+from crate.records import RunFolder
 from crate.reporting.cells import MARKS, number
 from crate.reporting.collect import Result, ancestry, look_up
 from crate.runs import Run
@@ -24,7 +25,7 @@ def explain(table: str, label: str, key: str | None, plan: Plan, settings: Setti
         UsageError: an unknown table, row or column, with the nearest name.
         RunError: the published records are damaged.
     """
-    content = plan.experiments.table(table)
+    content = plan.table(table)
     labels = [row.label for row in content.rows]
     chosen = [row for row in content.rows if row.label == label] or [
         row for row in content.rows if label.lower() in row.label.lower()
@@ -76,11 +77,16 @@ def describe_run(run: Run, result: Result, plan: Plan, settings: Settings) -> li
         name = config["step"]["dataset"]
         data = get_dataset(name).title if name in dataset_names() else name
         lines.append(("step", f"{stage.stage}: {data}{', ' if summary else ''}{summary}"))
+        if changed := _of_scale(stage, plan):
+            lines.append(("", f"of scale {stage.scale}, not as published: {', '.join(changed)}"))
     lines.append(("model", _summary(config["model"])))
     if result.status == "unavailable" or not record:
         lines.append(("status", result.note or MARKS[result.status][1]))
     else:
         status = str(record.get("status"))
+        if status == "running":
+            now = "killed" if result.status == "stopped" else "under way"
+            status = ", ".join(filter(None, [now, RunFolder(result.folder).latest()]))
         if "error" in record:
             status += f": {record['error']}"
         if result.value is not None and MARKS[result.status][1]:
@@ -110,6 +116,16 @@ def describe_run(run: Run, result: Result, plan: Plan, settings: Settings) -> li
         words = f"{shlex.quote(str(target))} --force --config {config_words(plan, settings)}"
         lines.append(("rerun", f"snakemake --cores all {words}"))
     return lines
+
+
+def _of_scale(run: Run, plan: Plan) -> list[str]:
+    """The keys of a stage's recipe that its scale sets to other values than those of `paper`."""
+    here, published = (plan.experiments.recipe(run.stage, name) for name in (run.scale, "paper"))
+    return [
+        key
+        for key in type(here).model_fields
+        if key not in ("compute", "dataset") and getattr(here, key) != getattr(published, key)
+    ]
 
 
 def wall_seconds(record: dict) -> float | None:

@@ -156,7 +156,11 @@ def fit(
                         "seconds": round(seconds + elapsed, 3),
                     } | metrics
                     folder.append(line)
-                note = f"epoch {epoch:.1f}/{total / per_epoch:.4g}, loss {mean:.3f}"
+                if recipe.updates is None:
+                    passed = f"epoch {epoch:.1f}/{total / per_epoch:.4g}"
+                else:
+                    passed = f"update {done:,}/{total:,}"
+                note = f"{passed}, loss {mean:.3f}"
                 progress.update(seen(done), note)
             # signals and clocks differ between ranks: if one must checkpoint or stop, all do
             due = time.monotonic() - saved >= recipe.compute.checkpoint_seconds

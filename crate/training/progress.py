@@ -6,8 +6,10 @@ import time
 
 from tqdm import tqdm
 
+from crate.records import DRIVER_VARIABLE
+
 # Under Snakemake, several runs print at once: their bars must not overwrite each other.
-IN_PLACE = sys.stderr.isatty() and "CRATE_DRIVER" not in os.environ
+IN_PLACE = sys.stderr.isatty() and DRIVER_VARIABLE not in os.environ
 LINE_SECONDS = 10.0
 
 

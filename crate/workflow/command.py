@@ -49,6 +49,16 @@ def is_passive() -> bool:
     return any(getattr(options, name, None) not in (None, False) for name in PASSIVE)
 
 
+def is_dry_run() -> bool:
+    return bool(getattr(_command_line(), "dryrun", False))
+
+
+def asks_for_more() -> bool:
+    """Whether the command asks for shell commands (-p) or --verbose output."""
+    options = _command_line()
+    return bool(getattr(options, "printshellcmds", False) or getattr(options, "verbose", False))
+
+
 def command_settings(workflow: Any) -> dict:
     """The settings of the site's file and of --config.
 

@@ -3,6 +3,7 @@
 The Snakefile runs in Snakemake's process, which must print one line for a mistake, not a traceback.
 """
 
+import atexit
 import os
 import sys
 from pathlib import Path
@@ -23,9 +24,11 @@ from crate.workflow.command import (
     check_supported,
     command_settings,
     command_targets,
+    is_dry_run,
     is_passive,
 )
-from crate.workflow.targets import check_target, stale_results
+from crate.workflow.summary import describe_end, describe_plan, list_few_jobs, states_of
+from crate.workflow.targets import check_target, run_targets, stale_results
 
 
 def open_plan(workflow: Any) -> tuple[Plan, Settings]:
@@ -38,8 +41,8 @@ def open_plan(workflow: Any) -> tuple[Plan, Settings]:
     """
     try:
         experiments = Experiments(EXPERIMENTS)
-        plan = Plan(experiments)
         settings = experiments.settings(command_settings(workflow))
+        plan = Plan(experiments, settings)
         if not workflow.is_main_process:  # it does one job of the driver that started it
             return plan, settings
         check_supported(workflow)
@@ -49,18 +52,23 @@ def open_plan(workflow: Any) -> tuple[Plan, Settings]:
         for recipe in experiments.recipes:
             for scale in {settings.scale, "paper"}:  # an override may hide a mistake in the recipe
                 experiments.recipe(recipe, scale)
-        for table in experiments.tables:
+        for table in plan.tables:
             plan.table_runs(table, settings)
-        targets = command_targets()
+        targets = [plan.full_target(target) for target in command_targets()]
         for target in targets:
             check_target(target, plan, settings)
+        for target in targets:
+            for reason in plan.unavailable(target, settings).values():
+                print(f"not evaluated: {reason}", file=sys.stderr)
         stale = stale_results(plan, settings, targets or ["all"])
+        if is_dry_run():
+            states = states_of(plan, settings, run_targets(plan, targets))
+            atexit.register(print, describe_plan(states, plan), file=sys.stderr)
+            list_few_jobs(sum(state != "finished" for state in states.values()))
         if not is_passive():
             lock.become_driver(settings)
             for path in stale:
                 path.unlink(missing_ok=True)
-        elif stale:
-            print(f"{len(stale)} results are of another recipe or code", file=sys.stderr)
         hand_down(settings)
     except UsageError as error:
         _end(2, f"error: {error}")
@@ -112,13 +120,22 @@ def fresh_if_forced(dag_settings) -> None:
 
 
 def partial_tables(plan: Plan, settings: Settings) -> None:
-    """After a failure, write the requested tables, figures and report with their gaps marked."""
+    """After a failure, write the requested tables, figures and report with their gaps marked.
+
+    The last lines of the process then say which runs did not finish, and how to go on.
+    """
+    words = ["snakemake", *sys.argv[1:]]
+    asked = run_targets(plan, list(map(plan.full_target, command_targets())))
+    told = describe_end(plan, settings, asked, words)
+    atexit.register(print, told, file=sys.stderr)
     from crate.reporting.collect import collect
     from crate.reporting.figures import write_figure
     from crate.reporting.report import write_report
     from crate.reporting.tables import write_table
 
-    targets = [t for t in command_targets() or ["all"] if t in plan.targets()]
+    targets = [
+        t for t in map(plan.full_target, command_targets() or ["all"]) if t in plan.targets()
+    ]
     for table in dict.fromkeys(name for t in targets for name in plan.target_tables(t)):
         try:
             collect(table, plan, settings, partial=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from crate.errors import UsageError
 from crate.planning.settings import Settings
-from crate.records import lock
+from crate.records import DRIVER_VARIABLE, lock
 
 # Keeps the lock for as long as this process lives
 _HELD = contextlib.ExitStack()
@@ -38,25 +38,25 @@ def become_driver(settings: Settings, workdir: str | Path = ".") -> None:
             f"another snakemake (process {holder}) is at work on {folder}; "
             "wait for it, or stop it first"
         )
-    os.environ["CRATE_DRIVER"] = str(os.getpid())
+    os.environ[DRIVER_VARIABLE] = str(os.getpid())
     snakemake = Path(workdir) / ".snakemake"
     _clear_locks(snakemake, results, folder)
     _clear_incomplete(snakemake, folder)
-    clear_partial(folder)
+    age_outdated(folder)
 
 
-def clear_partial(folder: Path) -> None:
-    """Delete the tables, figures and report with gaps of a scale's folder.
+def age_outdated(folder: Path) -> None:
+    """Make the tables, figures and report that Snakemake shall make again older than all else.
 
-    Snakemake did not make them and would take them for its own.
+    They have gaps, or were made without it, and it would take them for its own.
     """
-    for marker in (folder / "metrics").glob("*.partial"):
+    for marker in (folder / "metrics").glob("*.outdated"):
         patterns = [f"{part}/{marker.stem}.*" for part in ("tables", "metrics")]
         patterns += [f"figures/{name}.*" for name in marker.read_text().split()]
         patterns.append("report.html")
         for path in itertools.chain(*map(folder.glob, patterns)):
-            if path.suffix not in (".log", ".partial"):
-                path.unlink()
+            if path.suffix not in (".log", ".outdated"):
+                os.utime(path, (0, 0))
         marker.unlink()
 
 

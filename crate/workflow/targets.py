@@ -35,13 +35,18 @@ def check_target(target: str, plan: Plan, settings: Settings) -> None:
             raise UsageError(f"nothing makes the file '{target}'{nearest(target, files)}")
 
 
+def run_targets(plan: Plan, targets: list[str]) -> list[str]:
+    """Those of a command's targets that name runs; "all" without any."""
+    return [t for t in targets if t in plan.targets() or "/runs/" in t] or ["all"]
+
+
 def stale_results(plan: Plan, settings: Settings, targets: list[str]) -> list[Path]:
     """The metrics.json behind some targets that another recipe or code made.
 
     Snakemake compares only with what it recorded itself. It has no record of a result that it did
     not see finished (from `crate run`, or from before `.snakemake` was deleted).
     """
-    named = [t for t in targets if t in plan.targets() or "/runs/" in t] or ["all"]
+    named = run_targets(plan, targets)
     runs = dict.fromkeys(run for target in named for run in plan.runs(target, settings))
     paths = {run: run.folder(settings.results) / "metrics.json" for run in runs}
     return [
@@ -53,7 +58,7 @@ def stale_results(plan: Plan, settings: Settings, targets: list[str]) -> list[Pa
 
 def collected_files(table: str, plan: Plan, settings: Settings) -> list[str]:
     """What `crate collect` writes for a table: its values, and what its figures need."""
-    figure = plan.experiments.table(table).figure
+    figure = plan.table(table).figure
     suffixes = [".csv"]
     if figure:
         suffixes += [".losses.csv"] * bool(figure.drawn_losses)
@@ -66,7 +71,7 @@ def collected_files(table: str, plan: Plan, settings: Settings) -> list[str]:
 def result_files(plan: Plan, settings: Settings) -> list[str]:
     """Every table, figure and metrics file of a scale; no files of runs."""
     base = f"{settings.results}/{settings.scale}"
-    tables = plan.experiments.tables
+    tables = plan.tables
     return [
         f"{base}/metrics.csv",
         f"{base}/report.html",

@@ -10,7 +10,7 @@ from PIL import Image
 
 from crate import cli
 from crate.data.catalogue import DATASETS
-from crate.records import write_json
+from crate.records import RunFolder, lock, write_json
 from crate.runs import Run
 
 ROOT = Path(__file__).parents[2]
@@ -47,7 +47,10 @@ MINI = f"results/mini/runs/{ALPHA}/seed0"
             f"run {MINI}/imagenet21k/imagenet1k",
             f"its parent is not finished; first run {MINI}/imagenet21k/metrics.json",
         ),
-        (f"run {MINI}/imagenet21k --set lr=1", "a folder of its own: results/<scale>/trials/"),
+        (
+            f"run {MINI}/imagenet21k --set model.dim=1",
+            "a name of its own in experiments/models.yaml",
+        ),
         (f"run {MINI}/imagenet21k --set lr", "--set: 'lr' is not KEY=VALUE"),
         (f"run {MINI}/imagenet21k --set lr=[1", "lr=[1: the value cannot be read as YAML"),
         (f"run {MINI}/imagenet21k --identity 0", "start the command again"),
@@ -237,6 +240,19 @@ def test_explain_tells_where_a_cell_comes_from(crate, ran):
     # without a column: all of the row, by a part of its label too
     everything = crate("explain", "table_ablation", "--row", "DECOUPLED")[1]
     assert everything.count("status    complete") == 2
+
+
+def test_explain_tells_how_far_a_run_under_way_is(crate, ran, plan):
+    run = Run("mini", "crate_base_patch32_plain", 0, ("imagenet21k",))
+    folder, resolved = RunFolder(run.folder("results")), plan.resolve(run)
+    record = {"config": resolved.config, "code": resolved.code, "status": "running"}
+    write_json(folder.record, record)
+    folder.append({"step": 1200, "epoch": 0.5, "loss": 1.25})
+    words = ["explain", "ablation", "--row", "CRATE", "--column", "imagenet21k"]
+    with lock(folder.lock):
+        told = crate(*words)[1]
+    assert "status    under way, epoch 0.50, update 1,200, loss 1.250" in told
+    assert "status    killed, epoch 0.50" in crate(*words)[1]  # its process holds the lock no more
 
 
 def test_explain_tells_when_a_rerun_is_due(crate, ran, folder):

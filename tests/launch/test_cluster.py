@@ -468,6 +468,9 @@ def test_preflight_names_what_is_missing(suite, cluster):
     code, told = end(start(suite, cluster, *words, "--config", "scale=smoke", "account=lab"))
     assert code == 0, told
     assert "#SBATCH --signal=USR2@120" in told
+    # every run is named above the script that it gets
+    named = re.findall(r"^#   (\S+ seed0 \S+)$", told.split("ok  ")[0], re.M)
+    assert len(set(named)) == len(named) == 10
     assert re.search(r"ok  probe job: host .*, data root not used, scratch there", told)
     config = ("scale=paper", "partition=nope", "account=none", f"data_root={suite}/no")
     code, told = end(start(suite, cluster, *words[:-1], "--config", *config))

@@ -43,7 +43,7 @@ def snakemake(suite: Path, *words: str, timeout: int = 600) -> subprocess.Comple
 
 def planned(suite: Path, *words: str) -> list[str]:
     """What a dry run would start, by the messages of its jobs."""
-    done = snakemake(suite, "-n", *words)
+    done = snakemake(suite, "-np", *words)
     assert done.returncode == 0, done.stderr
     found = re.findall(r"^Job \d+: (.+)$", done.stderr + done.stdout, flags=re.M)
     assert found or "Nothing to be done" in done.stderr + done.stdout
@@ -180,6 +180,35 @@ def test_dry_run_of_all(suite, scale):
         assert len([job for job in jobs if f" seed{seed} " in job]) == 308
 
 
+def test_a_long_dry_run_is_counted_by_kind(suite):
+    done = snakemake(suite, "-n", "all", "--config", "scale=mini")
+    assert not re.search(r"^Job \d+", done.stderr + done.stdout, flags=re.M)
+    *table, last = done.stderr.splitlines()[-15:]
+    assert last == "308 runs to do, 0 finished; snakemake -np lists them"
+    counts = [int(line.split()[1]) for line in table if re.match(r"[a-z_]+ +\d+ +\d+$", line)]
+    assert sum(counts) == 308
+
+
+def test_a_table_is_a_target_by_its_name_alone(suite):
+    assert planned(suite, "ablation") == planned(suite, "table_ablation") == []
+    # a kind of run has the same name as this table
+    assert planned(suite, "segmentation") == planned(suite, "table_segmentation") != []
+
+
+@pytest.mark.slow
+def test_a_table_made_by_hand_is_made_again(suite):
+    before = (suite / f"{TABLE}.md").read_text()
+    scale = suite / "experiments/scales/smoke.yaml"
+    written = scale.read_text()
+    edit(scale, "title: smoke scale", "title: another scale")
+    crate = [sys.executable, "-m", "crate", "tables", "ablation", "--config", "scale=smoke"]
+    subprocess.run(crate, cwd=suite, env=environment(), check=True)
+    assert "another scale" in (suite / f"{TABLE}.md").read_text()
+    scale.write_text(written)  # what Snakemake recorded holds again, but not for this file
+    assert snakemake(suite, "table_ablation").returncode == 0
+    assert (suite / f"{TABLE}.md").read_text() == before
+
+
 def test_a_single_run_is_a_target(suite):
     path = "results/smoke/runs/vit_base_patch32/seed3/imagenet21k/imagenet1k/metrics.json"
     assert planned(suite, path) == [
@@ -265,7 +294,7 @@ def test_an_old_result_that_snakemake_did_not_record_is_made_again(finished, tmp
     assert planned(suite, target) == []
 
     edit(suite / "experiments/scales/smoke.yaml", "0.25, lr: 1e-3", "0.25, lr: 2e-3")
-    assert "1 results are of another recipe or code" in snakemake(suite, "-n", target).stderr
+    assert "other recipe or code" in snakemake(suite, "-n", target).stderr
     parent = (suite / PLAIN / "run.json").read_bytes()
     assert snakemake(suite, target).returncode == 0
     record = json.loads((suite / target).with_name("run.json").read_text())
@@ -314,6 +343,13 @@ def test_a_failed_run_leaves_the_others_and_a_marked_table(finished, tmp_path):
     assert "Traceback" not in done.stderr
     assert not (suite / PLAIN / "metrics.json").exists()
     assert len(list((suite / "results/smoke/runs").rglob("metrics.json"))) == 8
+    *_, counts, failed, log, go_on, words = done.stderr.splitlines()
+    assert counts == "1 of 10 runs did not finish, 1 did not begin, 8 are finished:"
+    assert "failed: crate_base_patch32_plain seed0 imagenet21k: " in failed
+    assert "damaged checkpoint" in failed
+    assert log.endswith(f"{PLAIN}/log.txt")
+    assert go_on.startswith("to go on")
+    assert words.strip() == "snakemake --cores 2 table_ablation --config scale=smoke"
     printed = (suite / f"{TABLE}.md").read_text()
     assert "✗ the run failed." in printed
     assert "… not run yet." in printed

@@ -4,7 +4,7 @@ for task, steps in STEPS.items():
 
     rule:
         name:
-            task
+            f"run_{task}"
         input:
             parent=parent_of,
         output:
@@ -14,7 +14,7 @@ for task, steps in STEPS.items():
         wildcard_constraints:
             model="[^/]+",
             seed="[0-9]+",
-            chain=rf"(.+/)?({'|'.join(steps)})",
+            chain=rf"(.+/)?({'|'.join(steps)})(@[^/]+)?",
         threads: threads_of
         resources:
             mem_mb=lambda wildcards: 1000 * run_of(wildcards).recipe.compute.memory_gb,

@@ -37,7 +37,7 @@ for table in TABLES:
                 f"{RESULTS}/tables/{table}.csv",
                 caption="../report/table.rst",
                 category="Tables",
-                labels={"table": PLAN.experiments.table(table).title},
+                labels={"table": PLAN.table(table).title},
             ),
         log:
             f"{RESULTS}/tables/{table}.log",
@@ -52,6 +52,14 @@ for table in TABLES:
             "table {params.table}"
         shell:
             "python -m crate tables table_{params.table} 2>&1 | tee {log:q}"
+
+
+    rule:  # the table's name alone is a target too
+        name:
+            table
+        input:
+            f"{RESULTS}/tables/{table}.md",
+        localrule: True
 
 
 for figure, table in FIGURES.items():
