@@ -3,24 +3,35 @@
 Each takes a table's name and returns a matplotlib figure.
 """
 
-import itertools
-import math
-import re
+from statistics import mean, stdev
 
 from crate.data.catalogue import get_dataset
-from crate.data.datasets import TextSet
 from crate.planning.plan import Plan
 from crate.planning.settings import Settings
-from crate.reporting.cells import cells_of
-from crate.reporting.collect import read_losses, read_metrics, read_training
-from crate.reporting.style import COLOURS, MARKERS, OURS, PAPER, axis_label, wrap
+from crate.planning.tables import Column
+from crate.reporting.cells import cells_of, number
+from crate.reporting.collect import read_losses, read_metrics
+from crate.reporting.curves import METRICS, draw_losses
+from crate.reporting.labels import name_points
+from crate.reporting.style import (
+    CHART,
+    LINE,
+    Look,
+    axis_label,
+    figure_width,
+    legend_below,
+    looks,
+    new_figure,
+    wrap,
+)
 
 
 def draw_bars(name: str, plan: Plan, settings: Settings):
-    """Bars for each row in two panels with axes of their own: the paper's numbers, and ours."""
-    from matplotlib.figure import Figure
+    """For each row a mean with its spread, in two panels with axes of their own: paper, and ours.
 
-    content = plan.experiments.table(name)
+    The axes do not begin at zero, so that small differences are visible: hence points, not bars.
+    """
+    content = plan.table(name)
     key = content.figure.column
     column = content.columns[key]
     cells = cells_of(content, read_metrics(name, settings))
@@ -29,40 +40,84 @@ def draw_bars(name: str, plan: Plan, settings: Settings):
     stand_in = scale.datasets.get(
         plan.experiments.recipe(column.chain.split("/")[-1], "paper").dataset
     )
-
-    figure = Figure(figsize=(7.2, 3.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    paper = [[row.paper[key].value] if key in row.paper else [] for row in rows]
-    ours = [[v * column.factor for v in cells[row.label, key].values] for row in rows]
-
-    _panel(left, paper, PAPER, column.decimals)
-    left.set_title("paper", fontsize=9)
-    left.set_ylabel(axis_label(column))
-    _panel(right, ours, OURS, column.decimals)
-    seeds = max(map(len, ours))
+    printed = {row.label: row.paper[key].value for row in rows if key in row.paper}
+    ours = {row.label: cells[row.label, key] for row in rows}
+    seeds = max((cell.n for cell in ours.values()), default=0)
     note = f"ours, {settings.scale} scale, {seeds} seed{'s' if seeds != 1 else ''}"
+    if seeds > 1:
+        note += " (± 1 s.d.)"
     if stand_in:
         note += f"\n{get_dataset(stand_in).title}: other data, another axis"
-    right.set_title(note, fontsize=9)
-    for axes in (left, right):
-        axes.set_xticks(range(len(rows)), [wrap(row.label) for row in rows], fontsize=7)
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(content.figure.title)
+    panels = [  # title; samples, and what is printed beside them, by row
+        (
+            note,
+            {label: [v * column.factor for v in cell.values] for label, cell in ours.items()},
+            {label: cell.text(column) for label, cell in ours.items() if cell.n},
+        )
+    ]
+    if printed:
+        texts = {label: number(v / column.factor, column) for label, v in printed.items()}
+        panels.insert(0, ("paper", {label: [v] for label, v in printed.items()}, texts))
+
+    width = figure_width(len(panels), CHART)
+    labels = [wrap(row.label, 0.8 + width / 10) for row in rows]
+    lines = sum(1.3 * (label.count("\n") + 1) for label in labels)
+    figure = new_figure(width, 1.0 + LINE * max(lines, 6), content.figure.title)
+    for axes, (title, samples, texts) in zip(
+        figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True
+    ):
+        for place, (label, look) in enumerate(looks(rows).items()):
+            if samples.get(label):
+                _interval(axes, place, samples[label], look)
+            spot = {"transform": axes.get_yaxis_transform(), "va": "center"}
+            axes.text(1.02, place, texts.get(label, "n/a"), **spot)
+        axes.set_title("\n".join(wrap(line, width / 3 + 0.9) for line in title.split("\n")))
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.grid(axis="y", color="0.9", linewidth=0.6)
+        axes.set_axisbelow(True)
+        _number_axis(axes, [v for values in samples.values() for v in values], column)
+        axes.set_xlabel(wrap(axis_label(column), CHART))
+        axes.label_outer()
+    axes.set_yticks(range(len(rows)), labels)
+    figure.axes[0].set_ylabel("model")
     return figure
+
+
+def _interval(axes, place: float, values: list[float], look: Look) -> None:
+    """A mean, whiskers of one standard deviation, and the values as small points."""
+    if len(values) > 1:
+        axes.errorbar(
+            mean(values), place, xerr=stdev(values), color=look.colour, capsize=2, elinewidth=1
+        )
+        axes.plot(values, [place + 0.2] * len(values), ".", color="black", markersize=2.5)
+    axes.plot(mean(values), place, look.marker, color=look.colour, markersize=5)
+
+
+def _number_axis(axes, values: list[float], column: Column) -> None:
+    """Few round ticks, and a range of at least a hundredth of the values: noise is not a cliff."""
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+
+    if not values:
+        axes.text(0.5, 0.5, "not available", transform=axes.transAxes, ha="center", va="center")
+        axes.set_xticks([])
+        return
+    low, high = axes.dataLim.intervalx
+    room = max(1.2 * (high - low), 0.01 * abs(high), 1e-9)
+    axes.set_xlim((low + high - room) / 2, (low + high + room) / 2)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
+    if column.decimals is None:
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
 def draw_scaling(name: str, plan: Plan, settings: Settings):
     """One column against another, the paper's points and ours; then panels of training losses."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
-
-    content = plan.experiments.table(name)
+    content = plan.table(name)
     drawn = content.figure
     metrics = read_metrics(name, settings)
     values = metrics.pivot_table(index=["row", "seed"], columns="column", values="value")
     rows = [row for row in content.rows if not row.control]
     x, y = content.columns[drawn.against], content.columns[drawn.column]
-    families = list(dict.fromkeys(_family(row.model) for row in rows))
+    styles = looks(rows)
 
     paper = {
         row.label: [(row.paper[drawn.against].value, row.paper[drawn.column].value)]
@@ -74,258 +129,136 @@ def draw_scaling(name: str, plan: Plan, settings: Settings):
     ).dropna()  # one pair for each seed
     ours: dict[str, list] = {}
     for (label, _), a, b in values.itertuples():
-        ours.setdefault(label, []).append((a * x.factor, b * y.factor))
+        if label in styles:
+            ours.setdefault(label, []).append((a * x.factor, b * y.factor))
     scatters = [("paper", paper)] if paper else []
     scatters.append((f"ours, {settings.scale} scale", ours))
     count = len(scatters) + len(drawn.panels)
-    figure = Figure(figsize=(3.4 * count, 3.2), layout="constrained")
-    panels = figure.subplots(1, count, squeeze=False)[0]
+    width = figure_width(count, CHART)
+    across = min(count, 2)
+    down = -(-count // across)
+    spread = metrics["seed"].nunique() > 1
+    title = f"{drawn.title} (whiskers: ± 1 s.d. over seeds)" if spread else drawn.title
+    figure = new_figure(width, 2.2 * down, title)
+    grid = figure.add_gridspec(down, across)
+    panels = [figure.add_subplot(grid[0, : 1 + count % across])]  # an odd one takes a line
+    for place in range(across * down - count + 1, across * down):
+        panels.append(figure.add_subplot(grid[place // across, place % across]))
+    named = {}
     for axes, (title, points) in zip(panels, scatters, strict=False):
-        for row in rows:
-            family = families.index(_family(row.model))
-            for place in points.get(row.label, []):
-                axes.plot(*place, MARKERS[family], color=COLOURS[family], markersize=4)
-            if points.get(row.label):
-                middle = [sum(axis) / len(axis) for axis in zip(*points[row.label], strict=True)]
-                axes.annotate(row.label, middle, (4, 3), textcoords="offset points", fontsize=6)
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.margins(x=0.2)
-        axes.set_title(title, fontsize=9)
+        named[axes] = _scatter(axes, points, styles)
+        axes.set_title(title)
         axes.set_xlabel(axis_label(x))
-        axes.set_ylabel(axis_label(y))
+        axes.set_ylabel(wrap(axis_label(y), 1.5))
     losses = read_losses(name, settings) if drawn.panels else None
+    handles = {}
     for axes, (title, labels) in zip(panels[len(scatters) :], drawn.panels.items(), strict=True):
-        _losses(axes, losses, labels)
-        axes.set_title(f"training loss {title}", fontsize=9)
+        handles |= draw_losses(axes, losses, {label: styles[label] for label in labels})
+        axes.set_title(f"training loss {title}")
         axes.set_xlabel("training images")
         axes.set_ylabel("cross-entropy (nats)")
-        axes.legend(fontsize=6, frameon=False)
-    for axes in panels:
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(drawn.title)
+    name_points(figure, named, handles)
     return figure
 
 
-def _losses(axes, losses, labels: list[str]) -> None:
-    """One line for each row: its training loss, the mean over seeds."""
-    for colour, label in zip(COLOURS, labels, strict=False):
-        curve = losses[losses["row"] == label].groupby("seen")["loss"].mean()
-        dots = "." if len(curve) < 3 else None  # a line needs several points
-        axes.plot(curve.index, curve.values, color=colour, linewidth=1, label=label, marker=dots)
+def _scatter(axes, points: dict[str, list], styles: dict[str, Look]) -> dict[str, tuple]:
+    """Means over seeds with whiskers of one standard deviation; returns label → mean."""
+    from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 
-
-def draw_curves(name: str, plan: Plan, settings: Settings):
-    """A metric during training: one line for each row, with a band of one deviation over seeds.
-
-    Rows that train nothing are dotted horizontal lines; one far above the others, such as an
-    untrained network, is left out.
-    """
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter
-
-    content = plan.experiments.table(name)
-    drawn, losses = content.figure, read_losses(name, settings)
-    column = content.columns[drawn.column]
-    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
-    axes = figure.subplots()
-    styles = iter(itertools.product(("-", "--", "-."), COLOURS))
-    trained = losses[losses["seen"] > 0]["loss"]
-    highest = 1.5 * trained.max() if len(trained) else math.inf
-    for row in content.rows:
-        points = losses[losses["row"] == row.label].groupby("seen")["loss"]
-        middle = points.mean() * column.factor
-        if middle.empty or middle.min() > highest * column.factor:
-            continue
-        if middle.index.max() == 0:
-            axes.axhline(middle.iloc[0], color="black", linestyle=":", linewidth=1)
-            place = axes.get_yaxis_transform()
-            axes.text(1.0, middle.iloc[0], row.label, transform=place, fontsize=6, va="center")
-            continue
-        line, colour = next(styles, (":", "grey"))
-        axes.plot(middle.index, middle, line, color=colour, lw=1, marker=".", label=row.label)
-        spread = points.std().fillna(0.0) * column.factor
-        axes.fill_between(
-            middle.index, middle - spread, middle + spread, color=colour, alpha=0.2, linewidth=0
+    means = {}
+    for label, pairs in points.items():
+        across, up = zip(*pairs, strict=True)
+        means[label] = (mean(across), mean(up))
+        spread = stdev(up) if len(up) > 1 else 0.0
+        look = styles[label]
+        axes.errorbar(
+            *means[label], spread, fmt=look.marker, color=look.colour, capsize=2, elinewidth=0.8
         )
+    if not means:
+        axes.text(0.5, 0.5, "not available", transform=axes.transAxes, ha="center", va="center")
+        axes.set_xticks([])
+        axes.set_yticks([])
+        return means
+    places = [place for place, _ in means.values()]
+    span = max(places) / min(places) if min(places) > 0 else 0
+    if span > 4:  # else a logarithmic axis might have no round tick
+        axes.set_xscale("log")
+        subs = (1, 2, 5) if span < 30 else (1, 3) if span < 1000 else (1,)
+        axes.xaxis.set_major_locator(LogLocator(subs=subs))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=3))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    dataset = get_dataset(plan.experiments.recipe(column.chain.split("/")[-1], "paper").dataset)
-    axes.set_xlabel(f"training {'tokens' if isinstance(dataset, TextSet) else dataset.unit}")
-    axes.set_ylabel(axis_label(column))
-    if axes.lines and axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=7, frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(f"{drawn.title} ({settings.scale} scale)", fontsize=9)
-    return figure
+    axes.margins(x=0.15, y=0.15)
+    return means
 
 
 def draw_stages(name: str, plan: Plan, settings: Settings):
     """Training losses of each row; then bars of two columns, the paper's and ours."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter
+    from matplotlib.patches import Patch
 
-    content = plan.experiments.table(name)
+    content = plan.table(name)
     drawn, losses = content.figure, read_losses(name, settings)
     keys = (drawn.against, drawn.column)
     cells = cells_of(content, read_metrics(name, settings))
     rows = [row for row in content.rows if not row.control]
+    styles = looks(rows)
     unit = get_dataset(
         plan.experiments.recipe(content.columns[drawn.losses].chain.split("/")[-1], "paper").dataset
     ).unit
-    figure = Figure(figsize=(10.2, 3.3), layout="constrained")
-    left, middle, right = figure.subplots(1, 3)
-    _losses(left, losses, [row.label for row in rows])
-    left.xaxis.set_major_formatter(EngFormatter(sep=""))
+    labels = [wrap(row.label, 1.2) for row in rows]
+    lines = sum(max(2.2, 1.2 * (label.count("\n") + 1)) for label in labels)
+    title = f"{drawn.title} ({settings.scale} scale)"
+    figure = new_figure(figure_width(3, CHART), 0.9 + LINE * max(lines, 8), title)
+    left, *bars = figure.subplots(1, 3)
+    bars[1].sharey(bars[0])
+    handles = draw_losses(left, losses, styles)
     left.set_xlabel(f"training {unit}")
     left.set_ylabel("training loss (nats)")
-    left.set_title(f"ours, {settings.scale} scale, first stage", fontsize=9)
-    left.legend(fontsize=6, frameon=False)
+    left.set_title(f"ours, {settings.scale} scale,\nfirst stage")
 
-    factor = {key: content.columns[key].factor for key in keys}
-    paper = {
-        (row.label, key): [row.paper[key].value] if key in row.paper else []
-        for row in rows
-        for key in keys
-    }
-    ours = {
-        (row.label, key): [value * factor[key] for value in cells[row.label, key].values]
-        for row in rows
-        for key in keys
-    }
-    for axes, values, title in (
-        (middle, paper, "paper"),
-        (right, ours, f"ours, {settings.scale} scale"),
-    ):
-        for shift, key, colour in zip((-0.2, 0.2), keys, (PAPER, OURS), strict=True):
-            drawable = [place for place, row in enumerate(rows) if values[row.label, key]]
-            if drawable:
-                samples = [values[rows[place].label, key] for place in drawable]
-                places = [place + shift for place in drawable]
-                means = [sum(each) / len(each) for each in samples]
-                axes.bar(places, means, 0.38, color=colour, label=content.columns[key].label)
-                for place, each in zip(places, samples, strict=True):
-                    if len(each) > 1:
-                        spots = [place] * len(each)
-                        axes.plot(spots, each, "o", color="black", markersize=2.5, alpha=0.5)
-        if not any(values.values()):
-            axes.text(0.5, 0.5, "not available", transform=axes.transAxes, ha="center")
-        labels = [wrap(row.label) for row in rows]
-        axes.set_xticks(range(len(rows)), labels, fontsize=7, rotation=20, ha="right")
-        axes.set_xlim(-0.5, len(rows) - 0.5)
-        axes.set_ylabel(
-            f"{content.columns[drawn.column].metric} ({content.columns[drawn.column].unit})"
-        )
-        axes.set_title(title, fontsize=9)
+    column = content.columns[drawn.column]
+    for axes, title in zip(bars, ("paper", f"ours, {settings.scale} scale"), strict=True):
+        for place, row in enumerate(rows):
+            drawn_here = False
+            for shift, key in zip((-0.2, 0.2), keys, strict=True):
+                if axes is bars[0]:
+                    values = [row.paper[key].value] if key in row.paper else []
+                else:
+                    factor = content.columns[key].factor
+                    values = [factor * value for value in cells[row.label, key].values]
+                drawn_here |= bool(values)
+                if values:
+                    _bar(axes, place + shift, values, styles[row.label], key == keys[0])
+            if not drawn_here:
+                axes.text(0.02, place, "n/a", transform=axes.get_yaxis_transform(), va="center")
+        axes.set_title(title)
+        axes.set_xlabel(f"{METRICS.get(column.metric, column.metric)} ({column.unit})")
+        axes.set_xlim(left=0)
+    bars[0].set_yticks(range(len(rows)), labels)
+    bars[0].set_ylim(len(rows) - 0.5, -0.5)
+    bars[0].set_ylabel("model")
+    bars[1].tick_params(labelleft=False)
+    for key, hatch in zip(keys, (HATCH, None), strict=True):
+        face = "white" if hatch else "0.4"
+        handles[content.columns[key].label] = Patch(facecolor=face, edgecolor="0.4", hatch=hatch)
     controls = [row for row in content.rows if row.control]
-    for row, line in zip(
-        controls, ("-", ":", "--"), strict=False
-    ):  # chance level, an untrained network
+    for row, line in zip(controls, ("--", ":", "-."), strict=False):  # chance, an untrained network
         reached = cells[row.label, drawn.column].values
         if reached:
-            height = factor[drawn.column] * sum(reached) / len(reached)
-            right.axhline(height, color="black", linestyle=line, lw=1, label=row.label)
-    for axes in (middle, right):
-        if axes.get_legend_handles_labels()[0]:
-            axes.set_ylim(top=1.35 * axes.get_ylim()[1])  # room for the legend
-            axes.legend(fontsize=6, frameon=False, loc="upper left")
-    for axes in (left, middle, right):
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(f"{drawn.title} ({settings.scale} scale)", fontsize=9)
+            value = column.factor * mean(reached)
+            handles[row.label] = bars[1].axvline(value, color="black", linestyle=line)
+    legend_below(figure, handles)
     return figure
 
 
-def draw_training(name: str, plan: Plan, settings: Settings):
-    """Training curves of the runs behind a table: recipes down; loss, then metrics, across.
-
-    Each run is a line; those of a row share colour and dash.
-    """
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter
-
-    rows = {row.label for row in plan.experiments.table(name).rows}
-    runs = [run for run in read_training(name, settings) if run["row"] in rows]
-    recipes: dict[str, list[str]] = {}  # recipe → its quantities, the loss first
-    for run in runs:
-        known = {*recipes.get(run["step"], []), *run["curves"]}
-        recipes[run["step"]] = sorted(known, key=lambda key: (key != "training loss", key))
-    trained = {run["row"] for run in runs}
-    labels = [row.label for row in plan.experiments.table(name).rows if row.label in trained]
-    dashes = zip(("-", "--", ":", "-."), MARKERS, strict=True)
-    looks = itertools.cycle(itertools.product(dashes, COLOURS))
-    styles = dict(zip(labels, looks, strict=False))
-
-    down, across = max(1, len(recipes)), max(map(len, recipes.values()), default=1)
-    beside = max(across, 2)  # columns of the legend
-    size = (3.4 * beside, 1.9 * down + 0.18 * -(-len(labels) // beside) + 0.5)
-    figure = Figure(figsize=size, layout="constrained")
-    panels = figure.subplots(down, across, squeeze=False)
-    for axes in panels.flat:
-        axes.set_axis_off()  # until something is drawn there
-    for place, (recipe, quantities) in enumerate(recipes.items()):
-        for axes, quantity in zip(panels[place], quantities, strict=False):
-            axes.set_axis_on()
-            for run in runs:
-                if run["step"] != recipe or quantity not in run["curves"]:
-                    continue
-                points = run["curves"][quantity]
-                (line, marker), colour = styles[run["row"]]
-                options = {"color": colour, "lw": 1, "markersize": 3}
-                options["marker"] = (
-                    marker if len(points) < 3 else None
-                )  # a line needs several points
-                axes.plot(*zip(*points, strict=True), line, **options)
-                axes.set_xlabel(run["unit"], fontsize=7)
-            axes.set_xlim(left=0)
-            axes.set_title(f"{recipe}: {quantity}", fontsize=8)
-            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-            axes.tick_params(labelsize=7)
-            axes.spines[["top", "right"]].set_visible(False)
-    if not runs:
-        panels[0, 0].text(0.5, 0.5, "nothing was trained here", ha="center", fontsize=7)
-    handles = [
-        panels[0, 0].plot([], [], line, color=colour, lw=1, label=label)[0]
-        for label, ((line, _), colour) in styles.items()
-    ]
-    if handles:
-        figure.legend(handles=handles, loc="outside lower center", ncols=beside, fontsize=7)
-    title = plan.figure_title(f"training_{name}")
-    figure.suptitle(f"{title} ({settings.scale} scale)", fontsize=9)
-    return figure
+HATCH = "//////"  # of the earlier of two stages
 
 
-def _family(model: str) -> str:
-    """The model's name up to its size; points of one family share colour and marker."""
-    return re.split(r"_(?:tiny|small|base|large|huge)", model)[0]
-
-
-def _panel(axes, samples: list[list[float]], colour: str, decimals: int) -> None:
-    """Bars at the means of the samples, whiskers of one standard deviation, values as points.
-
-    The axis does not start at zero, so that small differences are visible; numbers are printed.
-    """
-    from statistics import mean, stdev
-
-    if not any(samples):
-        axes.text(0.5, 0.5, "not available", transform=axes.transAxes, ha="center")
-        return
-    lows, highs = [], []
-    for place, values in enumerate(samples):
-        if not values:
-            axes.text(place, 0.02, "n/a", transform=axes.get_xaxis_transform(), ha="center")
-            continue
-        middle = mean(values)
-        spread = stdev(values) if len(values) > 1 else 0.0
-        axes.bar(place, middle, color=colour, width=0.65)
-        if len(values) > 1:
-            axes.errorbar(place, middle, spread, color="black", capsize=3, elinewidth=1)
-            axes.plot([place] * len(values), values, "o", color="black", markersize=2.5, alpha=0.5)
-        lows.append(min(*values, middle - spread))
-        highs.append(max(*values, middle + spread))
-        axes.annotate(
-            f"{middle:.{decimals}f}", (place, highs[-1]), (0, 4), ha="center",
-            textcoords="offset points", fontsize=8,
-        )  # fmt: skip
-    room = max(max(highs) - min(lows), 1.0)
-    axes.set_ylim(min(lows) - 0.3 * room, max(highs) + 0.15 * room)
+def _bar(axes, place: float, values: list[float], look: Look, earlier: bool) -> None:
+    """A bar from zero to the mean, its seeds as points."""
+    face = "white" if earlier else look.colour
+    hatch = HATCH if earlier else None
+    axes.barh(place, mean(values), 0.36, facecolor=face, edgecolor=look.colour, hatch=hatch)
+    if len(values) > 1:
+        axes.plot(values, [place] * len(values), ".", color="black", markersize=2.5)

@@ -9,7 +9,8 @@ from pathlib import Path
 from crate.planning.plan import Plan
 from crate.planning.settings import Settings
 from crate.records import atomic_path
-from crate.reporting import by_layer, charts, pictures
+from crate.reporting import by_layer, charts, curves, pictures
+from crate.reporting.style import RC
 
 # kind of figure, in a table's YAML → what draws it
 DRAWERS = {
@@ -19,32 +20,36 @@ DRAWERS = {
     "scaling": charts.draw_scaling,
     "masks": pictures.draw_masks,
     "attention": pictures.draw_attention,
-    "curves": charts.draw_curves,
+    "curves": curves.draw_curves,
     "stages": charts.draw_stages,
     "reconstruction": pictures.draw_reconstruction,
 }
 
 
 def write_figure(name: str, plan: Plan, settings: Settings) -> list[Path]:
-    """Draw a figure of `plan.figures()` into `figures/<name>.{pdf,svg,png}`."""
+    """Draw a figure of `plan.figures()` into `figures/<name>.{pdf,svg,png}`, of one size."""
     os.environ.setdefault("MPLCONFIGDIR", str(Path(settings.results) / ".matplotlib"))
     import matplotlib
 
     matplotlib.use("agg")
-    matplotlib.rcParams.update({"svg.hashsalt": "crate", "font.size": 9, "pdf.fonttype": 42})
     table = plan.figures()[name]
-    if plan.shows_training(name):
-        figure = charts.draw_training(table, plan, settings)
-    else:
-        figure = DRAWERS[plan.experiments.table(table).figure.kind](table, plan, settings)
+    kind = None if plan.shows_training(name) else plan.table(table).figure.kind
+    draw = DRAWERS[kind] if kind else curves.draw_training
     paths = []
-    for suffix, metadata in (
-        ("pdf", {"CreationDate": None}),
-        ("svg", {"Date": None}),
-        ("png", {"Software": None}),
-    ):
-        path = Path(settings.results) / settings.scale / "figures" / f"{name}.{suffix}"
-        with atomic_path(path) as temporary:
-            figure.savefig(temporary, format=suffix, metadata=metadata, dpi=200)
-        paths.append(path)
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # whatever a matplotlibrc says, of savefig.bbox for one
+        matplotlib.rcParams.update(RC)
+        figure = draw(table, plan, settings)
+        for suffix, metadata in (
+            ("pdf", {"CreationDate": None}),
+            ("svg", {"Date": None}),
+            ("png", {"Software": None}),
+        ):
+            path = Path(settings.results) / settings.scale / "figures" / f"{name}.{suffix}"
+            with atomic_path(path) as temporary:
+                figure.savefig(temporary, format=suffix, metadata=metadata, dpi=DPI)
+            paths.append(path)
     return paths
+
+
+DPI = 300  # of the PNG, and of pictures in the others

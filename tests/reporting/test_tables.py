@@ -41,7 +41,7 @@ from crate.reporting.collect import (
     write_joined_metrics,
 )
 from crate.reporting.figures import write_figure
-from crate.reporting.pictures import _titled
+from crate.reporting.pictures import draw_reconstruction
 from crate.reporting.publish import publish
 from crate.reporting.tables import render, write_table
 from crate.reporting.tuning import FIELDS, add_outcomes, read_outcomes
@@ -863,8 +863,9 @@ def test_training_is_drawn_of_all_runs_behind_a_table(plan, setup, finish):
 
     drawn = write_figure("training_ablation", plan, settings)
     text = next(path for path in drawn if path.suffix == ".svg").read_text()
-    assert "<!-- imagenet21k: training loss -->" in text
-    assert "<!-- imagenet21k: top1 -->" in text
+    assert text.count("<!-- imagenet21k -->") == 2  # its loss, its metric
+    assert "<!-- training loss (nats) -->" in text
+    assert "<!-- top-1 (%) -->" in text
     assert text.count("<!-- CRATE -->") == 1
 
     assert "figure_training_ablation" in plan.targets()
@@ -901,10 +902,10 @@ def test_pictures_travel_from_runs_to_the_figure(plan, setup, finish):
     assert "ViT" not in text
 
 
-def test_reconstructions_stand_beside_their_picture(plan, setup, finish, monkeypatch):
+def test_reconstructions_stand_beside_their_picture(plan, setup, finish):
     """Whole, masked, each named row's own; then its attention, four heads at most."""
     settings = setup("mini", "0,1")
-    table = plan.experiments.table("reconstruction")
+    table = plan.table("reconstruction")
     shades = {"CRATE-MAE-B": 60, "ViT-MAE-B": 70, "ViT-MAE-S": 80}  # the last is not drawn
     for row, _, run, _ in plan.cells(table, "mini", [0, 1]):
         where = finish(run, reconstruction=0.3, train_reconstruction=0.2)
@@ -915,29 +916,33 @@ def test_reconstructions_stand_beside_their_picture(plan, setup, finish, monkeyp
             write_examples(where / "examples.npz", [example | {"attention": weights}] * 2)
     collect("reconstruction", plan, settings)
 
-    shown = {}
-    monkeypatch.setattr(
-        "crate.reporting.pictures._titled",
-        lambda figure, panels, *rest: shown.update(panels=panels) or _titled(figure, panels, *rest),
-    )
-    first = {
-        path.name: path.read_bytes() for path in write_figure("reconstruction", plan, settings)
-    }
-    assert set(first) == {f"reconstruction.{suffix}" for suffix in ("pdf", "svg", "png")}
+    figure = draw_reconstruction("reconstruction", plan, settings)
+    lines: dict[float, list] = {}  # by their place on the page
+    for axes in figure.axes:
+        lines.setdefault(round(axes.get_position().y0, 3), []).append(axes)
     top, bottom = (
-        [float(axes.images[0].get_array().flat[0]) for axes in line if axes.images]
-        for line in shown["panels"]
+        [float(axes.images[0].get_array().flat[0]) for axes in line] for line in lines.values()
     )
     assert (
         top
         == bottom
         == [10, 20, 60, 70, *(60 + 4 * h for h in range(4)), *(70 + 4 * h for h in range(4))]
     )
-    titles = [axes.get_title() for axes in shown["panels"][0] if axes.images]
-    assert titles[1:5] == ["masked", "CRATE-MAE-B", "ViT-MAE-B", "CRATE-MAE-B\nhead 1"]
-    again = {
-        path.name: path.read_bytes() for path in write_figure("reconstruction", plan, settings)
-    }
+    named = [text.get_text().replace("\n", "") for text in figure.texts]
+    heads = [f"head {head}" for head in (1, 2, 3, 4)]
+    names = ["CRATE-MAE-B", "ViT-MAE-B"]
+    assert [name for name in named if name in ("original", "masked", *names)] == [
+        "original", "masked", *names,
+    ]  # fmt: skip
+    assert [name for name in named if name.startswith("head")] == heads * 2
+    assert [name for name in named if name.endswith(", attention")] == [
+        f"{name}, attention" for name in names
+    ]
+    first, again = (
+        {path.name: path.read_bytes() for path in write_figure("reconstruction", plan, settings)}
+        for _ in range(2)
+    )
+    assert set(first) == {f"reconstruction.{suffix}" for suffix in ("pdf", "svg", "png")}
     assert first == again
 
 
