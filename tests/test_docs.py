@@ -157,6 +157,20 @@ def test_the_readme_has_the_published_table():
     assert f"\n\n{table}\n\n" in (ROOT / "README.md").read_text()
 
 
+def test_the_row_of_the_readme_can_be_pasted(folder):
+    model, row = re.findall(
+        r"```yaml\n(.*?)```", (ROOT / "README.md").read_text().split("## Add")[1], re.S
+    )[:2]
+    with (folder / "models.yaml").open("a") as file:
+        file.write(model)
+    path = folder / "tables/ablation.yaml"
+    path.write_text(path.read_text().replace("\nrows:\n", f"\nrows:\n{row}", 1))
+    experiments = Experiments(folder)
+    settings = experiments.settings()
+    runs = Plan(experiments, settings).runs("ablation", settings)
+    assert sum("ratio3" in str(run) for run in runs) == 2
+
+
 def test_results_are_those_of_the_tables_that_they_name():
     parts = re.split(r"^## ", (DOCS / "results.md").read_text(), flags=re.M)[1:]
     checked = 0

@@ -131,9 +131,9 @@ def crate(suite: Path, cluster: Cluster, path: str, **settings) -> subprocess.Po
     return start(suite, cluster, sys.executable, "-m", "crate", "launch", path, *config)
 
 
-def snakemake(suite: Path, cluster: Cluster, *words: str) -> subprocess.Popen:
+def snakemake(suite: Path, cluster: Cluster, *words: str, **settings: str) -> subprocess.Popen:
     binary = Path(sys.executable).parent / "snakemake"
-    config = ("--config", "scale=smoke")
+    config = ("--config", "scale=smoke", *(f"{key}={value}" for key, value in settings.items()))
     return start(suite, cluster, binary, "--profile", "slurm", *words, *config)
 
 
@@ -461,6 +461,26 @@ def test_short_runs_share_a_job(suite, cluster):
     assert len(set(cluster.jobs()) - before) == 1
     assert all((suite / run / "metrics.json").exists() for run in runs)
     assert not list((suite / "results/smoke/.jobs").glob("crate-*"))
+
+
+def test_a_sweep_of_ones_own_operator(suite, cluster):
+    page = (ROOT / "docs/own_code.md").read_text()
+    files = dict(re.findall(r'^```\w+ title="([^"]+)"\n(.*?)^```$', page, flags=re.M | re.S))
+    (suite / "my_operator.py").write_text(files["my_operator.py"])
+    with (suite / "experiments/models.yaml").open("a") as file:
+        file.write(files["experiments/models.yaml"])
+    change(suite / "experiments/scales/smoke.yaml", ("steps", "imagenet21k", "epochs"), 0.1)
+    runs = [
+        f"results/smoke/runs/crate_soft_base_patch32/seed0/imagenet21k{changed}/metrics.json"
+        for changed in ("", "@lr=0.002")
+    ]
+    driver = snakemake(suite, cluster, *runs, plugins="my_operator.py")
+    code, told = end(driver)
+    assert code == 0, told
+    records = [json.loads((suite / run).with_name("run.json").read_text()) for run in runs]
+    assert [record["job"]["launcher"] for record in records] == ["slurm", "slurm"]
+    assert records[1]["config"]["step"]["lr"] == 2e-3
+    assert records[0]["code"] == records[1]["code"]
 
 
 def test_preflight_names_what_is_missing(suite, cluster):

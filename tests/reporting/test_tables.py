@@ -70,7 +70,7 @@ def train(plan, finish):
     """
 
     def train(settings, finetuned):
-        content = plan.experiments.table("ablation")
+        content = plan.table("ablation")
         for row, key, run, _ in plan.cells(content, settings.scale, settings.seeds):
             value = 50.0 + run.seed
             if row.metric:
@@ -138,10 +138,10 @@ def printed(plan, settings, *, partial=False) -> dict[str, dict[str, str]]:
 def test_a_cell_as_text(plan, setup, finish, values, decimals, text):
     settings = setup("mini", ",".join(map(str, range(len(values)))))
     for seed, value in enumerate(values):
-        for row, _, run, _ in plan.cells(plan.experiments.table("ablation"), "mini", [seed]):
+        for row, _, run, _ in plan.cells(plan.table("ablation"), "mini", [seed]):
             finish(run, top1=value if row.label == "CRATE" else 1.0)
     collect("ablation", plan, settings)
-    cells = cells_of(plan.experiments.table("ablation"), read_metrics("ablation", settings))
+    cells = cells_of(plan.table("ablation"), read_metrics("ablation", settings))
     cell = cells["CRATE", "imagenet1k"]
     assert (cell.n, cell.status) == (len(values), "ok")
     assert cell.mean == pytest.approx(sum(values) / len(values))
@@ -208,7 +208,7 @@ def own_row(folder):
 
 def test_a_row_with_a_chain_fills_the_columns_of_its_steps(own_row, plan, setup, finish):
     settings = setup("mini", "0")
-    for _, _, run, _ in plan.cells(plan.experiments.table("ablation"), "mini", [0]):
+    for _, _, run, _ in plan.cells(plan.table("ablation"), "mini", [0]):
         finish(run, top1={"imagenet21k": 82.6, "imagenet1k_lr8": 78.4}.get(run.stage, 10.0))
     table = printed(plan, settings)
     columns = [
@@ -225,7 +225,7 @@ def test_a_row_with_a_chain_fills_the_columns_of_its_steps(own_row, plan, setup,
 
 def test_headers_say_what_was_measured(plan, setup, finish):
     settings = setup("mini", "0")
-    for _, _, run, _ in plan.cells(plan.experiments.table("crate"), "mini", [0]):
+    for _, _, run, _ in plan.cells(plan.table("crate"), "mini", [0]):
         finish(run, top1=1.0, parameters=1e6)
     collect("crate", plan, settings)
     headers = render("crate", plan, settings).headers
@@ -505,7 +505,7 @@ def test_every_table_fits_the_text_width_and_the_page(plan, tmp_path):
     settings = plan.experiments.settings({"frozen": True, "seeds": "0,1,2"})
     shutil.copytree(Path(__file__).parents[2] / "results/published", tmp_path / "results/published")
     bodies = []
-    for name in plan.experiments.tables:
+    for name in plan.tables:
         collect(name, plan, settings)
         bodies.append(write_table(name, plan, settings)[1].read_text())
     said = compiled(tmp_path, *bodies)
@@ -635,7 +635,7 @@ def test_a_spread_is_in_the_columns_unit_too():
 def models(plan, finish, setup):
     """The table of sizes, with what its runs measure."""
     settings = setup("mini")
-    table = plan.experiments.table("models")
+    table = plan.table("models")
     for row, _, run, _ in plan.cells(table, "mini", [0]):
         value = 86_567_656 if row.label == "ViT-B/16" else 6_090_000
         finish(run, depth=12, width=768, heads=12, parameters=value)
@@ -659,7 +659,7 @@ def test_facts_have_no_winner_and_are_compared_at_every_scale(models):
 def test_released_weights_are_a_column_where_they_can_be_had(folder, setup, finish, tmp_path):
     plan = Plan(Experiments(folder))
     settings = setup("paper").model_copy(update={"data_root": str(tmp_path / "data")})
-    table = plan.experiments.table("imagenet")
+    table = plan.table("imagenet")
     released = [run for _, key, run, _ in plan.cells(table, "paper", [0]) if key == "released"]
     assert released[1].chain == ("released", "imagenet1k_evaluated")
     wanted = set(plan.table_runs("imagenet", settings))
@@ -754,7 +754,7 @@ def test_a_record_of_an_earlier_recipe_is_shown_and_not_compared(plan, setup, tr
 
 def test_a_time_says_whose_it_is(plan, setup, finish):
     settings = setup("mini")
-    table = plan.experiments.table("compute")
+    table = plan.table("compute")
     for _, _, run, _ in plan.cells(table, "mini", [0]):
         finish(run, flops=2e9, parameters=1e6, images_per_second=3.14)
     collect("compute", plan, settings)
@@ -777,7 +777,7 @@ def test_losses_are_thinned_by_means(plan, setup, finish):
 
 def test_the_scaling_figure_is_drawn_from_what_was_collected(plan, setup, finish):
     settings = setup("mini", "0,1")
-    table = plan.experiments.table("scaling")
+    table = plan.table("scaling")
     for place, (_, _, run, _) in enumerate(plan.cells(table, "mini", [0, 1])):
         for stage in run.lineage:
             where = finish(stage, top1=60.0 + place, flops=1e6 * (1 + place))
@@ -798,7 +798,7 @@ def test_the_scaling_figure_is_drawn_from_what_was_collected(plan, setup, finish
 def test_curves_are_what_was_measured_while_training(plan, setup, finish):
     """Looks at the evaluated text and the end of training; what trains nothing stands at 0."""
     settings = setup("mini", "0,1")
-    table = plan.experiments.table("language")
+    table = plan.table("language")
     for _, _, run, _ in plan.cells(table, "mini", [0, 1]):
         loss = 5.5 if run.stage == "openwebtext_untrained" else 2.0
         where = finish(
@@ -879,7 +879,7 @@ def test_training_is_drawn_of_all_runs_behind_a_table(plan, setup, finish):
 def test_pictures_travel_from_runs_to_the_figure(plan, setup, finish):
     """Of the first seed, with the figure under its own name; a row without pictures is left out."""
     settings = setup("mini", "0,1")
-    table = plan.experiments.table("attention_segmentation")
+    table = plan.table("attention_segmentation")
     for _, _, run, _ in plan.cells(table, "mini", [0, 1]):
         for stage in run.lineage:
             where = finish(stage, miou=20.0, images=1000)
@@ -959,7 +959,7 @@ def test_a_figures_rows_are_rows_of_its_table(folder):
 
 def test_what_a_run_remarks_stands_below_the_table(plan, setup, finish):
     settings = setup("mini")
-    table = plan.experiments.table("objects")
+    table = plan.table("objects")
     values = {column.metric: 1.0 for column in table.columns.values()}
     for _, _, run, _ in plan.cells(table, "mini", [0]):
         for stage in run.lineage:
@@ -1015,7 +1015,7 @@ def test_nor_is_what_follows_it(plan, setup, finish):
 
 def test_a_cell_that_is_not_judged_says_why(plan, setup, finish):
     settings = setup("paper")
-    for _, _, run, _ in plan.cells(plan.experiments.table("white_box"), "paper", [0]):
+    for _, _, run, _ in plan.cells(plan.table("white_box"), "paper", [0]):
         for stage in run.lineage:
             where = finish(stage, box_ap50=1.0, box_ap75=1.0, box_ap=1.0, miou=1.0, images=4_985)
         record = json.loads((where / "run.json").read_text())
@@ -1028,7 +1028,7 @@ def test_a_cell_that_is_not_judged_says_why(plan, setup, finish):
 
 def test_published_pictures_stand_in_for_runs_that_are_not_here(plan, setup, finish):
     settings = setup("mini")
-    table = plan.experiments.table("objects")
+    table = plan.table("objects")
     values = {column.metric: 1.0 for column in table.columns.values()}
     for _, _, run, _ in plan.cells(table, "mini", [0]):
         for stage in run.lineage:
