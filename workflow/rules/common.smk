@@ -76,5 +76,7 @@ def caption_of(table):
 
 def needed_recipes(dag):
     """The recipes of all runs that will start."""
-    jobs = [job for job in dag.needrun_jobs() if job.rule.name.removeprefix("run_") in STEPS]
+    jobs = [
+        job for job in dag.needrun_jobs() if job.rule.name.removeprefix("run_") in STEPS
+    ]
     return [run_of(job.wildcards).recipe for job in jobs]

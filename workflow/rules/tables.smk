@@ -53,7 +53,6 @@ for table in TABLES:
         shell:
             "python -m crate tables table_{params.table} 2>&1 | tee {log:q}"
 
-
     rule:  # the table's name alone is a target too
         name:
             table
