@@ -46,6 +46,7 @@ onstart:
     driver.check_launcher(SETTINGS)
     driver.fresh_if_forced(workflow.dag_settings)
     driver.check_data(SETTINGS, needed_recipes(workflow.dag))
+    driver.start_warm(SETTINGS)
 
 
 onerror:

@@ -4,6 +4,7 @@ Numbers are YAML 1.2's, in decimal digits: `010` is 10; `1_0`, `1:30`, `0x1F`, `
 are text. Keys are names, as they are written. `schema.py` checks what is read here.
 """
 
+import functools
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -161,6 +162,12 @@ def _load(text: str, source: str, *, lines: bool) -> tuple[Any, yaml.Node | None
         loader.dispose()
 
 
+@functools.lru_cache(maxsize=512)
+def _document(text: str, source: str) -> Any:
+    """A file's content; nobody changes it. A process that is forked finds what was read before."""
+    return _load(text, source, lines=True)[0]
+
+
 def read_yaml(path: Path) -> Mapping:
     """Read a YAML mapping; an empty one from an empty file.
 
@@ -168,7 +175,7 @@ def read_yaml(path: Path) -> Mapping:
         UsageError: the file cannot be read or is not a mapping; names file and line.
     """
     try:
-        content, _ = _load(path.read_text(encoding="utf-8"), str(path), lines=True)
+        content = _document(path.read_text(encoding="utf-8"), str(path))
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:

@@ -171,7 +171,7 @@ def check_available(
     if dataset.embedded:
         from crate.data.embedded import verify_assets
 
-        problems = verify_assets()
+        problems = verify_assets(*dataset.assets)
         if problems:
             raise RunError(f"{dataset.title}: {problems[0]}")
         return

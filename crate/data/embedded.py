@@ -1,7 +1,8 @@
 """Readers of the data sets that are committed with the package, in `crate/data/assets/`.
 
 Each asset is one zip archive; pictures inside are lossless WebP strips (pictures below each other).
-An archive is compared with `SHA256SUMS` whenever it is read. `assets/ASSETS.md` has sources and
+An archive is compared with `SHA256SUMS` whenever it is read, which is once: what is decoded is kept
+(`kept.py`). `assets/ASSETS.md` has sources and
 licences, `assets/build.py` makes the archives. Nothing here needs torch.
 """
 
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from crate.data.kept import kept
 from crate.errors import RunError, nearest, unknown
 
 ASSETS = Path(__file__).parent / "assets"
@@ -66,11 +68,8 @@ def fashion_mnist(split: str) -> tuple[np.ndarray, np.ndarray]:
     """
     if split not in ("train", "test"):
         raise unknown("split", split, ("train", "test"), where="Fashion-MNIST")
-    archive = open_asset(f"fashion-mnist-{split}")
-    labels = np.frombuffer(archive.read("labels.bin"), np.uint8).astype(np.int64)
-    # A grey WebP decodes to three equal channels.
-    images = _strips(archive, (len(labels), 28, 28), lambda strip: strip[..., 0])
-    return images, labels
+    images, labels = _decoded(f"fashion-mnist-{split}", "labels.bin", 28, grey=True)
+    return images, labels.astype(np.int64)
 
 
 def open_clip_art(size: int) -> tuple[np.ndarray, list[str]]:
@@ -89,9 +88,8 @@ def open_clip_art(size: int) -> tuple[np.ndarray, list[str]]:
     """
     if size not in (32, 64):
         raise unknown("size", size, (32, 64), where="Open Clip Art")
-    archive = open_asset(f"open-clip-art-{size}")
-    names = archive.read("names.txt").decode().splitlines()
-    return _strips(archive, (len(names), size, size, 4)), names
+    images, names = _decoded(f"open-clip-art-{size}", "names.txt", size)
+    return images, names.tobytes().decode().splitlines()
 
 
 def handwritten_digits() -> tuple[np.ndarray, np.ndarray]:
@@ -101,9 +99,8 @@ def handwritten_digits() -> tuple[np.ndarray, np.ndarray]:
     Returns:
         Images uint8 (1797, 8, 8), 0 = background, 240 = full ink; labels int64 (1797,).
     """
-    archive = open_asset("handwritten-digits")
-    labels = np.frombuffer(archive.read("labels.bin"), np.uint8).astype(np.int64)
-    return _strips(archive, (len(labels), 8, 8), lambda strip: strip[..., 0]), labels
+    images, labels = _decoded("handwritten-digits", "labels.bin", 8, grey=True)
+    return images, labels.astype(np.int64)
 
 
 def photos() -> dict[str, np.ndarray]:
@@ -202,17 +199,23 @@ def _webp_image():
     return Image
 
 
-def _strips(archive: zipfile.ZipFile, shape: tuple[int, ...], channels=None) -> np.ndarray:
-    """Decode an archive's strips, in the order of their names, into one array of `shape`."""
-    image = _webp_image()
-    out = np.empty(shape, np.uint8)
-    start = 0
+def _decoded(name: str, member: str, size: int, grey: bool = False) -> tuple:
+    """An asset's pictures (N, size, size), or (N, size, size, 4), and the bytes of one member."""
+    version = _listed(name, _checksums())
+
+    def content() -> np.ndarray:
+        return np.frombuffer(open_asset(name).read(member), np.uint8)
+
+    images = kept(name, version, lambda: _strips(open_asset(name), size, grey))
+    return images, kept(f"{name}-{member}", version, content)
+
+
+def _strips(archive: zipfile.ZipFile, size: int, grey: bool) -> np.ndarray:
+    """The pictures of an archive's strips, in the order of their names."""
+    image, strips = _webp_image(), []
     for member in sorted(name for name in archive.namelist() if name.endswith(".webp")):
         strip = np.asarray(image.open(io.BytesIO(archive.read(member))))
-        if channels:
-            strip = channels(strip)
-        count = strip.shape[0] // shape[1]
-        out[start : start + count] = strip.reshape(count, *shape[1:])
-        start += count
-    assert start == len(out), f"{start} pictures where {len(out)} are labelled"
-    return out
+        if grey:  # decodes to three equal channels
+            strip = strip[..., 0]
+        strips.append(strip.reshape(-1, size, *strip.shape[1:]))
+    return np.concatenate(strips)

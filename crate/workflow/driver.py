@@ -19,7 +19,7 @@ from crate.planning.settings import SETTINGS_VARIABLE, Settings
 from crate.recipes import Recipe
 from crate.tasks.base import splits_read
 from crate.training import trackers
-from crate.workflow import lock
+from crate.workflow import lock, warm
 from crate.workflow.command import (
     check_supported,
     command_settings,
@@ -98,6 +98,16 @@ def check_launcher(settings: Settings) -> None:
             slurm.check_slurm()
     except UsageError as error:
         _end(2, f"error: {error}")
+
+
+def start_warm(settings: Settings) -> None:
+    """Start the process from which local runs are forked, where that is possible."""
+    if settings.launcher != "local":
+        return  # runs are jobs of their own
+    if why := warm.why_cold():
+        print(f"note: every run imports torch anew: {why}", file=sys.stderr)
+    else:
+        warm.start()
 
 
 def hand_down(settings: Settings) -> None:
