@@ -18,6 +18,14 @@ PACKAGE = Path(__file__).parent
 PROJECT = PACKAGE / "project"
 
 
+def cache_folder() -> Path:
+    """What is made once and kept on this machine lies here; it may be deleted at any time."""
+    if named := os.environ.get("CRATE_CACHE"):
+        return Path(named)
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "crate"
+
+
 def experiments_folder() -> Path:
     """The `experiments/` that commands read which need no project: here, else of the package."""
     here = EXPERIMENTS.is_dir() or "CRATE_EXPERIMENTS" in os.environ

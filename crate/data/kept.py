@@ -7,21 +7,14 @@ is mapped into memory, where processes share it. Without a folder to write to, n
 
 import contextlib
 import hashlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from crate.environment import cache_folder
 from crate.errors import RunError
 from crate.records import atomic_path
-
-
-def cache_folder() -> Path:
-    if named := os.environ.get("CRATE_CACHE"):
-        return Path(named)
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "crate"
 
 
 def kept(name: str, version: str, make: Callable[[], np.ndarray]) -> np.ndarray:

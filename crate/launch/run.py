@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import importlib
-import os
 import shlex
 import sys
 import traceback
@@ -11,6 +10,7 @@ import warnings
 from pathlib import Path
 
 import yaml
+from threadpoolctl import threadpool_limits
 
 from crate.data.catalogue import get_dataset
 from crate.data.datasets import check_available
@@ -204,8 +204,6 @@ def _execute(
         check_available(dataset, settings.data_root, recipe.splits(dataset))
     started = contextlib.nullcontext()
     if recipe.TORCH:
-        # else numpy's products use every core; numpy reads this at its first import
-        os.environ.setdefault("OPENBLAS_NUM_THREADS", str(recipe.compute.threads))
         await_ranks(rank, world)
         from crate import runtime
         from crate.models.own_operators import check_operators
@@ -221,7 +219,8 @@ def _execute(
             full = {"model": resolved.config["model"], "step": recipe.model_dump(mode="json")}
             write_text(folder.config, yaml.safe_dump(full | {"seed": run.seed}, sort_keys=False))
         task = importlib.import_module(f"crate.tasks.{recipe.task}.task")
-        with follow(settings.log if main else "none", folder, record) as report:
+        numpy = threadpool_limits(recipe.compute.threads, user_api="blas")
+        with numpy, follow(settings.log if main else "none", folder, record) as report:
             metrics, details = task.run(
                 resolved,
                 runtime=here,

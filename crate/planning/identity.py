@@ -14,19 +14,27 @@ following names, from the `run` of the task and from its recipe, model and data 
 
 The hash covers the syntax without docstrings, annotations, comments, error texts, printed texts and
 file names: rewording, moving or adding code reruns nothing; editing a definition reruns the runs
-that use it. Files are read, never imported; each is parsed once a process.
+that use it. Files are read, never imported. Hashes are kept between processes, as long as no file
+of the package changes.
 
 `python -m crate.planning.identity` lists what cannot be followed, such as `getattr` with a name
 that is data; it is part of `make lint`.
 """
 
 import ast
+import atexit
+import contextlib
 import dataclasses
 import functools
+import hashlib
+import os
 import sys
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from crate.data.datasets import Dataset
+from crate.environment import cache_folder
+from crate.errors import RunError
 from crate.models.spec import ModelSpec
 from crate.planning import syntax
 from crate.planning.syntax import (
@@ -39,9 +47,10 @@ from crate.planning.syntax import (
     without_docstring,
 )
 from crate.recipes import Recipe
-from crate.records import short_hash
+from crate.records import read_json, short_hash, write_json
 from crate.registry import homes
 
+PLUGINS = "crate.plugins."
 # Sets device, threads and ranks: tasks get its result as `runtime`.
 RUNTIME = ("crate.runtime", "start")
 # Members that Python or torch calls by itself.
@@ -135,7 +144,7 @@ class Closure:
         self.texts: dict[Key, str] = {}
         self.problems: list[str] = []
         self.attributes: set[str] = set()
-        self.classes: dict[Key, Class] = {}
+        self.owners: dict[str, list[Key]] = {}  # member → the used classes that have it
         self.modules: set[str] = set()  # imported by name
         self.configured = set(configured)
         self.waiting: list[Key] = [*roots, *self.configured]
@@ -159,7 +168,9 @@ class Closure:
             self._add((home, f"{name}[{entry}]"), entries[entry])
 
     def _use_class(self, key: Key) -> None:
-        used = self.classes[key] = _class(*key)
+        used = _class(*key)
+        for member in used.members:
+            self.owners.setdefault(member, []).append(key)
         self._add(key, used.head)
         for base in used.bases:
             if key in self.configured:
@@ -187,8 +198,8 @@ class Closure:
             self._import(prefix)
         new = definition.attributes - self.attributes
         self.attributes |= new
-        for owner, used in list(self.classes.items()):
-            for member in new & used.members.keys():
+        for member in new & self.owners.keys():
+            for owner in list(self.owners[member]):
                 self._use_member(owner, member)
         for name in self.modules:
             self.waiting += [(name, each) for each in new & module(name).definitions.keys()]
@@ -212,7 +223,47 @@ class Closure:
         return short_hash("\n\n".join(texts))
 
 
-_known: dict[tuple, list[tuple[frozenset[str], frozenset[str], str]]] = {}
+Known = list[tuple[frozenset[str], frozenset[str], str]]  # names consulted, those held, the hash
+_known: dict[tuple, Known] = {}
+
+
+@functools.cache
+def _kept() -> Path | None:
+    """The file of the hashes of exactly this code, then known; None without a home folder.
+
+    It is named after the content of all files of the package.
+    """
+    content = hashlib.blake2b(sys.version.encode(), digest_size=16)
+    for folder, _, files in sorted(os.walk(syntax.PACKAGE)):
+        for file in sorted(file for file in files if file.endswith(".py")):
+            path = Path(folder, file)
+            content.update(f"{path.relative_to(syntax.PACKAGE)}\0".encode() + path.read_bytes())
+    with contextlib.suppress(RuntimeError):  # no home folder
+        path = cache_folder() / f"identities-{content.hexdigest()}.json"
+        for roots, configured, lines in (read_json(path) or {}).get("hashes", ()):
+            key = tuple(tuple(map(tuple, keys)) for keys in (roots, configured))
+            _known[key] = [(frozenset(a), frozenset(b), code) for a, b, code in lines]
+        return path
+    return None
+
+
+def keep() -> None:
+    """Write the hashes that are known, for the next process."""
+    path = _kept()
+    if path is None or not _new:
+        return
+    hashes = [
+        [*key, [[sorted(consulted), sorted(held), code] for consulted, held, code in lines]]
+        for key, lines in _known.items()
+        if not any(home.startswith(PLUGINS) for home, _ in key[0])  # their files change
+    ]
+    _new.clear()
+    with contextlib.suppress(RunError):  # a closed folder
+        write_json(path, {"hashes": hashes})
+
+
+_new: list[str] = []  # hashes that were not kept
+atexit.register(keep)
 
 
 def code_identity(
@@ -225,12 +276,14 @@ def code_identity(
         configured: classes whose instances come from outside, such as a run's recipe.
         names: texts of the configuration: entries and modules called so are used.
     """
+    _kept()
     for consulted, held, code in _known.setdefault((roots, configured), []):
         if names & consulted == held:
             return code
     closure = Closure(roots, configured, names)
     consulted = frozenset(closure.consulted)
     _known[roots, configured].append((consulted, names & consulted, closure.hash))
+    _new.append(closure.hash)
     return closure.hash
 
 

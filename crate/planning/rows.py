@@ -7,6 +7,7 @@
 This module imports no torch.
 """
 
+import functools
 from typing import Any
 
 from crate.checkpoints.manifest import manifest_entries
@@ -35,7 +36,7 @@ class Rows:
                 raise unknown("step", step, experiments.recipes, "set")
         self.sweep = self._changes(settings.set)
 
-    @property
+    @functools.cached_property
     def tables(self) -> list[str]:
         """The names of the tables that have a row. Raises `UsageError` if none has one."""
         names = [name for name in self.experiments.tables if self._shown(name)]

@@ -1,6 +1,7 @@
 """`Resolved`: a run with everything that decides its result, as every task gets it."""
 
 import dataclasses
+import functools
 from collections.abc import Iterable
 
 from crate.data.catalogue import get_dataset
@@ -21,11 +22,11 @@ class Resolved:
     config: dict  # all values that differ from the defaults
     code: str  # hash of the code that it runs (planning/identity.py)
 
-    @property
+    @functools.cached_property
     def config_json(self) -> str:
         return canonical_json(self.config)
 
-    @property
+    @functools.cached_property
     def identity(self) -> str:
         """Hash of configuration and code; at the start, the parent's weights are added."""
         return short_hash(self.config_json + self.code)

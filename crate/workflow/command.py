@@ -24,8 +24,12 @@ EXECUTORS = (None, "local", "dryrun", "touch")
 @functools.cache
 def _command_line():
     """This process's command line as Snakemake parses it; None inside another program."""
-    from snakemake.cli import parse_args
+    from snakemake.cli import args_to_api, parse_args
 
+    frame = sys._getframe()  # it hands the options to no workflow; to parse them again takes 0.4 s
+    while frame := frame.f_back:
+        if frame.f_code is args_to_api.__code__ and "args" in frame.f_locals:
+            return frame.f_locals["args"]
     script = Path(sys.argv[0])
     if "snakemake" not in (script.stem, script.parent.name):
         return None  # sys.argv has no targets

@@ -5,18 +5,18 @@ child does the command in a session of its own and answers with its exit status;
 process no more. The warm process ends when the driver does, however that ends: it reads from a pipe
 whose other end only the driver holds.
 
-It imports, reads what is planned, and computes nothing: a child that is forked after torch's thread pool has worked waits
-for threads that it does not have. CUDA starts in the child.
+It imports, reads what is planned, and computes nothing: a child that is forked after torch's thread
+pool has worked waits for threads that it does not have. CUDA starts in the child.
 """
 
 import contextlib
-import gc
 import importlib
 import json
 import os
 import pkgutil
 import runpy
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -40,8 +40,14 @@ LATER = (
 )  # fmt: skip
 # No threads before the fork: neither numpy's nor those of pandas' allocator
 ALONE = {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
-SKIPPED = ("crate.__main__", "crate.plugins", "crate.project", "crate.data.assets")
+SKIPPED = (
+    "crate.__main__",
+    "crate.plugins",
+    "crate.project",
+    "crate.data.assets",
+)  # no part of a run
 _kept: list = []  # the driver's end of the pipe, and the socket's folder
+_LONGEST = 60  # characters of the folder of temporary files; a socket's path has at most 107
 
 
 def why_cold() -> str:
@@ -54,40 +60,41 @@ def why_cold() -> str:
 def start() -> None:
     """Start the warm process, and name it to the processes of rules.
 
-    It is there when its socket is; until then, and without it, a rule's process does the work.
+    A rule that comes while it imports waits; once it is gone, rules' processes do the work.
     """
-    folder = tempfile.TemporaryDirectory(prefix="crate-warm-")
+    base = None if len(tempfile.gettempdir()) < _LONGEST else "/tmp"
+    folder = tempfile.TemporaryDirectory(prefix="crate-warm-", dir=base)
     address = str(Path(folder.name) / "socket")
     reader, writer = os.pipe()
-    subprocess.Popen(
-        [sys.executable, "-m", "crate.workflow.warm", address, str(reader)],
-        env=os.environ | ALONE,
-        stdin=subprocess.DEVNULL,
-        pass_fds=[reader],
-        start_new_session=True,  # Ctrl-C reaches a child through its client
-    )
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(address)
+        server.listen(128)
+        passed = [server.fileno(), reader]
+        subprocess.Popen(
+            [sys.executable, "-m", "crate.workflow.warm", *map(str, passed)],
+            env=os.environ | ALONE,
+            stdin=subprocess.DEVNULL,
+            pass_fds=passed,
+            start_new_session=True,  # Ctrl-C reaches a child through its client
+        )
     os.close(reader)
     _kept.extend([writer, folder])
     os.environ[ADDRESS_VARIABLE] = address
 
 
-def serve(address: str, driver: int) -> tuple[socket.socket, dict, list[int]]:
+def serve(server: socket.socket, driver: int) -> tuple[socket.socket, dict, list[int]]:
     """Answer each command with a child; returns in the child: its connection, request and streams.
 
     driver: a pipe that ends with the driver; then this process ends.
     """
-    # bound first: a rule that is early waits for its turn
-    server = socket.socket(socket.AF_UNIX)
-    server.bind(address)
-    server.listen(128)
     prepare()
     if len(os.listdir("/proc/self/task")) > 1:
         sys.exit("note: an imported package started threads, so every run imports torch anew")
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the children
-    gc.freeze()  # a child's collections leave what is shared alone
     while True:
         ready, _, _ = select.select([server, driver], [], [])
         if driver in ready:
+            shutil.rmtree(Path(server.getsockname()).parent, ignore_errors=True)
             os._exit(0)
         connection, _ = server.accept()
         with contextlib.suppress(OSError, ValueError):
@@ -149,7 +156,8 @@ def _die_with(connection: socket.socket) -> None:
 
 
 def main() -> None:
-    connection, request, streams = serve(sys.argv[1], int(sys.argv[2]))
+    server, driver = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
+    connection, request, streams = serve(server, driver)
     become(connection, request, streams)
     sys.argv[1:] = request["words"]
     status = 1

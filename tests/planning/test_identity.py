@@ -54,6 +54,7 @@ def package(tmp_path_factory):
     shutil.copytree(ROOT / "crate", copy, ignore=ignored)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(syntax, "PACKAGE", copy)
+        patch.setenv("CRATE_CACHE", str(copy.parent / "cache"))
         forget()
         yield copy
     forget()
@@ -93,6 +94,21 @@ def edited(package: Path, before: dict, *edits: tuple[str, str, str]) -> set[str
         for path, text in texts.items():
             path.write_text(text)
     return {name for name in RUNS if before[name] != after[name]}
+
+
+def test_hashes_are_kept_for_exactly_this_code(package, before, monkeypatch):
+    module.keep()
+    monkeypatch.setattr(module, "Closure", None)  # nothing is read again
+    assert codes() == before
+    monkeypatch.undo()
+    path = package / "layers/sparse_coding.py"
+    text = path.read_text()
+    path.write_text(text + "\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "Closure", None)
+        with pytest.raises(TypeError):
+            codes()
+    path.write_text(text)
 
 
 def test_runs_of_other_operators_or_kinds_have_another_code(before):

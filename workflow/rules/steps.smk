@@ -21,9 +21,7 @@ for task, steps in STEPS.items():
             jobs=int(LAUNCHED),
             gpu=gpu_of,
         params:
-            # A run is stale if one of these differs from what Snakemake recorded.
-            config=lambda wildcards: run_of(wildcards).config_json,
-            code=lambda wildcards: run_of(wildcards).code,
+            # A run is stale if this differs from what Snakemake recorded.
             identity=lambda wildcards: run_of(wildcards).identity,
         message:
             "{wildcards.model} seed{wildcards.seed} {wildcards.chain}"
