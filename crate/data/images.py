@@ -8,6 +8,7 @@ augmented picture by picture in loader processes.
 """
 
 import functools
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,13 +23,25 @@ from crate.data.augment import (
     resized,
     training_view,
 )
-from crate.data.batches import Reader, batch_indices, load_batches, own_places, training_batches
+from crate.data.batches import (
+    Reader,
+    batch_indices,
+    load_batches,
+    own_places,
+    stacked,
+    training_batches,
+)
 from crate.data.datasets import ImageSet
 from crate.data.pictures import Pictures
 from crate.data.sources import open_pictures
 from crate.data.stand_ins import load
+from crate.errors import RunError
 from crate.recipes import ImageRecipe, ImageTraining
 from crate.runtime import Runtime, generator_for, seed_for
+
+# Pictures that cannot be read, beyond which a run ends: this share, or this many of a small set
+TOLERATED, FEW = 0.001, 5
+NEIGHBOURS = 8  # pictures in a row, of which a training needs one
 
 
 class MemoryImages:
@@ -95,6 +108,7 @@ class StreamedImages:
 
     def __init__(self, pictures: Pictures, *, size: int, runtime: Runtime):
         self.pictures, self.size, self.runtime = pictures, size, runtime
+        self.unreadable: set[str] = set()  # what was said of them, once each
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -109,8 +123,10 @@ class StreamedImages:
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """`(pixels, labels)` of this rank's part of updates `first` to `last` - 1.
 
+        The picture that follows takes the place of one that cannot be read.
+
         Raises:
-            RunError: a picture cannot be read, or a batch does not divide over the ranks.
+            RunError: too many pictures cannot be read, or a batch does not divide over the ranks.
         """
         batches = training_batches(
             len(self),
@@ -128,30 +144,72 @@ class StreamedImages:
     def evaluation(
         self, recipe: ImageRecipe, batch_size: int
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """This rank's pictures in order, as `centre_view` sees them."""
+        """This rank's pictures in order, as `centre_view` sees them.
+
+        One that cannot be read is left out. Raises `RunError` if there are too many of these.
+        """
         mine = range(self.runtime.rank, len(self), self.runtime.world)
         batches = (mine[start : start + batch_size] for start in range(0, len(mine), batch_size))
         read = functools.partial(_evaluation_example, self.pictures, self.size, recipe)
         return self._load(read, batches, recipe)
 
     def _load(self, read: Callable, batches: Iterator, recipe: ImageTraining) -> Iterator:
-        workers = recipe.compute.workers
-        return load_batches(Reader(read), batches, workers=workers, runtime=self.runtime)
+        loaded = load_batches(
+            Reader(read),
+            batches,
+            workers=recipe.compute.workers,
+            runtime=self.runtime,
+            collate=_readable,
+        )
+        for pixels, labels, errors in loaded:
+            self._warn(errors)
+            if len(pixels):
+                yield pixels, labels
+
+    def _warn(self, errors: list[str]) -> None:
+        """Say once of each picture why it cannot be read, and end the run if they are too many."""
+        most = min(max(FEW, TOLERATED * len(self)), len(self) - 1)
+        for error in errors:
+            if error not in self.unreadable:
+                self.unreadable.add(error)
+                if len(self.unreadable) > most:
+                    raise RunError(
+                        f"{error}, as {len(self.unreadable) - 1} others of {len(self):,} pictures; "
+                        "'crate data check NAME --thorough' lists them"
+                    )
+                print(f"warning: {error}; left out", file=sys.stderr, flush=True)
 
 
 def _training_example(
     pictures: Pictures, size: int, recipe: ImageTraining, key: tuple[int, int]
-) -> tuple[torch.Tensor, np.ndarray]:
+) -> tuple[torch.Tensor, np.ndarray, list[str]]:
     index, seed = key
-    image, label = pictures.read(index)
-    return training_view(image, size, recipe, seed), label
+    errors = []
+    for place in range(index, index + NEIGHBOURS):
+        try:
+            image, label = pictures.read(place % len(pictures))
+        except RunError as error:
+            errors.append(str(error))
+        else:
+            return training_view(image, size, recipe, seed), label, errors
+    raise RunError(errors[0])
 
 
 def _evaluation_example(
     pictures: Pictures, size: int, recipe: ImageRecipe, index: int
-) -> tuple[torch.Tensor, np.ndarray]:
-    image, label = pictures.read(index)
-    return centre_view(image, size, recipe.eval_resize, recipe.interpolation), label
+) -> tuple[torch.Tensor | None, np.ndarray | None, list[str]]:
+    try:
+        image, label = pictures.read(index)
+    except RunError as error:
+        return None, None, [str(error)]
+    return centre_view(image, size, recipe.eval_resize, recipe.interpolation), label, []
+
+
+def _readable(examples: list) -> tuple[torch.Tensor | list, torch.Tensor | list, list[str]]:
+    """Pixels and labels of the pictures that could be read, and what is wrong with the others."""
+    errors = [error for *_, of_one in examples for error in of_one]
+    read = [(pixels, label) for pixels, label, _ in examples if pixels is not None]
+    return *(stacked(read) if read else ([], [])), errors
 
 
 def open_split(

@@ -559,18 +559,51 @@ def test_loader_processes_change_nothing(tree, imagenet):
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("damage", ["cut off", "no image", "empty"])
-def test_a_picture_that_does_not_open_is_named(tree, imagenet, tmp_path, workers, damage):
+def test_one_picture_that_does_not_open_costs_a_warning(
+    tree, imagenet, tmp_path, workers, damage, capsys
+):
     root = tmp_path / "imagenet1k"
     shutil.copytree(tree / "imagenet1k", root)
     bad = root / "train" / CLASSES[1] / f"{CLASSES[1]}_2.JPEG"
     content = bad.read_bytes()
     bad.write_bytes({"cut off": content[:-200], "no image": b"<html>", "empty": b""}[damage])
-    images = opened(imagenet, "train", tmp_path)
+    whole, images = (opened(imagenet, "train", place) for place in (tree, tmp_path))
+    (place,) = [k for k in range(21) if images.pictures.name(k) == str(bad)]
     recipe = make_recipe(compute={"workers": workers})
-    with pytest.raises(RunError, match="cannot be read as an image") as caught:
-        list(images.training(recipe, 0, 0, 10))  # two epochs, each of 20 of the 21 pictures
-    assert str(caught.value).startswith(f"{bad}: ")
+
+    # training: the next picture is seen in its place; two epochs, each of 20 of the 21 pictures
+    mine, theirs = (list(each.training(recipe, 0, 0, 10)) for each in (images, whole))
+    same = [
+        torch.equal(a, b)
+        for (pixels, _), (others, _) in zip(mine, theirs, strict=True)
+        for a, b in zip(pixels, others, strict=True)
+    ]
+    assert len(same) == 40
+    assert same.count(False) in (1, 2)
+    assert all(len(pixels) == len(labels) == 4 for pixels, labels in mine)
+
+    # evaluation: it is left out
+    pixels, labels = map(torch.cat, zip(*images.evaluation(recipe, 8), strict=True))
+    others, all_labels = map(torch.cat, zip(*whole.evaluation(recipe, 8), strict=True))
+    kept = torch.arange(21) != place
+    assert torch.equal(pixels, others[kept])
+    assert torch.equal(labels, all_labels[kept])
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert warning.startswith(f"warning: {bad}: cannot be read as an image")
+    assert warning.endswith("; left out")
+
+
+@pytest.mark.parametrize("bad", [6, 21])
+def test_many_pictures_that_do_not_open_end_the_run(tree, imagenet, tmp_path, bad, capsys):
+    root = tmp_path / "imagenet1k"
+    shutil.copytree(tree / "imagenet1k", root)
+    for path in sorted(root.glob("train/*/*.JPEG"))[-bad:]:
+        path.write_bytes(b"")
+    images = opened(imagenet, "train", tmp_path)
+    with pytest.raises(RunError, match=r"as 5 others of 21 pictures; 'crate data check") as caught:
+        list(images.evaluation(make_recipe(), 4))
     assert "\n" not in str(caught.value)
+    assert len(capsys.readouterr().err.splitlines()) == 5
 
 
 def test_held_out_splits_are_disjoint_and_stable(tree, imagenet):

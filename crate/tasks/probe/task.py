@@ -170,6 +170,9 @@ def _extract(
             done += len(pixels)
             progress.update(done, "")
     features = torch.cat(parts)
+    if len(features) != len(source):
+        lost = len(source) - len(features)
+        raise RunError(f"{lost} pictures cannot be read; a probe needs each, to know its label")
     if not features.isfinite().all():
         raise RunError("the network's features are not finite")
     return features
