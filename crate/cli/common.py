@@ -147,6 +147,15 @@ def path(text: str) -> str:
         raise UsageError(f"a path on the command line: {error}") from None
 
 
+def require(path: str, advice: str = "") -> None:
+    """Raise `UsageError` where a file or folder is not there, before torch is imported."""
+    if not os.path.lexists(path):
+        raise UsageError(f"{path}: no such file or folder{advice}")
+
+
+RUN_IT = "; check the path, or run it"
+
+
 def make_known() -> None:
     """Make what `experiments/` declares of one's own known to a command that opens no plan."""
     from crate.planning.loader import Experiments

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from crate.cli.common import RUN_PATH, add_command, make_known, path
+from crate.cli.common import RUN_IT, RUN_PATH, add_command, make_known, path, require
 
 
 def add_parser(commands) -> None:
@@ -34,6 +34,10 @@ def add_parser(commands) -> None:
 
 
 def sample(options) -> None:
+    if options.run is not None:
+        require(options.run, RUN_IT)
+    elif options.weights is not None:
+        require(options.weights)
     from crate.explore import sample as explore
 
     make_known()

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from crate.cli.common import add_command, add_images, make_known, path
+from crate.cli.common import add_command, add_images, make_known, path, require
 
 
 def add_parser(commands) -> None:
@@ -38,6 +38,7 @@ def add_parser(commands) -> None:
 
 
 def segment(options) -> None:
+    require(options.weights)
     from crate.explore import segment as explore
 
     make_known()

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from crate.cli.common import RUN_PATH, add_command, make_known, path
+from crate.cli.common import RUN_IT, RUN_PATH, add_command, make_known, path, require
 from crate.errors import UsageError
 
 
@@ -75,6 +75,7 @@ def import_file(options) -> None:
     spec = Experiments().spec(options.model, None)
     if out.suffix != ".safetensors":
         raise UsageError(f"--out {out}: should end in .safetensors")
+    require(options.file)
     verify_if_listed(file, options.model, experiments_folder())
     from crate.checkpoints.export import import_official
 
@@ -82,6 +83,7 @@ def import_file(options) -> None:
 
 
 def export(options) -> None:
+    require(options.path, RUN_IT)
     from crate.checkpoints.export import export_run
 
     make_known()

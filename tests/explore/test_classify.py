@@ -318,18 +318,31 @@ def test_refusals_are_one_line(network, folder_of, capsys, tmp_path):
     (data / NAMES[0] / "broken.png").write_bytes(b"")
     list_part.cache_clear()
     assert main(["evaluate", "mine.pth", *GIVEN, "--data", str(data), "--workers", "0"]) == 0
-    assert "broken.png: cannot be read as an image (it is empty); left out" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "broken.png: cannot be read as an image (it is empty); left out" in told
 
 
-@pytest.mark.parametrize("command", ["evaluate", "predict", "inspect"])
-def test_a_missing_file_is_said_before_torch_is_imported(folder, command):
+@pytest.mark.parametrize(
+    "words",
+    [
+        "evaluate MISSING --data data",
+        "predict MISSING a.png",
+        "inspect MISSING a.png",
+        f"segment a.png --model {MODEL} --weights MISSING --out o",
+        "sample --model gpt2_base --prompt x --weights MISSING",
+        "sample --prompt x --run MISSING",
+        f"weights import MISSING --model {MODEL} --out o.safetensors",
+        "weights export MISSING --to onnx --out o",
+    ],
+)
+def test_a_missing_file_is_said_before_torch_is_imported(folder, words):
     draw(1).save("a.png")
     Path("data/a").mkdir(parents=True)
     draw(1).save("data/a/a.png")
-    rest = ["--data", "data"] if command == "evaluate" else ["a.png"]
     for missing in ("none.pth", f"results/smoke/runs/{MODEL}/seed0/imagenet1k_lion"):
+        given = words.replace("MISSING", missing).split()
         program = (
             "import sys; from crate.cli import main; "
-            f"assert main({[command, missing, *rest]!r}) == 2; assert 'torch' not in sys.modules"
+            f"assert main({given!r}) == 2; assert 'torch' not in sys.modules"
         )
         subprocess.run([sys.executable, "-c", program], check=True)

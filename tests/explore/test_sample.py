@@ -142,7 +142,7 @@ def test_what_cannot_speak_says_so(spoken, plan, tmp_path, capsys):
         finished(run, run.folder(tmp_path / "results"), plan, state)
     for run, told in (
         (vision, "is not a language model"),
-        (unfinished, "there is no such folder; check the path, or run it"),
+        (unfinished, "no such file or folder; check the path, or run it"),
         (counts, "holds counts of tokens, no network"),
     ):
         assert main(["sample", "--run", str(run.folder(tmp_path / "results"))]) == 2
