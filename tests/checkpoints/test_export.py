@@ -278,7 +278,7 @@ def test_what_cannot_be_exported_is_one_line(crate, finished, tmp_path, monkeypa
         run, "--to", "tflite", "--out", "m"
     )
     other = str(run).replace("seed0", "seed1")
-    assert "there is no such folder" in refused(other, "--to", "onnx", "--out", "m")
+    assert "no such file or folder" in refused(other, "--to", "onnx", "--out", "m")
     assert "not the path of a run" in refused("nonsense", "--to", "onnx", "--out", "m")
     own = refused(run, "--to", "safetensors", "--out", folder.weights)
     assert "is the run's own file" in own
