@@ -125,7 +125,7 @@ def fit(
             rate = learning_rate(recipe, index, per_epoch)
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["scale"]
-            torch.manual_seed(seed_for(session.seed, "update", index, runtime.rank))  # drop path
+            reseed(seed_for(session.seed, "update", index, runtime.rank), runtime)  # drop path
             count = (seen(index + 1) - seen(index)) // examples.per_example
             weight = _weight(count, recipe.batch_size, runtime)
             pending.append(update(trained, optimizer, loss, batch, micro, recipe, runtime, weight))
@@ -235,12 +235,19 @@ def update(
     return mean
 
 
+def reseed(seed: int, runtime: Runtime) -> None:
+    """`torch.manual_seed` for this run's device alone; to look for others takes 0.2 ms."""
+    torch.default_generator.manual_seed(seed)
+    if runtime.device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+
+
 def _clip(gradients: list[torch.Tensor], most: float) -> None:
     """Scale gradients in place so that their global norm is at most `most`, and exactly that.
 
     torch's `clip_grad_norm_` adds 1e-6 to the norm; the papers' JAX code (optax) does not.
     """
-    norm = nn.utils.get_total_norm(gradients, foreach=True)
+    norm = torch.stack(torch._foreach_norm(gradients)).norm()
     torch._foreach_mul_(gradients, (most / norm).clamp(max=1))
 
 

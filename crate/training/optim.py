@@ -2,54 +2,32 @@
 
 import math
 import re
+from collections.abc import Iterator
 
 import torch
 from torch import nn
-from torch.optim.adamw import adamw
 
 from crate.recipes import Training
 
 
-class AdamW:
-    """AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101) by torch's functional form.
+class Optimizer:
+    """State of the parameters in groups; a parameter without a gradient is left alone.
 
-    `torch.optim.Optimizer` imports the compiler when first used, which takes several seconds; the
-    functional form does not. Tested equal to `torch.optim.AdamW`.
+    `torch.optim.Optimizer` imports the compiler when it is first used, which takes longer than
+    importing torch (docs/measurements.md).
     """
 
-    def __init__(self, groups: list[dict], *, betas: list[float], eps: float):
+    def __init__(self, groups: list[dict], state: list[list[tuple[torch.Tensor, ...]]]):
         self.param_groups = groups
-        self.betas, self.eps = betas, eps
-        self.state = [
-            [(torch.zeros_like(p), torch.zeros_like(p), torch.tensor(0.0)) for p in g["params"]]
-            for g in groups
-        ]
+        self.state = state  # of each group, of each parameter
 
-    @torch.no_grad()
-    def step(self) -> None:
-        for group, states in zip(self.param_groups, self.state, strict=True):
-            live = [
-                (p, *s) for p, s in zip(group["params"], states, strict=True) if p.grad is not None
-            ]
-            if not live:
-                continue
-            params, means, squares, steps = map(list, zip(*live, strict=True))
-            adamw(
-                params,
-                [p.grad for p in params],
-                means,
-                squares,
-                [],
-                steps,
-                foreach=True,
-                amsgrad=False,
-                beta1=self.betas[0],
-                beta2=self.betas[1],
-                lr=group["lr"],
-                weight_decay=group["weight_decay"],
-                eps=self.eps,
-                maximize=False,
-            )
+    def live(self) -> Iterator[tuple[int, dict, list[int], list[list[torch.Tensor]]]]:
+        """Of each group: its number, options, places with gradients, and their tensors in lists."""
+        for number, (group, states) in enumerate(zip(self.param_groups, self.state, strict=True)):
+            places = [k for k, p in enumerate(group["params"]) if p.grad is not None]
+            if places:
+                rows = [(group["params"][k], group["params"][k].grad, *states[k]) for k in places]
+                yield number, group, places, [list(each) for each in zip(*rows, strict=True)]
 
     def state_dict(self) -> dict:
         return {"state": self.state}
@@ -59,6 +37,71 @@ class AdamW:
             for mine, theirs in zip(group, old, strict=True):
                 for tensor, value in zip(mine, theirs, strict=True):
                     tensor.copy_(value)
+
+
+class AdamW(Optimizer):
+    """AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101) by torch's fused kernel.
+
+    Bit-equal to `torch.optim.AdamW(…, fused=True)`, which counts the updates of each parameter in
+    a tensor of its own; at small sizes that takes longer than the kernel.
+    """
+
+    def __init__(self, groups: list[dict], *, betas: list[float], eps: float):
+        self.betas, self.eps = betas, eps
+        self.updates = [torch.zeros(len(g["params"]), device=g["params"][0].device) for g in groups]
+        state = [  # both means of each parameter, and its number of updates
+            [
+                (torch.zeros_like(p), torch.zeros_like(p), count)
+                for p, count in zip(group["params"], counts, strict=True)
+            ]
+            for group, counts in zip(groups, self.updates, strict=True)
+        ]
+        super().__init__(groups, state)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for number, group, places, (params, gradients, means, squares, counts) in self.live():
+            whole = len(places) == len(group["params"])
+            self.updates[number][slice(None) if whole else places] += 1  # `counts` are views
+            torch._fused_adamw_(
+                params,
+                gradients,
+                means,
+                squares,
+                [],
+                counts,
+                lr=group["lr"],
+                beta1=self.betas[0],
+                beta2=self.betas[1],
+                weight_decay=group["weight_decay"],
+                eps=self.eps,
+                amsgrad=False,
+                maximize=False,
+            )
+
+
+class Lion(Optimizer):
+    """Lion (Chen et al. 2023, arXiv 2302.06675, algorithm 2), bit-equal to lion-pytorch's.
+
+    p ← (1 − lr wd) p − lr sign(β₁ m + (1 − β₁) g), then m ← β₂ m + (1 − β₂) g
+    """
+
+    def __init__(self, groups: list[dict], *, betas: list[float]):
+        self.betas = betas
+        super().__init__(groups, [[(torch.zeros_like(p),) for p in g["params"]] for g in groups])
+
+    @torch.no_grad()
+    def step(self) -> None:
+        beta1, beta2 = self.betas
+        for _, group, _, (params, gradients, means) in self.live():
+            signs = torch._foreach_mul(means, beta1)
+            torch._foreach_add_(signs, gradients, alpha=1 - beta1)
+            torch._foreach_sign_(signs)
+            if group["weight_decay"]:
+                torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+            torch._foreach_add_(params, signs, alpha=-group["lr"])
+            torch._foreach_mul_(means, beta2)
+            torch._foreach_add_(means, gradients, alpha=1 - beta2)
 
 
 TOKENS = ("positions", "class_token", "mask_token")
@@ -112,12 +155,10 @@ def _block(name: str) -> int | None:
     return 0 if below else None
 
 
-def make_optimizer(model: nn.Module, recipe: Training):
+def make_optimizer(model: nn.Module, recipe: Training) -> Optimizer:
     groups = parameter_groups(model, recipe)
     if recipe.optimizer == "lion":
-        from lion_pytorch import Lion  # Chen et al. 2023
-
-        return Lion(groups, lr=recipe.lr, betas=tuple(recipe.betas))
+        return Lion(groups, betas=recipe.betas)
     return AdamW(groups, betas=recipe.betas, eps=recipe.eps)
 
 

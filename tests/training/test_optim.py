@@ -3,13 +3,14 @@
 import subprocess
 import sys
 
+import lion_pytorch
 import pytest
 import torch
 from torch import nn
 
 from crate.models.build import create_model
 from crate.recipes import Training
-from crate.training.optim import AdamW, learning_rate, make_optimizer, parameter_groups
+from crate.training.optim import AdamW, Lion, learning_rate, make_optimizer, parameter_groups
 
 TINY = {"num_classes": 3, "image_size": 14, "dim": 8, "depth": 1, "heads": 2, "patch_size": 7}
 
@@ -40,11 +41,11 @@ def grouped(parameters: list[nn.Parameter]) -> list[dict]:
     ]
 
 
-@pytest.mark.parametrize("foreach", [None, True])
-def test_adamw_is_bit_equal_to_torchs(foreach):
+@pytest.mark.parametrize("kernel", ["fused", "foreach"])
+def test_adamw_is_torchs(kernel):
     mine, theirs = random_parameters(), random_parameters()
     ours = AdamW(grouped(mine), betas=[0.9, 0.95], eps=1e-8)
-    torchs = torch.optim.AdamW(grouped(theirs), lr=1.0, betas=(0.9, 0.95), foreach=foreach)
+    torchs = torch.optim.AdamW(grouped(theirs), lr=1.0, betas=(0.9, 0.95), **{kernel: True})
     for step in range(20):
         for group in ours.param_groups + torchs.param_groups:
             group["lr"] = 1e-3 * (step + 1)
@@ -53,6 +54,24 @@ def test_adamw_is_bit_equal_to_torchs(foreach):
             mine[1].grad = theirs[1].grad = None
         ours.step()
         torchs.step()
+    for a, b, start in zip(mine, theirs, random_parameters(), strict=True):
+        tolerance = {} if kernel == "foreach" else {"rtol": 0, "atol": 0}  # bit-equal if fused
+        torch.testing.assert_close(a, b, **tolerance)
+        assert not torch.equal(a, start)
+
+
+def test_lion_is_bit_equal_to_lion_pytorchs():
+    mine, theirs = random_parameters(), random_parameters()
+    ours = Lion(grouped(mine), betas=[0.9, 0.99])
+    published = lion_pytorch.Lion(grouped(theirs), lr=1.0, betas=(0.9, 0.99))
+    for step in range(20):
+        for group in ours.param_groups + published.param_groups:
+            group["lr"] = 1e-3 * (step + 1)
+        set_gradients(step, mine, theirs)
+        if step == 5:
+            mine[1].grad = theirs[1].grad = None
+        ours.step()
+        published.step()
     for a, b, start in zip(mine, theirs, random_parameters(), strict=True):
         assert torch.equal(a, b)
         assert not torch.equal(a, start)
@@ -213,10 +232,11 @@ def test_training_imports_neither_the_compiler_nor_torchvision():
     code = """
 import sys, torch
 import crate.training.loop, crate.tasks.classification.task
-from crate.training.optim import AdamW
+from crate.training.optim import AdamW, Lion
 p = torch.nn.Parameter(torch.ones(2))
 p.grad = torch.ones(2)
 AdamW([{"params": [p], "weight_decay": 0.1, "lr": 0.1}], betas=[0.9, 0.999], eps=1e-8).step()
+Lion([{"params": [p], "weight_decay": 0.1, "lr": 0.1}], betas=[0.9, 0.99]).step()
 assert p[0] < 1
 print([name for name in ("torch._dynamo", "torchvision") if name in sys.modules])
 """
