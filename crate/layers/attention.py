@@ -8,6 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crate.errors import UsageError
+from crate.layers.gradients import Attention, attention_weights, causal_mask
+
+ALL = slice(None)  # of the tokens
 
 
 class KVCache:
@@ -28,43 +31,34 @@ class KVCache:
         return self.tensors
 
 
-def causal_mask(q: Tensor, k: Tensor) -> Tensor:
-    """bool (N, M), true where a key comes after its query; queries are the last N of M tokens.
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, causal: bool, record: dict | None, recompute: bool = False
+) -> Tensor:
+    """softmax(q kᵀ / √(d/K)) v, by the faster kernel (arXiv 1706.03762, equation 1).
 
-    q: (..., N, d/K); k: (..., M, d/K).
+    q: (B, K, N, d/K); k, v: (B, K, M, d/K) -> (B, K, N, d/K). causal: q are the last N of the M
+    tokens. The fused kernel, except for bfloat16 on a CPU, where its backward pass takes 2 to 7
+    times as long (benchmarks/operators.py), and with a `record` dict, which gets the weights
+    (B, K, N, M). recompute: the weights are not kept for the backward pass.
     """
+    if record is not None:
+        output, record["attention"] = plain_attention(q, k, v, causal)
+        return output
     n, m = q.shape[-2], k.shape[-2]
-    return torch.ones(n, m, dtype=torch.bool, device=q.device).triu(1 + m - n)
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16:
+        flat = (each.flatten(0, 1) for each in (q, k, v))  # (B K, N or M, d/K)
+        return Attention.apply(*flat, causal, recompute).view(q.shape)
+    if causal and 1 < n < m:  # is_causal would take the queries for the first tokens
+        mask = ~causal_mask(n, m, q.device)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return F.scaled_dot_product_attention(q, k, v, is_causal=causal and n == m)
 
 
 def plain_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> tuple[Tensor, Tensor]:
-    """softmax(q kᵀ / √(d/K)) v, without a fused kernel (arXiv 1706.03762, equation 1).
-
-    q: (B, K, N, d/K); k, v: (B, K, M, d/K). causal: q are the last N of the M tokens.
-    Returns the output (B, K, N, d/K) and the weights (B, K, N, M).
-    """
-    logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)  # (B, K, N, M)
-    if causal:
-        logits = logits.masked_fill(causal_mask(q, k), float("-inf"))
-    weights = logits.softmax(dim=-1)
+    """The output of attention, see `attend`, and its weights (B, K, N, M)."""
+    weights = attention_weights(*(each.flatten(0, 1) for each in (q, k)), causal)
+    weights = weights.unflatten(0, q.shape[:2])
     return weights @ v, weights
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool, record: dict | None) -> Tensor:
-    """Attention by the faster kernel, fused or plain; see `plain_attention` for shapes.
-
-    Fused, except for bfloat16 on a CPU, where the fused backward pass takes 2 to 7 times as long
-    (benchmarks/operators.py), and with a `record` dict, which gets the weights.
-    """
-    if record is None and not (q.device.type == "cpu" and q.dtype == torch.bfloat16):
-        n, m = q.shape[-2], k.shape[-2]
-        if causal and 1 < n < m:  # is_causal would take the queries for the first tokens
-            return F.scaled_dot_product_attention(q, k, v, attn_mask=~causal_mask(q, k))
-        return F.scaled_dot_product_attention(q, k, v, is_causal=causal and n == m)
-    output, weights = plain_attention(q, k, v, causal)
-    if record is not None:
-        record["attention"] = weights
-    return output
 
 
 def _check_heads(dim: int, heads: int) -> None:
@@ -81,8 +75,12 @@ class MSSA(nn.Module):
 
     x: (B, N, d) -> (B, N, d). With a `record` dict, record["attention"] is (B, K, N, M). With a
     `cache`, x follows the cached tokens, and its w is appended to the cache.
+    only: the tokens that are returned, as a slice; with `causal`, the last ones.
     Raises `UsageError` unless `heads` divides `dim`.
     """
+
+    partial = True
+    recompute = False
 
     def __init__(
         self, dim: int, heads: int, *, projection_bias: bool = False, causal: bool = False
@@ -95,11 +93,15 @@ class MSSA(nn.Module):
         self.projection = nn.Linear(dim, dim, bias=projection_bias)
 
     def forward(
-        self, x: Tensor, record: dict | None = None, cache: KVCache | None = None
+        self,
+        x: Tensor,
+        record: dict | None = None,
+        cache: KVCache | None = None,
+        only: slice = ALL,
     ) -> Tensor:
         w = self.subspaces(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, K, N, d/K)
         (seen,) = [w] if cache is None else cache.extend(w)  # (B, K, M, d/K)
-        x = attend(w, seen, seen, self.causal, record)
+        x = attend(w[:, :, only], seen, seen, self.causal, record, self.recompute)
         return self.projection(x.transpose(1, 2).flatten(-2))  # (B, N, d)
 
 
@@ -108,8 +110,12 @@ class MHSA(nn.Module):
 
     x: (B, N, d) -> (B, N, d). With a `record` dict, record["attention"] is (B, K, N, M). With a
     `cache`, x follows the cached tokens, and its keys and values are appended to the cache.
+    only: the tokens that are returned, as a slice; with `causal`, the last ones.
     Raises `UsageError` unless `heads` divides `dim`.
     """
+
+    partial = True
+    recompute = False
 
     def __init__(
         self,
@@ -128,11 +134,15 @@ class MHSA(nn.Module):
         self.projection = nn.Linear(dim, dim, bias=projection_bias)
 
     def forward(
-        self, x: Tensor, record: dict | None = None, cache: KVCache | None = None
+        self,
+        x: Tensor,
+        record: dict | None = None,
+        cache: KVCache | None = None,
+        only: slice = ALL,
     ) -> Tensor:
-        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # (B, N, 3, K, d/K)
-        q, k, v = qkv.transpose(1, 3).unbind(2)  # each (B, K, N, d/K)
+        qkv = self.qkv(x).chunk(3, dim=-1)  # each (B, N, d)
+        q, k, v = (each.unflatten(-1, (self.heads, -1)).transpose(1, 2) for each in qkv)
         if cache is not None:
             k, v = cache.extend(k, v)  # each (B, K, M, d/K)
-        x = attend(q, k, v, self.causal, record)
+        x = attend(q[:, :, only], k, v, self.causal, record, self.recompute)
         return self.projection(x.transpose(1, 2).flatten(-2))  # (B, N, d)

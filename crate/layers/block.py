@@ -4,11 +4,11 @@ B batch, N tokens, d width. Tokens are Z^l before layer l, Z^{l+1/2} after its a
 Z^{l+1} after its feed-forward.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from crate.layers.attention import KVCache
+from crate.layers.attention import ALL, KVCache
 
 
 class DropPath(nn.Module):
@@ -37,6 +37,9 @@ class Block(nn.Module):
     dropped feed-forward would zero the sample. A `record` dict collects the two operators' records,
     "attention_output" (Z^{l+1/2}) and "output" (Z^{l+1}), each (B, N, d). `cache`: attention's KV
     cache of the tokens before x.
+
+    only: the tokens that are returned, as a slice. Operators with `partial = True` then compute no
+    others: attention takes `only`, and a feed-forward takes each token by itself.
     """
 
     def __init__(
@@ -56,11 +59,22 @@ class Block(nn.Module):
         self.feedforward = feedforward
         self.residual = residual
         self.drop_path = DropPath(drop_path)
+        self.partial = all(getattr(each, "partial", False) for each in (attention, feedforward))
 
     def forward(
-        self, x: Tensor, record: dict | None = None, cache: KVCache | None = None
+        self,
+        x: Tensor,
+        record: dict | None = None,
+        cache: KVCache | None = None,
+        only: slice = ALL,
     ) -> Tensor:
-        x = x + self.drop_path(self.attention(self.norm1(x), record, cache))
+        if only == ALL:
+            x = x + self.drop_path(self.attention(self.norm1(x), record, cache))
+        elif self.partial:
+            y = self.attention(self.norm1(x), record, cache, only)
+            x = x[:, only] + self.drop_path(y)
+        else:
+            return self(x, record, cache)[:, only]
         if record is not None:
             record["attention_output"] = x
         y = self.feedforward(self.norm2(x), record)
@@ -72,18 +86,21 @@ class Block(nn.Module):
 
 
 def run_blocks(
-    blocks: Iterable[Block],
+    blocks: Sequence[Block],
     x: Tensor,
     records: list[dict] | None = None,
     caches: Sequence[KVCache] | None = None,
+    only: slice = ALL,
 ) -> Tensor:
     """Apply blocks in turn: (B, N, d) -> (B, N, d).
 
     records: a list to which one dict per block is appended. caches: one KV cache per block.
+    only: the tokens that are read afterwards; the last block computes no others where it can.
     """
     for layer, block in enumerate(blocks):
         record = None if records is None else {}
-        x = block(x, record, None if caches is None else caches[layer])
+        last = layer == len(blocks) - 1
+        x = block(x, record, None if caches is None else caches[layer], only if last else ALL)
         if records is not None:
             records.append(record)
     return x

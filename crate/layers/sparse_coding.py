@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crate.errors import UsageError
+from crate.layers.gradients import SparseCoding, in_autocast_dtype, sparse_codes
 
 
 def init_dictionary(dictionary: Tensor) -> None:
@@ -44,6 +45,8 @@ class ISTA(nn.Module):
     Raises `UsageError` unless `dim` is at least 1.
     """
 
+    partial = True  # each token by itself
+
     def __init__(self, dim: int, *, step_size: float = 0.1, sparsity: float = 0.1):
         super().__init__()
         _check_width(dim)
@@ -59,7 +62,8 @@ class ISTA(nn.Module):
             codes = (x - self.step_size * gradient - self.step_size * self.sparsity).relu_()
         else:
             # One product per token instead of three: x − η Dᵀ(D x − x) = x + η(Dᵀ − DᵀD) x.
-            step = self.step_size * (d.t() - d.t() @ d)
+            eta = self.step_size
+            step = torch.addmm(d.t(), d.t(), d, beta=eta, alpha=-eta)
             threshold = d.new_full((d.shape[1],), -self.step_size * self.sparsity)
             codes = (x + F.linear(x, step, threshold)).relu_()
         if record is not None:
@@ -77,9 +81,13 @@ class ODL(nn.Module):
     CRATE-alpha (arXiv 2405.20299), the ODL block; η = λ = 0.1 as in its code. `Block` adds the
     residual connection.
 
-    x: (B, N, d) -> (B, N, d). With a `record` dict, record["codes"] is z₂ (B, N, M).
+    x: (B, N, d) -> (B, N, d). With a `record` dict, record["codes"] is z₂ (B, N, M). If
+    `recompute`, codes are not kept for the backward pass, which computes them again.
     Raises `UsageError` unless `dim` and `ratio` are at least 1.
     """
+
+    recompute = False
+    partial = True  # each token by itself
 
     def __init__(
         self,
@@ -104,15 +112,16 @@ class ODL(nn.Module):
 
     def forward(self, x: Tensor, record: dict | None = None) -> Tensor:
         d = self.dictionary
-        # η and −ηλ go into the products: each further pass over the (B, N, M) codes is expensive
-        encode = self.step_size * d.t()
-        threshold = d.new_full((d.shape[1],), -self.step_size * self.sparsity)
-        codes = F.linear(x, encode, threshold).relu_()
-        residual = x - F.linear(codes, d)
-        codes = F.linear(residual, encode, threshold).add_(codes).relu_()
-        if record is not None:
-            record["codes"] = codes
-        return F.linear(codes, d if self.decoder is None else self.decoder)
+        x, d, decoder = in_autocast_dtype(x, d, d if self.decoder is None else self.decoder)
+        eta, lam = self.step_size, self.sparsity
+        tokens = x.flatten(0, -2)  # (B N, d)
+        if record is None:
+            output = SparseCoding.apply(tokens, d, decoder, eta, lam, self.recompute)
+        else:
+            _, _, codes = sparse_codes(tokens, d, eta, lam)
+            record["codes"] = codes.view(*x.shape[:-1], -1)
+            output = codes @ decoder.t()
+        return output.view(x.shape)
 
 
 class MLP(nn.Module):
@@ -124,6 +133,8 @@ class MLP(nn.Module):
     x: (B, N, d) -> (B, N, d). `record` stays as it is: an MLP has no sparse codes.
     Raises `UsageError` unless `dim` and `ratio` are at least 1.
     """
+
+    partial = True  # each token by itself
 
     def __init__(self, dim: int, *, ratio: int = 4, gelu: str = "exact"):
         super().__init__()

@@ -51,7 +51,7 @@ class TextTower(nn.Module):
         initialise(self)
 
     def forward(self, ids: Tensor) -> Tensor:
-        x = run_blocks(self.blocks, self.embed(ids))  # (B, T, w)
+        x = run_blocks(self.blocks, self.embed(ids), only=slice(-1, None))  # (B, 1, w)
         return self.head(self.norm(x[:, -1]))
 
     def embed(self, ids: Tensor) -> Tensor:

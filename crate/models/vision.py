@@ -23,7 +23,11 @@ class ConvStem(nn.Module):
         self.projection = nn.Conv2d(3, dim, kernel_size=patch_size, stride=patch_size, bias=bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.projection(images).flatten(2).transpose(1, 2)  # (B, N, d)
+        # patches do not overlap: one product, which small kernels' convolutions are slower than
+        p, weight = self.projection.stride[0], self.projection.weight.flatten(1)  # (d, 3 p p)
+        b, c, h, w = images.shape
+        x = images.reshape(b, c, h // p, p, w // p, p).permute(0, 2, 4, 1, 3, 5)
+        return F.linear(x.reshape(b, -1, c * p * p), weight, self.projection.bias)  # (B, N, d)
 
 
 class LinearStem(nn.Module):
@@ -83,8 +87,11 @@ class VisionTransformer(nn.Module):
         initialise(self, spec.init)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = self.forward_features(images)
-        return self.head(self.norm(x[:, 0] if self.spec.pool == "token" else x[:, 1:].mean(dim=1)))
+        if self.spec.pool == "token":  # nothing reads the patch tokens of the last block
+            x = run_blocks(self.blocks, self.embed(images), only=slice(1))[:, 0]
+        else:
+            x = self.forward_features(images)[:, 1:].mean(dim=1)
+        return self.head(self.norm(x))
 
     def forward_features(self, images: Tensor, records: list[dict] | None = None) -> Tensor:
         """Tokens after the last block, before the final norm: (B, 1 + N, d), class token first.

@@ -55,6 +55,26 @@ def test_images_of_another_size_are_refused(shape):
     assert str(error.value) == f"this model takes images (B, 3, 32, 32), got {shape}"
 
 
+@pytest.mark.parametrize("only", [slice(1), slice(2, 4), slice(-1, None)])
+@pytest.mark.parametrize("name", [ALPHA, "crate_base_patch16", "vit_base_patch16"])
+def test_a_block_computes_a_part_of_its_tokens(name, only):
+    """The same values and gradients as of all tokens; operators that cannot compute all."""
+    block = create_model(name, **SMALL).blocks[-1].double()
+    x = torch.randn(2, 6, 24, dtype=torch.float64, requires_grad=True)
+    inputs = [x, *block.parameters()]
+    whole, part = block(x)[:, only], block(x, only=only)
+    torch.testing.assert_close(part, whole, rtol=0, atol=1e-12)
+    cotangent = torch.randn_like(whole)
+    for ours, expected in zip(
+        torch.autograd.grad(part, inputs, cotangent),
+        torch.autograd.grad(whole, inputs, cotangent),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, expected, rtol=0, atol=1e-12)
+    block.partial = False
+    assert torch.equal(block(x, only=only), whole)
+
+
 def test_a_block_takes_any_operators():
     block = Block(nn.Identity(), nn.Identity(), residual=False, dim=8)
     block.attention.forward = lambda x, record, cache: torch.zeros_like(x)
