@@ -42,6 +42,7 @@ class Compute(Strict):
     memory_gb: pydantic.PositiveInt = 4
     autocast: Literal["auto", "float32", "bfloat16"] = "auto"
     compile: bool = False
+    recompute: bool = False  # sparse codes, in the backward pass: less memory, the same bits
     checkpoint_seconds: pydantic.NonNegativeFloat = 30.0
 
     @property

@@ -191,7 +191,14 @@ def fit(
 
 
 def spread(model: nn.Module, recipe: Training, runtime: Runtime) -> nn.Module:
-    """Wrap a model for training: DistributedDataParallel over several ranks, torch.compile."""
+    """Wrap a model for training: DistributedDataParallel over several ranks, torch.compile.
+
+    Operators that can compute their intermediate results again (`layers/gradients.py`) do so if the
+    recipe says so.
+    """
+    for module in model.modules():
+        if hasattr(module, "recompute"):
+            module.recompute = recipe.compute.recompute
     trained = model
     if runtime.world > 1:
         devices = [runtime.device.index] if runtime.device.type == "cuda" else None

@@ -12,6 +12,7 @@ from crate import cli
 from crate.errors import UsageError
 from crate.layers import reference
 from crate.layers.attention import MHSA, MSSA, KVCache, plain_attention
+from crate.layers.gradients import Attention, SparseCoding, attention_weights, sparse_codes
 from crate.layers.operators import ATTENTION, FEEDFORWARD, Operator
 from crate.layers.sparse_coding import ISTA, MLP, ODL
 from crate.models.build import create_model
@@ -176,6 +177,73 @@ def test_the_fused_kernel_is_the_same_function(causal):
     q, k, v = torch.randn(3, 2, HEADS, TOKENS, 4, dtype=torch.float64)
     fused = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
     torch.testing.assert_close(plain_attention(q, k, v, causal)[0], fused)
+
+
+def by_hand_or_autograd(causal, recompute):
+    """Functions with and without a backward pass of their own, and their inputs, in float64."""
+    q, k, v = torch.randn(3, HEADS, TOKENS, 4, dtype=torch.float64)
+    q = q[:, -2:]  # fewer queries than keys
+    x, d = torch.randn(TOKENS, DIM).double(), torch.randn(DIM, 3 * DIM).double()
+    decoder = torch.randn_like(d)
+    yield (
+        lambda *inputs: Attention.apply(*inputs, causal, recompute),
+        lambda q, k, v: attention_weights(q, k, causal) @ v,
+        [q, k, v],
+    )
+    yield (
+        lambda *inputs: SparseCoding.apply(*inputs, ETA, LAM, recompute),
+        lambda x, d, decoder: sparse_codes(x, d, ETA, LAM)[2] @ decoder.t(),
+        [x, d, decoder],
+    )
+    yield (
+        lambda x, d: SparseCoding.apply(x, d, d, ETA, LAM, recompute),
+        lambda x, d: sparse_codes(x, d, ETA, LAM)[2] @ d.t(),
+        [x, d],
+    )
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("causal", [False, True])
+def test_gradients_by_hand_are_autograds(causal, recompute):
+    for by_hand, plain, inputs in by_hand_or_autograd(causal, recompute):
+        inputs = [each.requires_grad_() for each in inputs]
+        ours, expected = by_hand(*inputs), plain(*inputs)
+        torch.testing.assert_close(ours, expected, rtol=0, atol=1e-12)
+        cotangent = torch.randn_like(expected)
+        for mine, theirs in zip(
+            torch.autograd.grad(ours, inputs, cotangent),
+            torch.autograd.grad(expected, inputs, cotangent),
+            strict=True,
+        ):
+            assert theirs.abs().max() > 0
+            torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-12)
+        assert torch.autograd.gradcheck(by_hand, inputs)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("kind", ["MSSA", "MSSA causal", "MHSA", "ODL tied", "ODL decoupled"])
+def test_recomputing_keeps_less_and_changes_no_bit(kind, autocast):
+    module = make(kind)
+    x = torch.randn(2, 40, DIM, requires_grad=True)
+    inputs, found = [x, *module.parameters()], []
+    for recompute in (False, True):
+        module.recompute, kept = recompute, {}
+
+        def keep(tensor, kept=kept):
+            kept[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+            return tensor
+
+        with (
+            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+            torch.autocast("cpu", torch.bfloat16, enabled=autocast),
+        ):
+            output = module(x)
+        gradients = torch.autograd.grad(output.float().square().sum(), inputs)
+        found.append((sum(kept.values()), output, *gradients))
+    (whole, *expected), (less, *ours) = found
+    assert all(torch.equal(a, b) for a, b in zip(ours, expected, strict=True))
+    if autocast or "ODL" in kind:  # else the fused kernel keeps no weights anyway
+        assert less < 0.8 * whole
 
 
 @pytest.mark.parametrize("kind", OPERATORS)
