@@ -25,8 +25,11 @@ def environment() -> dict[str, str]:
     return {**kept, "CUDA_VISIBLE_DEVICES": ""}  # on a GPU nothing is equal bit for bit
 
 
-def compiled(folder: Path, *pages: str) -> str:
-    """What pdflatex says of LaTeX pages in an article; "" if it or booktabs is not here."""
+def compiled(folder: Path, *pages: str, options: str = "") -> str:
+    """What pdflatex says of LaTeX pages in an article; "" if it or booktabs is not here.
+
+    options: of the class, as `twocolumn`.
+    """
     found = shutil.which("pdflatex") and subprocess.run(
         ["kpsewhich", "booktabs.sty"], capture_output=True, check=False
     )
@@ -34,7 +37,7 @@ def compiled(folder: Path, *pages: str) -> str:
         return ""
     text = "\n\\clearpage\n".join(pages)
     (folder / "paper.tex").write_text(
-        "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\n"
+        f"\\documentclass[{options}]{{article}}\\usepackage{{booktabs}}\\begin{{document}}\n"
         f"{text}\n\\end{{document}}\n"
     )
     words = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]

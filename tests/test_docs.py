@@ -476,7 +476,7 @@ def test_the_tutorial_can_be_carried_out(tmp_path):
     assert undone == before
 
     dry = seen["snakemake -n table_ablation"][0][0]
-    assert re.search(r"^classification +2$", dry, flags=re.M), dry
+    assert re.search(r"^run_classification +2$", dry, flags=re.M), dry
     told = {line.split()[1]: outputs[0][0] for line, outputs in seen.items() if "crate" in line[:5]}
     assert f"{row[2].strip('*')} %" in told["explain"]
     assert "dictionary_ratio 2" in told["explain"]

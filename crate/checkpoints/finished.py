@@ -1,6 +1,10 @@
 """Finished runs, opened by their path: what they were, with their weights."""
 
-from typing import TYPE_CHECKING, NamedTuple
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import safetensors
 
 from crate.errors import RunError, UsageError
 from crate.models.spec import ModelSpec
@@ -50,3 +54,20 @@ def read_finished(path: str) -> Finished:
 
     state = require_weights(read_weights(folder.weights), folder.weights)
     return Finished(run, folder, record, spec, state)
+
+
+def stated(path: str | Path) -> dict[str, Any]:
+    """What a file says of its model, as {"model": name, "spec": …}; {} if it says nothing.
+
+    `crate weights import` and `export` state it in a .safetensors file; of a run's weights,
+    run.json beside them does.
+    """
+    path = Path(path)
+    record = read_json(path.with_name("run.json")) or {}
+    if path == RunFolder(path.parent).weights and "config" in record:
+        return {"model": str(record.get("run")).split(" ")[0], "spec": record["config"]["model"]}
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            return json.loads((file.metadata() or {})["crate"])
+    except Exception:  # another kind of file, or a damaged one, of which `read_checkpoint` speaks
+        return {}

@@ -5,6 +5,7 @@ from pathlib import Path
 from torch import nn
 
 from crate.checkpoints.convert import infer_sizes, ours_or_converted
+from crate.checkpoints.finished import stated
 from crate.checkpoints.read import read_checkpoint
 from crate.errors import RunError, UsageError
 from crate.models.build import build, build_autoencoder, build_contrastive, build_language
@@ -20,7 +21,13 @@ BUILDERS = {
 
 
 def load_model(
-    path: str | Path, spec: ModelSpec, name: str, *, sizes: dict, drop_path: float = 0.0
+    path: str | Path,
+    spec: ModelSpec,
+    name: str,
+    *,
+    sizes: dict,
+    drop_path: float = 0.0,
+    as_stated: bool = False,
 ) -> nn.Module:
     """Build a model of `spec` with the weights of a file; see `crate.models.create_model`.
 
@@ -29,11 +36,15 @@ def load_model(
         name: of the model, for messages.
         sizes: arguments of its builder that replace the file's: another `num_classes` gets a newly
             initialised head, another `image_size` interpolated positions.
+        as_stated: take the specification that the file states for this model in place of `spec`.
 
     Raises:
         UsageError: there is no such file, or its weights are not those of the model.
         RunError: the file cannot be read.
     """
+    facts = stated(path) if as_stated else {}
+    if facts.get("model") == name:
+        spec = ModelSpec(**facts["spec"])
     state = ours_or_converted(read_checkpoint(path), spec, name=name, where=path)
     try:
         found = infer_sizes(state, spec)
@@ -49,7 +60,9 @@ def load_model(
         transfer_weights(model, state, ["head"] if new_head else [])
     except RunError as error:
         message = str(error).replace("the parent's", "its").split("; ")[0]
-        raise UsageError(f"{path}: not the weights of {name}: {message}") from None
+        raise UsageError(
+            f"{path}: not the weights of {name}, or of it at another size: {message}"
+        ) from None
     return model
 
 

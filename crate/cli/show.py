@@ -15,10 +15,16 @@ def add_parser(commands) -> None:
 
 def show(options) -> None:
     from crate.published import published_or_packaged
+    from crate.reporting.explain import config_words
 
     plan, settings = open_plan(options, anywhere=True)
     plan.table(options.table)
-    make = f"snakemake --cores all table_{options.table}"
+    words = config_words(plan, settings)
+    if settings.scale == plan.experiments.usual_settings().scale:
+        words = words.removeprefix(f"scale={settings.scale}").strip()
+    make = f"snakemake --cores all table_{options.table} --config {words}".removesuffix(
+        " --config "
+    )
     path = Path(settings.results) / settings.scale / "tables" / f"{options.table}.md"
     if not path.is_file():
         missing, published = path, published_or_packaged(settings.results, settings.scale)
@@ -32,4 +38,5 @@ def show(options) -> None:
     drawn = [end for end in (".pdf", ".svg", ".png") if figure.with_suffix(end).is_file()]
     if drawn:
         print(f"figure: {figure}{' '.join(drawn)}")
-    print(f"next:   {make} --config seeds=0,1,2")
+    seeds = "seeds=0,1,2" if words else "--config seeds=0,1,2"
+    print(f"next:   {make} {seeds}")

@@ -23,6 +23,7 @@ from crate.environment import import_torchvision
 from crate.errors import RunError
 from crate.records import file_sha256
 
+SMALL = 1_000  # pictures of a part that are always decoded
 HEADERS = 20_000  # pictures of a part whose headers are read: a minute on a network file system
 PROGRESS = 50_000  # pictures between two lines of progress
 NAMED = 3  # pictures that a line names
@@ -34,7 +35,8 @@ def check(
     """Count classes and images of every part, and compare files with their published md5 sums.
 
     Of pictures, the size of each and the headers of at most `HEADERS` are looked at; `thorough`
-    decodes all of them, and maps. Of sets with objects, annotations are tried.
+    decodes all of them, and maps, as those of a part of at most `SMALL` are. Of sets with objects,
+    annotations are tried.
     Token files are compared with the sha256 of their headers, in full. Of shards of pairs the
     headers are read; a key that is not a pair is left out, and that is not a problem.
 
@@ -259,9 +261,11 @@ def _wrong_classes(dataset: ImageSet, folder: Path, found: dict[str, np.ndarray]
 def bad_pictures(where: str | Path, pictures: Pictures | Scenes, *, thorough: bool) -> list[str]:
     """A line about pictures that cannot be read: how many there are, and what is wrong with some.
 
-    The sizes of all are looked at, and the headers of some; `thorough` decodes all, and maps.
+    The sizes of all are looked at, and the headers of some. `thorough` decodes all, and maps; a
+    small part is always looked at so.
     """
     count = len(pictures)
+    thorough = thorough or count <= SMALL
     looked = range(count) if thorough else evenly(count, HEADERS)
     bad = dict.fromkeys(pictures.without_content(), "")
     for number, index in enumerate(looked, 1):

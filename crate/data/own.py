@@ -78,7 +78,7 @@ def declare(content: Mapping, path: Path) -> None:
         refuse = functools.partial(blame, content[name], where=f"{path}: {name}")
         if name in ENTRIES:
             raise refuse([], message="a file of 'plugins' has a data set of this name")
-        ENTRIES[name] = functools.cache(functools.partial(_counted, name, entry, refuse))
+        ENTRIES[name] = functools.cache(functools.partial(_counted, name, entry, path, refuse))
         _declared.append(name)
 
 
@@ -111,10 +111,11 @@ def register(dataset: ImageSet) -> Callable[[Callable], Callable]:
     return decorate
 
 
-def _counted(name: str, entry: OwnSet, refuse: Callable[..., UsageError]) -> ImageSet:
+def _counted(name: str, entry: OwnSet, path: Path, refuse: Callable[..., UsageError]) -> ImageSet:
     """The entry with its classes and pictures counted."""
     try:
-        root = Path(os.path.abspath(expand_path(entry.folder)))
+        base = path.resolve().parents[1]  # that of experiments/
+        root = Path(os.path.abspath(base / expand_path(entry.folder)))
     except ValueError as error:
         raise refuse(["folder"], message=f"folder: {error}") from None
     if not root.is_dir():

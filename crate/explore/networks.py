@@ -1,10 +1,12 @@
 """Networks for a person's own data: their weights from a run or any file, and their device."""
 
+import contextlib
 import dataclasses
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from crate.checkpoints.finished import stated
 from crate.checkpoints.manifest import manifest, verify_if_listed
 from crate.data.catalogue import get_dataset
 from crate.data.datasets import IMAGENET_MEAN, IMAGENET_STD, ImageSet
@@ -121,11 +123,11 @@ def open_weights(weights: str, *, model: str | None = None, scale: str | None = 
         return _open_run(path)
     if model is None and _of_run(path):
         return _open_run(path.parent)
-    facts = _stated(path)
-    if model is None and facts:
+    facts = stated(path)
+    if facts and scale is None and model in (None, facts["model"]):
         spec, name = ModelSpec(**facts["spec"]), facts["model"]
     else:
-        name = model or _listed(path)
+        facts, name = {}, model or _listed(path)
         spec = Experiments().spec(name, scale)
     _require_vision(spec, weights)
     opened = Opened(weights, name, spec, read_any_weights(path, spec, listed_as=name))
@@ -154,28 +156,19 @@ def _open_run(path: Path) -> Opened:
 
     run, _, record, spec, state = read_finished(str(path))
     _require_vision(spec, str(run))
-    dataset = get_dataset(record["dataset"])
-    moments = {key: getattr(dataset, key) for key in ("mean", "std") if hasattr(dataset, key)}
-    return Opened(str(run), run.model, spec, state, dataset.title, **moments)
+    title, data = record["dataset"], record["config"].get("data", {})
+    moments = {key: tuple(data[key]) for key in ("mean", "std") if key in data}
+    with contextlib.suppress(UsageError):  # the set may be gone by now
+        dataset = get_dataset(title)
+        title = dataset.title
+        moments = {key: getattr(dataset, key) for key in ("mean", "std") if hasattr(dataset, key)}
+    return Opened(str(run), run.model, spec, state, title, **moments)
 
 
 def _require_vision(spec: ModelSpec, where: str) -> None:
     if spec.causal:
         kind = MODEL_KINDS["language"]
         raise UsageError(f"{where}: {kind}, which sees no pictures; see 'crate sample'")
-
-
-def _stated(path: Path) -> dict[str, Any]:
-    """What `crate weights import` and `export` state in a .safetensors file; {} of other files."""
-    import json
-
-    import safetensors
-
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            return json.loads((file.metadata() or {})["crate"])
-    except Exception:  # another kind of file, or a damaged one, of which `read_checkpoint` speaks
-        return {}
 
 
 def _listed(path: Path) -> str:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from crate.errors import UsageError
+from crate.errors import UsageError, unknown
 from crate.models.spec import MODEL_KINDS, ModelSpec
 from crate.models.zoo import MODELS, resolve
 
@@ -11,6 +11,8 @@ VISION_SIZES = {"num_classes": 1000, "image_size": 224}
 LANGUAGE_SIZES = {"vocab_size": 50_257, "block_size": 1024}  # GPT-2's
 AUTOENCODER_SIZES = {"image_size": 224, "normalise_patches": False}
 CONTRASTIVE_SIZES = {"image_size": 224, "vocab_size": 32_000, "context_length": 32}  # CLIPA's
+
+SIZES = {**VISION_SIZES, **LANGUAGE_SIZES, **AUTOENCODER_SIZES, **CONTRASTIVE_SIZES}
 
 # What other libraries call these arguments.
 OTHER_NAMES = {
@@ -43,9 +45,11 @@ def create_model(
     Args:
         pretrained: a file of weights: a run's, `torch.save(model.state_dict())` of a model built
             here, or an official checkpoint of any layout (docs/design/checkpoints.md). Sizes are
-            then the file's, with any number of classes. `num_classes` other than the file's gives
-            a newly initialised head, another `image_size` interpolated positions. A file with the
-            vision part alone of an autoencoder or a contrastive model gives a classifier.
+            then the file's, with any number of classes; so are the model's settings where the file
+            states them (what `crate weights export` wrote, a run's weights). `num_classes` other
+            than the file's gives a newly initialised head, another `image_size` interpolated
+            positions. A file with the vision part alone of an autoencoder or a contrastive model
+            gives a classifier.
         overrides: fields of `ModelSpec`.
 
     Raises:
@@ -57,6 +61,9 @@ def create_model(
         if key in OTHER_NAMES:
             ours = OTHER_NAMES[key]
             raise UsageError(f"{name}: unknown model setting '{key}'; did you mean '{ours}'?")
+        fields = ModelSpec.__dataclass_fields__
+        if key not in fields:
+            raise unknown("model setting", key, [*fields, *SIZES], where=name)
     spec = resolve(name, **overrides)
     defaults, construct = {
         "vision": (VISION_SIZES, build),
@@ -80,7 +87,9 @@ def create_model(
     if pretrained is not None:
         from crate.checkpoints.load import load_model  # the one import of a room above
 
-        return load_model(pretrained, spec, name, sizes=given, drop_path=drop_path)
+        return load_model(
+            pretrained, spec, name, sizes=given, drop_path=drop_path, as_stated=not overrides
+        )
     return construct(spec, **(defaults | given), drop_path=drop_path)
 
 

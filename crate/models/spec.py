@@ -148,7 +148,12 @@ class ModelSpec:
                 if type(value) is not str:
                     raise UsageError(f"{name} must be a string, got {_describe(value)}")
                 if value not in CHOICES[name]:
-                    raise unknown(name, value, CHOICES[name])
+                    error = unknown(name, value, CHOICES[name])
+                    own = name in ("attention", "feedforward")
+                    hint = (
+                        "; the setting 'plugins' names the file of one of your own" if own else ""
+                    )
+                    raise UsageError(f"{error}{hint}")
         if self.norm_eps == 0:
             raise UsageError("norm_eps must be positive, got 0")
         if self.dim % self.heads:

@@ -95,11 +95,16 @@ class Experiments:
     def tables(self) -> list[str]:
         return list(self._tables)
 
-    def settings(self, overrides: dict | None = None) -> Settings:
-        """`config.yaml`, updated by `overrides` (of a site's file and the command line)."""
+    def usual_settings(self) -> Settings:
+        """`config.yaml` alone; no plugin becomes known."""
         path = self.folder / "config.yaml"
         content = self._once(("settings",), lambda: read_yaml(path))
-        settings = parse(Settings, content, path)
+        return parse(Settings, content, path)
+
+    def settings(self, overrides: dict | None = None) -> Settings:
+        """`config.yaml`, updated by `overrides` (of a site's file and the command line)."""
+        settings = self.usual_settings()
+        content = self._once(("settings",), lambda: read_yaml(self.folder / "config.yaml"))
         if overrides:
             content = merge(content, overrides)
             settings = parse(Settings, content, "--config")

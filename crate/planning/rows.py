@@ -74,7 +74,11 @@ class Rows:
             }
         for step in self.settings.set if tables else ():
             if step not in used:
-                raise unknown("step", step, used, f"set: rows of {', '.join(tables)}")
+                through = ", ".join(sorted(used)) or "none that could have another value"
+                raise UsageError(
+                    f"set: no row of {', '.join(tables)} goes through '{step}'; they go through: "
+                    f"{through}"
+                )
 
     def _shown(self, name: str) -> Table | None:
         if name not in self._tables:

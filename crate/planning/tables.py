@@ -150,7 +150,7 @@ class Figure(Strict):
 
 class Table(Strict):
     title: str
-    source: str  # paper and table
+    source: str = ""  # paper and table; none of a table of one's own
     note: str = ""
     columns: dict[str, Column] = pydantic.Field(min_length=1)
     rows: list[Row] = pydantic.Field(min_length=1)

@@ -11,7 +11,7 @@ from crate.planning.plan import Plan
 from crate.planning.settings import Settings
 from crate.published import record_file
 from crate.recipes import Training
-from crate.records import RunFolder
+from crate.records import RunFolder, canonical_json
 from crate.reporting.cells import MARKS, number
 from crate.reporting.collect import Result, ancestry, look_up
 from crate.runs import Run
@@ -31,6 +31,14 @@ def explain(table: str, label: str, key: str | None, plan: Plan, settings: Setti
         row for row in content.rows if label.lower() in row.label.lower()
     ]
     if len(chosen) != 1:
+        written = plan.experiments.table(table).rows
+        hidden = [row for row in written if row.label == label and row not in content.rows]
+        if hidden:
+            scales = " and ".join(hidden[0].scales) or settings.scale
+            raise UsageError(
+                f"table {table}: the row '{label}' is not shown with these settings, but at scale "
+                f"{scales}"
+            )
         if not chosen:
             raise unknown("row", label, labels, f"table {table}")
         raise UsageError(
@@ -154,12 +162,13 @@ def _recorded(record: dict, run: Run, plan: Plan) -> dict:
 
 def config_words(plan: Plan, settings: Settings) -> str:
     """The words after `--config` for the settings that differ from experiments/config.yaml."""
-    usual = plan.experiments.settings()
-    changed = [
-        f"{key}={getattr(settings, key)}"
-        for key in ("data_root", "results")
-        if getattr(settings, key) != getattr(usual, key)
-    ]
+    usual = plan.experiments.usual_settings()
+    changed = []
+    for key in ("data_root", "results", "plugins", "rows", "set"):
+        value = getattr(settings, key)
+        if value != getattr(usual, key):
+            written = value if isinstance(value, str) else canonical_json(value)
+            changed.append(f"{key}={written}")
     return shlex.join([f"scale={settings.scale}", *changed])
 
 

@@ -67,6 +67,7 @@ def tex(text: str) -> str:
 
 # A line of an article (345 pt) in \\small, in characters; a column takes two more than its text.
 LINE, BETWEEN, WRAPPED = 70, 2, 16
+COLUMN = 46  # characters of a line in a column of a two-column page (240 pt)
 # The lines of \\small that fit on a page (550 pt) beside a caption, and a note's characters a line.
 PAGE, NOTE = 40, 90
 
@@ -83,41 +84,50 @@ def table_float(
 
     Columns of one group stand under a common header. Groups that do not fit into a line go into
     a further tabular below, which repeats the first column; what does not fit on a page, into a
-    further float of the same number. Needs only \\usepackage{booktabs}.
+    further float of the same number. Needs only \\usepackage{booktabs}. A table that does not fit
+    into a column of a two-column page spans both (table*, which on other pages is table).
 
     columns: (group, header) of each column, of which the first, the rows' names, has no group.
     bold: (row, column) of the cells that are printed so.
     """
-    pieces = [
-        (len(rows) + 5, _tabular(columns, rows, bold, block) + "\n\n\\medskip")
-        for block in _blocks(columns, rows)
-    ]
-    pieces += [
-        (
-            0.85 * math.ceil(len(note) / NOTE),
-            rf"\begin{{minipage}}{{\linewidth}}\footnotesize\raggedright {tex(note)}\par"
-            r"\end{minipage}\par",
-        )
-        for note in notes
-    ]
-    floats: list[list[str]] = [[]]
+    blocks = _blocks(columns, rows)
+    wide = max(sum(_width(columns, rows, j) for j in block) for block in blocks) > COLUMN
+    pieces = [(len(rows) + 5, False, _tabular(columns, rows, bold, block)) for block in blocks]
+    pieces += [(0.85 * math.ceil(len(note) / NOTE), True, tex(note)) for note in notes]
+    floats: list[list[tuple[bool, str]]] = [[]]
     used = 0.0
-    for lines, text in pieces:
+    for lines, is_note, text in pieces:
         if floats[-1] and used + lines > PAGE:
             floats.append([])
             used = 0.0
-        floats[-1].append(text)
+        floats[-1].append((is_note, text))
         used += lines
     label = rf"\label{{tab:{re.sub('[^A-Za-z0-9:-]', '-', name)}}}"
     captions = [rf"\caption{{{tex(caption)}}}" + label]
     captions += [rf"\addtocounter{{table}}{{-1}}\caption{{{tex(caption)} (continued)}}"] * (
         len(floats) - 1
     )
-    begin = r"\begin{table}" + "\n" + r"\centering\small\setlength{\tabcolsep}{4pt}"
+    kind = "table*" if wide else "table"
+    begin = rf"\begin{{{kind}}}" + "\n" + r"\centering\small\setlength{\tabcolsep}{4pt}"
+    begin += r"\setlength{\belowcaptionskip}{6pt}"
     return "".join(
-        "\n".join([begin, heading, *texts, r"\end{table}"]) + "\n"
+        "\n".join([begin, heading, *_joined(texts), rf"\end{{{kind}}}"]) + "\n"
         for heading, texts in zip(captions, floats, strict=True)
     )
+
+
+def _joined(texts: list[tuple[bool, str]]) -> list[str]:
+    """The parts of a float: tabulars, and what follows them as one block of notes."""
+    tabulars = [text for is_note, text in texts if not is_note]
+    notes = [text for is_note, text in texts if is_note]
+    parts = ["\n\n\\medskip\n".join(tabulars)] if tabulars else []
+    if notes:
+        parts += ["\n\\medskip\n"] if tabulars else []
+        body = "\\par\n".join(notes)
+        parts.append(
+            rf"\begin{{minipage}}{{\linewidth}}\footnotesize\raggedright {body}\par\end{{minipage}}"
+        )
+    return parts
 
 
 def _width(columns: list[tuple[str, str]], rows: list[list[str]], j: int) -> int:

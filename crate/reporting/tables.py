@@ -170,7 +170,8 @@ def _paper_text(value, column: Column, row: Row) -> str:
 
 
 def _caption(content: Table, seeds: list[int], title: str, stand_ins: dict) -> list[str]:
-    lines = [f"{content.title}. {content.source}.", content.note]
+    head = [content.title, content.source] if content.source else [content.title]
+    lines = [f"{'. '.join(head)}.", content.note]
     named = ", ".join(map(str, seeds))
     several = len(seeds) > 1
     over = f"mean ± standard deviation over seeds {named}" if several else f"seed {named}"

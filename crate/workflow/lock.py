@@ -16,6 +16,7 @@ from crate.errors import UsageError
 from crate.planning.settings import Settings
 from crate.records import DRIVER_VARIABLE, lock
 
+OLD = 946_684_800  # the year 2000; Snakemake takes a file of time 0 for one that is current
 # Keeps the lock for as long as this process lives
 _HELD = contextlib.ExitStack()
 
@@ -56,7 +57,7 @@ def age_outdated(folder: Path) -> None:
         patterns.append("report.html")
         for path in itertools.chain(*map(folder.glob, patterns)):
             if path.suffix not in (".log", ".outdated"):
-                os.utime(path, (0, 0))
+                os.utime(path, (OLD, OLD))
         marker.unlink()
 
 

@@ -98,11 +98,11 @@ def describe_end(plan: Plan, settings: Settings, targets: list[str], words: list
         elif state != "finished":
             waiting += 1
     kept = sum(state == "finished" for state in states.values())
-    begun = f"{len(lines)} of {len(states)} runs did not finish, {waiting} did not begin"
+    begun = f"{kept} of {len(states)} runs are finished, {len(lines)} failed or were stopped"
     resumed = "finished runs are kept, and stopped ones go on from their checkpoints"
     return "\n".join(
         [
-            f"{begun}, {kept} are finished" + (":" if lines else ""),
+            f"{begun}, {waiting} did not begin" + (":" if lines else ""),
             *lines,
             f"to go on ({resumed}):",
             f"  {shlex.join(words)}",

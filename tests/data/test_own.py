@@ -303,7 +303,7 @@ def test_the_page_can_be_carried_out(tmp_path, monkeypatch, capfd):
                     }, capture_output=True, text=True,
                 )  # fmt: skip
                 assert ran.returncode == 0, ran.stdout + ran.stderr
-                assert re.search(r"^classification +1$", ran.stdout, flags=re.M), ran.stdout
+                assert re.search(r"^run_classification +1$", ran.stdout, flags=re.M), ran.stdout
                 assert cli.main(["run", str(Path(words[-1]).parents[1])]) == 0
                 words = ["run", words[-1]]
             assert cli.main(words) == 0, capfd.readouterr().err

@@ -54,7 +54,7 @@ def test_the_end_names_causes_logs_and_the_command(begun):
     plan, settings = begun
     words = ["snakemake", "--cores", "2", "table_ablation", "--config", "set={imagenet1k: {lr: 1}}"]
     told = describe_end(plan, settings, ["table_ablation"], words).splitlines()
-    assert told[0] == "2 of 10 runs did not finish, 6 did not begin, 2 are finished:"
+    assert told[0] == "2 of 10 runs are finished, 2 failed or were stopped, 6 did not begin:"
     assert told[1] == f"  failed: {ALPHA} seed0 imagenet21k_untrained: RunError: no space left"
     assert told[2].endswith(f"{ALPHA}/seed0/imagenet21k_untrained/log.txt")
     assert told[3].startswith("  stopped: ")

@@ -344,7 +344,7 @@ def test_a_failed_run_leaves_the_others_and_a_marked_table(finished, tmp_path):
     assert not (suite / PLAIN / "metrics.json").exists()
     assert len(list((suite / "results/smoke/runs").rglob("metrics.json"))) == 8
     *_, counts, failed, log, go_on, words = done.stderr.splitlines()
-    assert counts == "1 of 10 runs did not finish, 1 did not begin, 8 are finished:"
+    assert counts == "8 of 10 runs are finished, 1 failed or were stopped, 1 did not begin:"
     assert "failed: crate_base_patch32_plain seed0 imagenet21k: " in failed
     assert "damaged checkpoint" in failed
     assert log.endswith(f"{PLAIN}/log.txt")
