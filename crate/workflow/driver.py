@@ -63,7 +63,7 @@ def open_plan(workflow: Any) -> tuple[Plan, Settings]:
         stale = stale_results(plan, settings, targets or ["all"])
         if is_dry_run():
             states = states_of(plan, settings, run_targets(plan, targets))
-            atexit.register(print, describe_plan(states, plan), file=sys.stderr)
+            atexit.register(_say, describe_plan(states, plan))
             list_few_jobs(sum(state != "finished" for state in states.values()))
         if not is_passive():
             lock.become_driver(settings)
@@ -137,7 +137,7 @@ def partial_tables(plan: Plan, settings: Settings) -> None:
     words = ["snakemake", *sys.argv[1:]]
     asked = run_targets(plan, list(map(plan.full_target, command_targets())))
     told = describe_end(plan, settings, asked, words)
-    atexit.register(print, told, file=sys.stderr)
+    atexit.register(_say, told)
     from crate.reporting.collect import collect
     from crate.reporting.figures import write_figure
     from crate.reporting.report import write_report
@@ -163,6 +163,10 @@ def partial_tables(plan: Plan, settings: Settings) -> None:
             print(f"failed: {error}", file=sys.stderr)
 
 
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
 def _end(status: int, message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
+    _say(message)
     sys.exit(status)

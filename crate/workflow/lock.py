@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import os
 from base64 import urlsafe_b64decode
+from collections.abc import Iterator
 from pathlib import Path
 
 from crate.errors import UsageError
@@ -43,14 +44,18 @@ def become_driver(settings: Settings, workdir: str | Path = ".") -> None:
     snakemake = Path(workdir) / ".snakemake"
     _clear_locks(snakemake, results, folder)
     _clear_incomplete(snakemake, folder)
-    age_outdated(folder)
+    forget_outdated(snakemake, folder)
 
 
-def age_outdated(folder: Path) -> None:
+def forget_outdated(snakemake: Path, folder: Path) -> None:
     """Make the tables, figures and report that Snakemake shall make again older than all else.
 
-    They have gaps, or were made without it, and it would take them for its own.
+    They have gaps, or were made without it, and it would take them for its own. What it recorded of
+    them goes too: it makes no old file again whose inputs have the contents that it recorded.
+
+    snakemake: its folder of records.
     """
+    outdated = set()
     for marker in (folder / "metrics").glob("*.outdated"):
         patterns = [f"{part}/{marker.stem}.*" for part in ("tables", "metrics")]
         patterns += [f"figures/{name}.*" for name in marker.read_text().split()]
@@ -58,7 +63,11 @@ def age_outdated(folder: Path) -> None:
         for path in itertools.chain(*map(folder.glob, patterns)):
             if path.suffix not in (".log", ".outdated"):
                 os.utime(path, (OLD, OLD))
+                outdated.add(os.path.abspath(path))
         marker.unlink()
+    for record, name in _records(snakemake / "metadata") if outdated else ():
+        if os.path.abspath(name) in outdated:
+            record.unlink()
 
 
 def _clear_locks(snakemake: Path, results: Path, folder: Path) -> None:
@@ -74,14 +83,21 @@ def _clear_locks(snakemake: Path, results: Path, folder: Path) -> None:
 
 def _clear_incomplete(snakemake: Path, folder: Path) -> None:
     """Delete this scale's files that Snakemake marked incomplete, and the marks."""
-    marks = snakemake / "incomplete"
-    for mark in marks.glob("**/*"):
-        with contextlib.suppress(OSError, ValueError):
-            parts = mark.relative_to(marks).parts  # a long name is cut into @part/@part/part
-            name = urlsafe_b64decode("".join(part.lstrip("@") for part in parts)).decode()
-            if mark.is_file() and _inside(name, folder):
+    for mark, name in _records(snakemake / "incomplete"):
+        if _inside(name, folder):
+            with contextlib.suppress(OSError):
                 Path(name).unlink(missing_ok=True)
                 mark.unlink()
+
+
+def _records(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Snakemake's files about outputs, each with the output's path."""
+    for record in folder.glob("**/*"):
+        with contextlib.suppress(OSError, ValueError):
+            parts = record.relative_to(folder).parts  # a long name is cut into @part/@part/part
+            name = urlsafe_b64decode("".join(part.lstrip("@") for part in parts)).decode()
+            if record.is_file():
+                yield record, name
 
 
 def _inside(path: str, folder: Path) -> bool:
