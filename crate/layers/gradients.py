@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 def in_autocast_dtype(*tensors: Tensor) -> list[Tensor]:
     """Tensors as autocast would hand them to a product: it does not look into what is below."""
     device = tensors[0].device.type
-    if not torch.is_autocast_enabled(device):
+    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
         return list(tensors)
     return [tensor.to(torch.get_autocast_dtype(device)) for tensor in tensors]
 

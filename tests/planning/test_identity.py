@@ -202,7 +202,7 @@ def _in_turn(package: Path, edits: list) -> list:
 @pytest.mark.parametrize(
     ("file", "old", "new", "runs"),
     [
-        ("layers/sparse_coding.py", "step = self.step_size *", "step = 2 * self.step_size *", ISTA),
+        ("layers/sparse_coding.py", "eta = self.step_size\n", "eta = 2 * self.step_size\n", ISTA),
         ("layers/sparse_coding.py", "sqrt(6 /", "sqrt(5 /", SPARSE),
         ("layers/attention.py", "w = self.subspaces(x)", "w = 2 * self.subspaces(x)", MSSA),
         ("layers/operators.py", "macs=lambda s: 3 * s.dim**2", "macs=lambda s: 4 * s.dim**2", ISTA),
