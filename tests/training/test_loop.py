@@ -431,7 +431,7 @@ def test_a_signal_to_one_of_two_processes_stops_both_at_one_update(tmp_path):
 
 def refuse(capsys, monkeypatch, experiments: Path, results: Path) -> str:
     """Run the command in this process; the one line it fails with."""
-    monkeypatch.setattr("crate.planning.loader.Experiments.__init__.__defaults__", (experiments,))
+    monkeypatch.setattr("crate.environment.EXPERIMENTS", experiments)
     code = main(["run", str(run_folder(results))])
     *before, line = capsys.readouterr().err.strip().splitlines()
     assert code == 1
