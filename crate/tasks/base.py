@@ -39,4 +39,7 @@ def splits_read(recipes: Iterable[Recipe]) -> list[tuple[Dataset, list[str]]]:
         splits = recipe.splits(get_dataset(recipe.dataset))
         if splits:
             read.setdefault(recipe.dataset, {}).update(dict.fromkeys(splits))
-    return [(get_dataset(name), list(splits)) for name, splits in sorted(read.items())]
+    return [
+        (get_dataset(name), sorted(read[name], key=lambda split: (split != "train", split)))
+        for name in sorted(read)
+    ]

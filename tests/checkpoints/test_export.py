@@ -279,7 +279,7 @@ def test_what_cannot_be_exported_is_one_line(crate, finished, tmp_path, monkeypa
     )
     other = str(run).replace("seed0", "seed1")
     assert "no such file or folder" in refused(other, "--to", "onnx", "--out", "m")
-    assert "not the path of a run" in refused("nonsense", "--to", "onnx", "--out", "m")
+    assert "no such file or folder" in refused("nonsense", "--to", "onnx", "--out", "m")
     own = refused(run, "--to", "safetensors", "--out", folder.weights)
     assert "is the run's own file" in own
     monkeypatch.setattr("crate.checkpoints.onnx.LIMIT", 100)

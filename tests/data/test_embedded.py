@@ -37,6 +37,7 @@ def copied(tmp_path, monkeypatch):
     for name in ("SHA256SUMS", "fashion-mnist-test.zip", "open-clip-art-64.zip"):
         shutil.copy(embedded.ASSETS / name, tmp_path / name)
     monkeypatch.setattr(embedded, "ASSETS", tmp_path)
+    monkeypatch.setenv("CRATE_CACHE", str(tmp_path / "cache"))
     return tmp_path
 
 

@@ -144,8 +144,8 @@ def test_rewording_moving_and_new_defaults_rerun_nothing(suite):
 def test_editing_an_operator_reruns_what_uses_it(suite):
     edit(
         suite / "crate/layers/sparse_coding.py",
-        "self.step_size * (d.t()",
-        "1.0 * self.step_size * (d.t()",
+        "beta=eta, alpha=-eta)",
+        "beta=eta, alpha=-1.0 * eta)",
     )
     jobs = planned(suite, "table_ablation")
     plain = "crate_base_patch32_plain seed0"
