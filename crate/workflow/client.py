@@ -8,7 +8,6 @@ import json
 import os
 import signal
 import socket
-import sys
 
 ADDRESS_VARIABLE = "CRATE_WARM"  # the socket of the warm process
 FORWARDED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGCONT")
@@ -28,8 +27,7 @@ def run_warm(words: list[str]) -> int | None:
         try:
             connection.connect(address)
             message = json.dumps(request).encode()
-            streams = [stream.fileno() for stream in (sys.stdin, sys.stdout, sys.stderr)]
-            socket.send_fds(connection, [len(message).to_bytes(8, "big")], streams)
+            socket.send_fds(connection, [len(message).to_bytes(8, "big")], [0, 1, 2])
             connection.sendall(message)
             with _signals_wait():  # until there is a child to get them
                 answer = connection.recv(8)
@@ -37,7 +35,7 @@ def run_warm(words: list[str]) -> int | None:
                     return None
                 child = int.from_bytes(answer, "big")
                 _forward(child)
-        except OSError:  # it is gone, or has not begun yet
+        except OSError:  # it is gone, or a standard stream is closed
             return None
         status = connection.recv(1)
         connection.recv(1)  # until the child has ended
