@@ -4,9 +4,13 @@ import sys
 
 from crate.workflow.client import run_warm
 
-status = run_warm(sys.argv[1:])
-if status is None:
-    from crate.cli import main
+try:
+    status = run_warm(sys.argv[1:])
+    if status is None:
+        from crate.cli import main
 
-    status = main()
+        status = main()
+except KeyboardInterrupt:  # before the command began
+    print("stopped", file=sys.stderr)
+    status = 130
 sys.exit(status)

@@ -130,7 +130,12 @@ def open_weights(weights: str, *, model: str | None = None, scale: str | None = 
         facts, name = {}, model or _listed(path)
         spec = Experiments().spec(name, scale)
     _require_vision(spec, weights)
-    opened = Opened(weights, name, spec, read_any_weights(path, spec, listed_as=name))
+    try:
+        state = read_any_weights(path, spec, listed_as=name)
+    except UsageError as error:
+        small = "" if facts or scale else "; weights of a smaller scale's run need --scale"
+        raise UsageError(f"{error}{small}") from None
+    opened = Opened(weights, name, spec, state)
     if facts.get("mean"):
         moments = {key: tuple(facts[key]) for key in ("mean", "std")}
         opened = dataclasses.replace(opened, **moments)
@@ -175,7 +180,10 @@ def _listed(path: Path) -> str:
     """The model of an official file, by its name. Raises `UsageError`."""
     entry = manifest(experiments_folder()).get(path.name)
     if entry is None or entry.model is None:
-        raise UsageError(f"{path}: does not say whose weights it holds; name it: --model NAME")
+        raise UsageError(
+            f"{path}: does not say whose weights it holds; name it: --model NAME, "
+            "of a smaller scale's run with --scale"
+        )
     return entry.model
 
 

@@ -63,7 +63,7 @@ def create_model(
             raise UsageError(f"{name}: unknown model setting '{key}'; did you mean '{ours}'?")
         fields = ModelSpec.__dataclass_fields__
         if key not in fields:
-            raise unknown("model setting", key, [*fields, *SIZES], where=name)
+            raise unknown("model setting", key, [*fields, *SIZES, "pretrained"], where=name)
     spec = resolve(name, **overrides)
     defaults, construct = {
         "vision": (VISION_SIZES, build),

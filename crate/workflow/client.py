@@ -29,27 +29,15 @@ def run_warm(words: list[str]) -> int | None:
             message = json.dumps(request).encode()
             socket.send_fds(connection, [len(message).to_bytes(8, "big")], [0, 1, 2])
             connection.sendall(message)
-            with _signals_wait():  # until there is a child to get them
-                answer = connection.recv(8)
-                if len(answer) < 8:
-                    return None
-                child = int.from_bytes(answer, "big")
-                _forward(child)
+            answer = connection.recv(8)  # a signal before it ends this process, and so the child
+            if len(answer) < 8:
+                return None
+            _forward(int.from_bytes(answer, "big"))
         except OSError:  # it is gone, or a standard stream is closed
             return None
         status = connection.recv(1)
         connection.recv(1)  # until the child has ended
     return status[0] if status else 128 + signal.SIGKILL
-
-
-@contextlib.contextmanager
-def _signals_wait():
-    numbers = {getattr(signal, name) for name in FORWARDED}
-    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
 
 
 def _forward(child: int) -> None:

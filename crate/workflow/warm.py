@@ -158,18 +158,26 @@ def _die_with(connection: socket.socket) -> None:
 def main() -> None:
     server, driver = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
     connection, request, streams = serve(server, driver)
-    become(connection, request, streams)
-    sys.argv[1:] = request["words"]
-    status = 1
+    status = 130  # of a signal before the command begins
     try:
+        become(connection, request, streams)
+        sys.argv[1:] = request["words"]
         runpy.run_module("crate", run_name="__main__", alter_sys=False)
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
         raise
+    except KeyboardInterrupt:
+        sys.exit(status)
+    except BrokenPipeError:  # its rule is gone already
+        os._exit(status)
+    except Exception:
+        status = 1
+        raise
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        connection.sendall(bytes([status & 255]))
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+            connection.sendall(bytes([status & 255]))
 
 
 if __name__ == "__main__":

@@ -137,6 +137,16 @@ def test_a_child_has_the_streams_folder_environment_and_status_of_its_rule(place
     assert "unknown scale 'none'" in done.communicate()[1]
 
 
+def test_a_rule_that_is_stopped_before_its_child_begins_says_so(place):
+    with driver(place) as (_, _, variables):  # still importing
+        rule = crate(place, variables, "run", LONG)
+        time.sleep(0.5)
+        rule.send_signal(signal.SIGINT)
+        told = rule.communicate(timeout=30)[1]
+    assert (rule.returncode, told) == (130, "stopped\n")
+    assert not (place[0] / LONG).exists()
+
+
 @pytest.mark.slow
 def test_signals_reach_the_child_and_it_dies_with_its_rule(place):
     with driver(place) as (_, server, variables):
