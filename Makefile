@@ -1,7 +1,7 @@
 # make demo        set up if needed, then regenerate the ablation table at scale mini
 # make test        set up if needed, then the tests (about 12 minutes on 2 cores)
 # make test-all    the slow tests too (all tables at smoke), and those on a real Slurm (skipped
-#                  without): about 35 minutes
+#                  without): about 40 minutes
 # make drills      the launcher's long drills: time limits, a sweep of 200 runs (20 minutes)
 # make docs        the documentation, into site/ (`mkdocs serve` shows it while one writes)
 # make setup       only the environment: .venv from requirements.lock
