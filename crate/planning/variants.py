@@ -64,7 +64,7 @@ def with_values(path: str, values: dict) -> tuple[str, dict]:
     run, results = parse_path(path)
     if not values or run.trial is not None or "model" in values:
         return path, values
-    stage = stage_name(run.stage.partition("@")[0], flat(changes_of(run.stage)) | flat(values))
+    stage = stage_name(step_of(run.stage), flat(changes_of(run.stage)) | flat(values))
     changed = dataclasses.replace(run, chain=(*run.chain[:-1], stage))
     return str(changed.folder(results)), {}
 
